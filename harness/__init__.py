@@ -1,0 +1,1 @@
+"""What runs suites for people: command line, supervisor, report, expectations, vendoring."""

@@ -1,0 +1,97 @@
+"""What is booked of a cell under a law: one row of the report, of the journal and of the JSON file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+CONFORMS, VIOLATES, EXPECTED = "conforms", "violates", "expected"
+NOT_OFFERED, NOT_REACHED, BLOCKED = "not offered", "not reached", "blocked"
+CRASHED, TIMED_OUT = "crashed", "timed out"
+OUTCOMES = (CONFORMS, VIOLATES, EXPECTED, NOT_OFFERED, NOT_REACHED, BLOCKED, CRASHED, TIMED_OUT)
+
+BAD = frozenset({VIOLATES, CRASHED, TIMED_OUT})
+
+OK_EXIT, BAD_EXIT, USAGE_EXIT, NOTHING_EXIT = 0, 1, 2, 3
+EXIT_ORDER = (OK_EXIT, NOTHING_EXIT, BAD_EXIT, USAGE_EXIT)
+"""Exit codes from the least to the most urgent: 2 before 1 before 3 before 0."""
+
+
+@dataclass
+class Booked:
+    """One (implementation, operation, layout, dtype, law).
+
+    examples         cases that were judged;  planned: cases the profile asked for
+    expected         judged cases that violate inside an expectation's region
+    resolution       median least change of one key's weight that would have been seen; None for bitwise verdicts
+    counterexample   the smallest violating Case, as JSON with its digest
+    looks_like       the one mistake that explains every violating case
+    replay           the line that shows the violation again
+    """
+
+    impl: str
+    op: str
+    layout: str
+    dtype: str
+    law: str
+    outcome: str = NOT_REACHED
+    examples: int = 0
+    planned: int = 0
+    expected: int = 0
+    resolution: float | None = None
+    seconds: float = 0.0
+    inside_seconds: float = 0.0
+    message: str = ""
+    counterexample: dict[str, Any] | None = None
+    looks_like: str | None = None
+    replay: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Identity within one implementation."""
+        return f"{self.op}/{self.layout}/{self.dtype}/{self.law}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+        return asdict(self)
+
+
+@dataclass
+class Run:
+    """Everything booked of one implementation.
+
+    name, backend    what it is
+    attested         what its attest() said last: launches, device, mode
+    conventions      its declared conventions, completed
+    exit             what the supervisor itself has to say: 0, 2 (adapter), 3 (blocked)
+    message          why
+    """
+
+    name: str
+    backend: str = ""
+    attested: dict[str, Any] = field(default_factory=dict)
+    conventions: dict[str, Any] = field(default_factory=dict)
+    cells: dict[str, Booked] = field(default_factory=dict)
+    exit: int = OK_EXIT
+    message: str = ""
+    seconds: float = 0.0
+
+    @property
+    def code(self) -> int:
+        """The exit code of this implementation alone."""
+        return worst([self.exit, exit_code([cell.outcome for cell in self.cells.values()])])
+
+
+def worst(codes: list[int]) -> int:
+    """The most urgent of several exit codes."""
+    return max(codes, key=EXIT_ORDER.index, default=NOTHING_EXIT)
+
+
+def exit_code(outcomes: list[str]) -> int:
+    """0 all conform or are expected; 1 something is bad; 3 nothing ran or less than was promised."""
+    if any(outcome in BAD for outcome in outcomes):
+        return BAD_EXIT
+    ran = [outcome for outcome in outcomes if outcome in (CONFORMS, EXPECTED)]
+    if not ran or NOT_REACHED in outcomes:
+        return NOTHING_EXIT
+    return OK_EXIT

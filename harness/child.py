@@ -1,0 +1,25 @@
+"""What runs inside a child: pytest on this tree's own suites, and nothing of the place it was started from."""
+
+from __future__ import annotations
+
+import sys
+
+from kvconform.harness.adapters import ROOT
+
+
+def main() -> int:
+    """Judge one implementation; arguments behind `child` are the plugin's options. The journal says what happened."""
+    import pytest
+
+    fixed = [
+        str(ROOT / "suites"),
+        f"--rootdir={ROOT}",
+        f"--config-file={ROOT / 'pytest.ini'}",
+        "--override-ini=filterwarnings=default",  # a kernel library's warning is not ours to fail on
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        "-q",
+    ]
+    return int(pytest.main([*fixed, *sys.argv[2:]]))

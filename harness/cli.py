@@ -1,0 +1,205 @@
+"""The command line: run, list, replay."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import kvconform
+from kvconform.harness import report
+from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest
+from kvconform.harness.booking import USAGE_EXIT, Run
+from kvconform.harness.efforts import EFFORTS, STALL_SECONDS
+from kvconform.harness.supervisor import supervise
+from kvconform.specs.layouts import LAYOUTS
+from kvconform.specs.operations import OPERATIONS
+
+REPLAY_FORM = "kvconform replay {case} --impl {impl}"
+
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    here = Path.cwd()
+    if here.resolve() != ROOT and str(here) not in sys.path:
+        sys.path.append(str(here))  # `--impl my_package.adapter` from the folder that holds my_package
+    try:
+        code = commands.main(args=argv, prog_name="kvconform", standalone_mode=False)
+        return int(code or 0)
+    except click.ClickException as e:
+        e.show()
+        return USAGE_EXIT
+    except AdapterError as e:
+        err.print(f"kvconform: {e}", style="red", markup=False, highlight=False)
+        if os.environ.get("KVCONFORM_DEBUG"):
+            err.print_exception()
+        return USAGE_EXIT
+    except (KeyboardInterrupt, click.Abort):
+        err.print("interrupted")
+        return 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(kvconform.__version__)
+def commands() -> None:
+    """Conformance tests for KV-cache layouts and decode-attention kernels.
+
+    \b
+    kvconform run                          every implementation this machine can run
+    kvconform run --impl my_adapter.py     your kernel, behind an adapter of two functions
+    kvconform list                         what there is: implementations, operations, layouts, laws
+    kvconform replay CASE --impl X         one case again, from a report
+
+    Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a bad
+    adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
+    """
+
+
+def _shared(command: Any) -> Any:
+    options = [
+        click.option("--expect", metavar="FILE", help="Known violations; 'none' for none.  [default: expectations.toml beside the adapter]"),
+        click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON."),
+        click.option("--stall", type=float, default=STALL_SECONDS, show_default=True, help="Seconds after which a silent call is taken to hang."),
+        click.option("--debug", is_flag=True, help="Show tracebacks of adapters that do not load."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@commands.command()
+@click.option("--impl", "impls", multiple=True, metavar="NAME", help="Built-in name, path to an adapter, or dotted module; may be repeated.  [default: everything runnable]")
+@click.option("--op", "ops", multiple=True, metavar="OP", help="Only this operation; may be repeated.")
+@click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
+@click.option("--law", "laws", multiple=True, metavar="LAW", help="Only this law; may be repeated.")
+@click.option("--profile", default="quick", show_default=True, metavar="|".join(EFFORTS), help="How hard to try.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every drawn case.")
+@_shared
+def run(
+    impls: tuple[str, ...],
+    ops: tuple[str, ...],
+    layouts: tuple[str, ...],
+    laws: tuple[str, ...],
+    profile: str,
+    seed: int,
+    expect: str | None,
+    json_file: Path | None,
+    stall: float,
+    debug: bool,
+) -> int:
+    """Judge implementations by every law of what they offer.
+
+    Each implementation runs in a process of its own: a kernel that crashes or hangs costs its cell and no more. Prints one
+    table, then every red cell with its smallest case and the line that replays it.
+    """
+    for name, values, known in (("operation", ops, OPERATIONS), ("layout", layouts, LAYOUTS), ("profile", (profile,), EFFORTS)):
+        for value in values:
+            if value not in known:
+                raise AdapterError(f"no {name} {value!r}{nearest(value, known)}")
+    for value in laws:
+        if value not in all_laws():
+            raise AdapterError(f"no law {value!r}{nearest(value, all_laws())}")
+    arguments = ["--kv-profile", profile, "--kv-seed", str(seed)]
+    for option, values in (("--kv-op", ops), ("--kv-layout", layouts), ("--kv-law", laws)):
+        arguments += [word for value in values for word in (option, value)]
+    found = [find(ref) for ref in impls] if impls else everything()
+    return _judge(found, arguments, expect, json_file, stall, debug, named=bool(impls))
+
+
+@commands.command()
+@click.argument("case", metavar="CASE")
+@click.option("--impl", required=True, metavar="NAME", help="Built-in name, path to an adapter, or dotted module.")
+@click.option("--law", metavar="LAW", help="Only this law.  [default: the one the case was reported for, else all of its operation]")
+@_shared
+def replay(
+    case: str, impl: str, law: str | None, expect: str | None, json_file: Path | None, stall: float, debug: bool
+) -> int:
+    """Judge one case again: CASE is a JSON file, or the JSON itself as a report prints it."""
+    data = _read(case)
+    law = law or data.get("law")
+    if law is not None and law not in all_laws():
+        raise AdapterError(f"no law {law!r}{nearest(law, all_laws())}")
+    arguments = ["--kv-case", json.dumps(data), *(["--kv-law", law] if law else [])]
+    return _judge([find(impl)], arguments, expect or "none", json_file, stall, debug, named=True)
+
+
+def _read(case: str) -> dict[str, Any]:
+    from kvconform.harness.plugin import read_case
+    from kvconform.specs.inputs import digest
+
+    parsed = read_case(case)
+    data: dict[str, Any] = json.loads(case if case.lstrip().startswith("{") else Path(case).read_text(encoding="utf-8"))
+    if data.get("digest") not in (None, digest(parsed)):
+        err.print(f"this suite draws other arrays for this case: digest {digest(parsed)}, reported {data['digest']}", style="yellow")
+    return data
+
+
+def _judge(
+    found: list[Found], arguments: list[str], expect: str | None, json_file: Path | None, stall: float, debug: bool, *, named: bool
+) -> int:
+    if debug:
+        os.environ["KVCONFORM_DEBUG"] = "1"
+    if expect is not None:
+        arguments = [*arguments, "--kv-expect", expect if expect == "none" else os.path.abspath(expect)]
+    runs: list[Run] = []
+    with report.Bars(err) as bars:
+        for one in found:
+            runs.append(supervise(one, arguments, bars, replay_form=REPLAY_FORM, stall=stall))
+    out.print(report.table(runs))
+    for finished in runs:
+        for text in report.details(finished):
+            out.print(text)
+    for finished in runs:
+        if finished.seconds and not finished.exit:
+            out.print(report.footer(finished), style="dim", highlight=False)
+    code = report.exit_code(runs, blocked_is_fine=not named)
+    if json_file is not None:
+        report.write_json(json_file, runs, code)
+        out.print(f"report: {json_file}", style="dim", highlight=False)
+    return code
+
+
+@commands.command("list")
+def list_() -> None:
+    """Show implementations (and why one is blocked), operations, layouts and laws."""
+    impls = Table(title="implementations", title_justify="left")
+    for column in ("name", "backend", "state"):
+        impls.add_column(column)
+    for one in everything():
+        impls.add_row(one.name, one.literals["BACKEND"], f"[red]blocked[/]: {one.blocked}" if one.blocked else "[green]runnable[/]")
+    ops = Table(title="operations", title_justify="left")
+    for column in ("name", "arguments", "returns", "claim"):
+        ops.add_column(column)
+    for row in OPERATIONS.values():
+        ops.add_row(row.name, ", ".join(row.arguments), ", ".join(row.returns), row.claim)
+    layouts = Table(title="layouts", title_justify="left")
+    for column in ("name", "field: logical -> physical axes", "source"):
+        layouts.add_column(column)
+    for layout in LAYOUTS.values():
+        layouts.add_row(layout.name, "\n".join(f"{f}: {line}" for f, line in layout.fields.items()), layout.source)
+    laws = Table(title="laws", title_justify="left")
+    for column in ("operation", "law", "claim"):
+        laws.add_column(column)
+    for law in all_laws().values():
+        laws.add_row(law.op, law.name, law.claim)
+    for grid in (impls, ops, layouts, laws):
+        out.print(grid)
+
+
+def all_laws() -> dict[str, Any]:
+    """Every law of suites/, by name."""
+    import importlib
+
+    from kvconform.suites.law import LAWS
+
+    for path in sorted((ROOT / "suites").glob("test_*.py")):
+        importlib.import_module(f"kvconform.suites.{path.stem}")
+    return LAWS

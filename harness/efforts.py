@@ -1,0 +1,38 @@
+"""How hard a run tries: the rows behind `--profile quick|default|thorough`.
+
+Counts decide; time is only a ceiling, shared out among the cells of an implementation and printed as `cut short 23/40`
+where it was reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """One row.
+
+    examples          drawn cases a cell
+    static_examples   the same where shapes are shared, because each call is slow
+    shrink_calls      calls spent on making a counterexample small
+    seconds           ceiling for one implementation
+    """
+
+    examples: int
+    static_examples: int
+    shrink_calls: int
+    seconds: float
+
+
+EFFORTS: dict[str, Effort] = {
+    "quick": Effort(examples=6, static_examples=3, shrink_calls=150, seconds=50.0),
+    "default": Effort(examples=40, static_examples=12, shrink_calls=400, seconds=280.0),
+    "thorough": Effort(examples=400, static_examples=60, shrink_calls=2000, seconds=7200.0),
+}
+
+STALL_SECONDS = 20.0
+"""A call that is silent for so long is taken to hang."""
+
+FIRST_STALL_SECONDS = 90.0
+"""The same before the first case has been booked: imports and first compilations are slow."""

@@ -1,0 +1,17 @@
+"""The console script: says in a sentence what is missing when the command line's own libraries are."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    try:
+        from kvconform.harness.cli import main as cli
+    except ModuleNotFoundError as e:
+        if e.name not in ("click", "rich"):
+            raise
+        print(f"kvconform's command line needs {e.name}: pip install click rich (pytest suites --kv-impl X needs neither)", file=sys.stderr)
+        return 2
+    return cli()

@@ -1,0 +1,164 @@
+"""What people read: one table, every red cell as a paste, and the JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+import kvconform
+from kvconform.harness.booking import BAD, CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, OUTCOMES, Booked, Run, worst
+from kvconform.specs.case import Case
+from kvconform.specs.operations import OPERATIONS
+
+SCHEMA = 1
+"""Number of the JSON report's form."""
+
+_STYLE = {CONFORMS: "green", EXPECTED: "yellow", NOT_OFFERED: "dim", NOT_REACHED: "red"} | dict.fromkeys(BAD, "bold red")
+SHOWN_CELLS = 3
+"""Red cells of one law that are printed in full; the rest are named."""
+
+
+class Bars:
+    """Progress on stderr: a bar an implementation on a terminal, a line an implementation elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+        self._console, self._tasks = console, {}  # type: ignore[var-annotated]
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def planned(self, run: Run) -> None:
+        """Show how much there is to do."""
+        if run.name in self._tasks:
+            return
+        total = sum(cell.outcome != NOT_OFFERED for cell in run.cells.values())
+        self._tasks[run.name] = self._progress.add_task(run.name, total=total)
+        if not self._console.is_terminal:
+            self._console.print(f"{run.name}: {total} cells ...")
+
+    def closed(self, run: Run, cell: Booked) -> None:
+        """Move on by one."""
+        self._progress.advance(self._tasks[run.name])
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """Implementations by operations, outcomes counted by cell."""
+    grid = Table(title="cells (layout x dtype x law) by outcome", title_justify="left", header_style="bold")
+    grid.add_column("implementation", no_wrap=True)
+    for op in OPERATIONS:
+        grid.add_column(op)
+    for run in runs:
+        name = Text(run.name, style="bold")
+        mode = run.attested.get("mode")
+        name.append(f"\n{run.backend}{', ' + mode if mode else ''}", style="dim")
+        grid.add_row(name, *(_cell([c for c in run.cells.values() if c.op in (op, "*")]) for op in OPERATIONS))
+    return grid
+
+
+def _cell(cells: Iterable[Booked]) -> Text:
+    counts = Counter(cell.outcome for cell in cells)
+    if set(counts) == {NOT_OFFERED}:
+        return Text(NOT_OFFERED, style=_STYLE[NOT_OFFERED])
+    shown = [outcome for outcome in OUTCOMES if counts[outcome] and outcome != NOT_OFFERED]
+    lines = [Text(outcome if outcome == "blocked" else f"{counts[outcome]} {outcome}", style=_STYLE.get(outcome, "")) for outcome in shown]
+    return Text("\n").join(lines)
+
+
+def details(run: Run) -> list[Text]:
+    """Red cells, law by law, and expected ones."""
+    out = []
+    if run.message:
+        out.append(Text(f"{run.name}: {run.message}", style="red" if run.exit else ""))
+    by_law: dict[tuple[str, str], list[Booked]] = {}
+    for cell in run.cells.values():
+        if cell.outcome in BAD or cell.outcome == NOT_REACHED:
+            by_law.setdefault((cell.law, cell.outcome), []).append(cell)
+    for (law, outcome), cells in by_law.items():
+        out.append(Text(f"{run.name} {outcome} {law} in {len(cells)} cell(s)", style=_STYLE[outcome]))
+        out += [Text(paste(cell)) for cell in cells[:SHOWN_CELLS]]
+        if cells[SHOWN_CELLS:]:
+            rest = ", ".join(f"{c.layout}/{c.dtype}" for c in cells[SHOWN_CELLS:])
+            out.append(Text(f"  and {rest}", style="dim"))
+    for cell in run.cells.values():
+        if cell.outcome == EXPECTED:
+            out.append(Text(f"{run.name} expected {cell.key}: {cell.message or f'{cell.expected} cases'}", style="yellow"))
+    return out
+
+
+def paste(cell: Booked) -> str:
+    """One red cell: message, case, what it looks like, the line that shows it again."""
+    lines = [f"  {cell.layout}/{cell.dtype}: {cell.message}"]
+    if cell.counterexample:
+        lines.append(f"    case        {Case.from_json(cell.counterexample)}")
+    if cell.looks_like:
+        lines.append(f"    looks like  {cell.looks_like}")
+    if cell.replay:
+        lines.append(f"    replay      {cell.replay}")
+    return "\n".join(lines)
+
+
+def footer(run: Run) -> str:
+    """Speed and resolution of one run."""
+    cells = [c for c in run.cells.values() if c.outcome != NOT_OFFERED]
+    examples, inside = sum(c.examples for c in cells), sum(c.inside_seconds for c in cells)
+    busy = sum(c.seconds for c in cells)
+    line = f"{run.name}: {examples} examples in {run.seconds:.1f} s"
+    if busy:
+        line += f", {examples / busy:.0f} examples/s, {inside / busy:.0%} of the time inside the implementation"
+    seen = [c.resolution for c in cells if c.resolution is not None]
+    if seen:
+        line += f"; sees a key's weight change by {min(seen):.1g} to {max(seen):.1g}"
+    if run.attested:
+        line += f"; {run.attested.get('launches', '?')} launches on {run.attested.get('device', 'unknown')}"
+    cut = sum(c.message.startswith("cut short") for c in cells)
+    return line + (f"; {cut} cells cut short by the time limit" if cut else "")
+
+
+def summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """Counts of outcomes and the exit code."""
+    counts = Counter(cell.outcome for run in runs for cell in run.cells.values())
+    return {"outcomes": {o: counts[o] for o in OUTCOMES if counts[o]}, "exit": exit_code(runs)}
+
+
+def exit_code(runs: Sequence[Run], *, blocked_is_fine: bool = False) -> int:
+    """The exit code of a run over several implementations."""
+    return worst([run.code for run in runs if not (blocked_is_fine and "*" in run.cells)])
+
+
+def write_json(path: Path, runs: Sequence[Run], code: int) -> None:
+    """`{"schema", "suite", "impls", "cells", "summary"}`; two runs from one seed differ in times alone."""
+    impls = [
+        {
+            "impl": run.name,
+            "backend": run.backend,
+            "attested": run.attested,
+            "conventions": run.conventions,
+            "exit": run.code,
+            "message": run.message,
+            "seconds": round(run.seconds, 3),
+        }
+        for run in runs
+    ]
+    cells = [cell.to_json() for run in runs for cell in run.cells.values()]
+    document = {
+        "schema": SCHEMA,
+        "suite": kvconform.__version__,
+        "impls": impls,
+        "cells": cells,
+        "summary": summary(runs) | {"exit": code},
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

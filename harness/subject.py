@@ -1,0 +1,171 @@
+"""One implementation under test: how it is called, and what every call is held to whatever the law.
+
+A call fails by itself when it raises anything at all, returns other names, shapes or dtypes than the operation says,
+changes an argument that it did not declare, or launches nothing although its `attest()` counts launches.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kvconform.oracles.verdict import Violation
+from kvconform.specs.case import Case
+from kvconform.specs.conventions import declared
+from kvconform.specs.data import Array
+from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.profile import Profile
+from kvconform.specs.results import has_work, results
+
+
+class Subject:
+    """An adapter, loaded and checked.
+
+    name, file    for people
+    ref           how a command line names it
+    offers        OFFERS
+    conventions   CONVENTIONS, completed with the defaults
+    profile       ARITHMETIC, completed with the defaults
+    inside        seconds spent in the adapter's own functions
+    """
+
+    def __init__(self, adapter: Any, name: str, file: str, ref: str = "") -> None:
+        self.adapter, self.name, self.file, self.ref = adapter, name, file, ref or name
+        self.backend = str(getattr(adapter, "BACKEND", "") or "unnamed")
+        self.offers: dict[str, dict[str, Any]] = adapter.OFFERS
+        self.conventions = declared(getattr(adapter, "CONVENTIONS", {}))
+        self.profile = Profile(**getattr(adapter, "ARITHMETIC", {}))
+        self.inside = 0.0
+        self.weights: list[float] = []
+        self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
+
+    def saw(self, weights: list[float]) -> None:
+        """Book the resolution of what has just passed."""
+        self.weights += weights
+
+    def attested(self) -> dict[str, Any]:
+        """What the adapter says of its launches, device and mode; empty where it says nothing."""
+        return dict(self.adapter.attest()) if hasattr(self.adapter, "attest") else {}
+
+    def offers_result(self, op: str, name: str) -> bool:
+        """Whether an operation returns the named result."""
+        return op in self.offers and name in self.offers[op].get("returns", OPERATIONS[op].returns)
+
+    def call(self, case: Case, op: str, **arguments: Any) -> dict[str, Array]:
+        """Run an operation on copies of host arrays.
+
+        case        gives layout and sizes to messages and results; the arguments need not be the Case's own
+        arguments   by the operation's names; those it declares optional are dropped where the offer does not list them
+        returns     result (append: {"cache": fields}) by name, on the host
+        """
+        row = OPERATIONS[op]
+        for name in row.optional:
+            if name not in self.offers[op]:
+                arguments.pop(name, None)
+        handles = {name: _each(value, self._to_device) for name, value in arguments.items()}
+        before = self._launches()
+        raw = self._run(op, [handles[n] for n in row.positional], {n: handles[n] for n in row.keywords if n in handles})
+        if before is not None and has_work(arguments) and self._launches() == before:
+            raise Violation(
+                f"{op} launched nothing: attest() counts {before} launches before and after the call, so no kernel of "
+                f"{self.name} ran ({self.file})"
+            )
+        got = self._named(op, case, arguments, raw)
+        self._inputs_unchanged(op, arguments, handles, got)
+        return got
+
+    def _run(self, op: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
+        start = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return getattr(self.adapter, op)(*positional, **keywords)
+        except BaseException as e:  # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
+            raise Violation(f"{op} raised {type(e).__name__}: {e}") from e
+        finally:
+            self.inside += time.perf_counter() - start
+
+    def _launches(self) -> int | None:
+        return self.attested().get("launches")
+
+    def _to_device(self, array: Any) -> Any:
+        convert = getattr(self.adapter, "to_device", None)
+        if not isinstance(array, np.ndarray):
+            return array
+        copy = np.array(array, order="C")
+        return convert(copy) if convert else copy
+
+    def _to_host(self, what: str, handle: Any) -> Array:
+        convert = getattr(self.adapter, "to_host", None)
+        try:
+            array = convert(handle) if convert else handle
+        except Exception as e:
+            raise Violation(f"{what}: to_host failed on {type(handle).__name__}: {e} ({self.file})") from e
+        if not isinstance(array, np.ndarray):
+            raise Violation(f"{what} is a {type(array).__name__} on the host, not a numpy array ({self.file})")
+        return array
+
+    def _named(self, op: str, case: Case, arguments: Mapping[str, Any], raw: Any) -> dict[str, Any]:
+        """Results by name, with the shapes and dtypes that the operation says."""
+        names = [n for n in OPERATIONS[op].returns if self.offers_result(op, n)]
+        want = results(op, case, arguments)
+        if op == "append":
+            if not isinstance(raw, dict) or set(raw) != set(want):
+                shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+                raise Violation(f"append returned {shown}, want the cache's fields {sorted(want)} ({self.file})")
+            return {"cache": {name: self._checked(op, name, raw[name], want[name]) for name in want}}
+        values = raw if isinstance(raw, tuple) else (raw,)
+        if len(values) != len(names):
+            raise Violation(
+                f"{op} returned {len(values)} result(s), want {len(names)} ({', '.join(names)}); an adapter that returns "
+                f"fewer says so in OFFERS[{op!r}]['returns'] ({self.file})"
+            )
+        named = zip(names, values, strict=True)
+        return {n: self._checked(op, n, value, want[n]) for n, value in named if want[n] is not None or value is not None}
+
+    def _checked(self, op: str, name: str, handle: Any, want: Any) -> Array:
+        if want is None:
+            raise Violation(f"{op} returned a {name}, but this layout stores none ({self.file})")
+        got = self._to_host(f"{op}'s {name}", handle)
+        shape, dtype = want
+        if got.shape != shape or got.dtype != dtype:
+            raise Violation(
+                f"{op} returned {name} as {got.dtype}{list(got.shape)}, want {dtype}{list(shape)} ({self.file})"
+            )
+        return got
+
+    def _inputs_unchanged(self, op: str, arguments: Mapping[str, Any], handles: Mapping[str, Any], got: Any) -> None:
+        for name, value in arguments.items():
+            after = _each(handles[name], lambda h: h if isinstance(h, str | int | float) else self._to_host(f"{op}'s argument", h))
+            in_place = self._in_place.get(op) == name
+            for label, was, now in _pairs(name, got[name] if in_place else value, after):
+                if was.shape != now.shape or was.tobytes() != now.tobytes():
+                    if in_place:
+                        raise Violation(f"{op}: IN_PLACE says {name!r} is changed, but {label} and the result differ ({self.file})")
+                    raise Violation(f"{op} changed its input {label}, {_change(was, now)} ({self.file})")
+
+
+def _each(value: Any, convert: Any) -> Any:
+    """Apply to an array, or to each field of a cache; None stays None."""
+    if isinstance(value, dict):
+        return {name: _each(item, convert) for name, item in value.items()}
+    return None if value is None else convert(value)
+
+
+def _pairs(name: str, was: Any, now: Any) -> list[tuple[str, Array, Array]]:
+    if isinstance(was, dict):
+        return [(f"{name}[{field!r}]", was[field], now[field]) for field in was]
+    return [(name, was, now)] if isinstance(was, np.ndarray) else []
+
+
+def _change(was: Array, now: Array) -> str:
+    if was.shape != now.shape:
+        return f"from shape {list(was.shape)} to {list(now.shape)}"
+    a, b = (np.ascontiguousarray(x).view(np.uint8).reshape(*x.shape, -1) for x in (was, now))
+    bad = (a != b).any(-1)
+    at = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"{int(bad.sum())} of {was.size} elements, first at {at}: from {was[at]} to {now[at]}"

@@ -1,0 +1,234 @@
+"""A run survives its kernels: one child process an implementation, and only its journal is believed.
+
+A child that dies or stalls costs the cell in flight, with its case; the supervisor starts another without the closed cells.
+Three deaths close an operation. The exit code proves nothing (a kernel may call `os._exit(0)`): a run is over when `done`
+stands in the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from kvconform.harness import booking, journal
+from kvconform.harness.adapters import ROOT, Found
+from kvconform.harness.booking import BAD, BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, VIOLATES, Booked, Run
+from kvconform.harness.efforts import FIRST_STALL_SECONDS, STALL_SECONDS
+from kvconform.harness.search import replay_line
+
+MAX_DEATHS = 3
+"""An operation that killed so many children is closed."""
+
+POLL_SECONDS = 0.02
+
+
+class Listener(Protocol):
+    """Told of progress."""
+
+    def planned(self, run: Run) -> None:
+        """The plan is known."""
+        ...
+
+    def closed(self, run: Run, cell: Booked) -> None:
+        """A cell is closed."""
+        ...
+
+
+def supervise(
+    found: Found, arguments: Sequence[str], listener: Listener, *, replay_form: str, stall: float = STALL_SECONDS
+) -> Run:
+    """Judge one implementation in children of its own.
+
+    arguments     options of the pytest plugin, without --kv-impl
+    replay_form   how a counterexample is replayed (harness.search.Options)
+    stall         seconds of silence after which a call is taken to hang
+    """
+    run = Run(found.name, str(found.literals["BACKEND"]))
+    start = time.monotonic()
+    if found.blocked:
+        run.exit, run.message = booking.NOTHING_EXIT, found.blocked
+        run.cells["*"] = Booked(run.name, "*", "*", "*", "*", BLOCKED, message=found.blocked)
+        return run
+    with tempfile.TemporaryDirectory(prefix="kvconform-") as folder:
+        _Supervisor(found, arguments, listener, run, Path(folder), replay_form, stall).run()
+    run.seconds = time.monotonic() - start
+    return run
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        found: Found,
+        arguments: Sequence[str],
+        listener: Listener,
+        run: Run,
+        folder: Path,
+        replay_form: str,
+        stall: float,
+    ) -> None:
+        self.found, self.arguments, self.listener, self.book = found, arguments, listener, run
+        self.folder, self.form, self.stall = folder, replay_form, stall
+        self.closed: set[str] = set()
+        self.deaths: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Start children until one is done, the adapter is refused, or nothing is left to try."""
+        while True:
+            watch = self._watch()
+            if watch.error is not None:
+                self.book.exit, self.book.message = watch.error["code"], watch.error["message"]
+                if os.environ.get("KVCONFORM_DEBUG"):
+                    self.book.message += "\n" + watch.error["trace"]
+                return
+            if watch.done:
+                self._explain_not_reached(watch.tail())
+                return
+            if watch.key is None:
+                self.book.exit = booking.USAGE_EXIT
+                self.book.message = f"the child ended ({watch.ending()}) outside any case\n{watch.tail()}"
+                return
+            self._bury(watch)
+
+    def _watch(self) -> _Watch:
+        closed = self.folder / "closed.json"
+        closed.write_text(json.dumps(sorted(self.closed)), encoding="utf-8")
+        path = self.folder / f"journal-{len(self.closed)}-{sum(self.deaths.values())}.jsonl"
+        path.touch()
+        command = [sys.executable, "-P", str(ROOT / "__main__.py"), "child", "--kv-impl", self._ref(), *self.arguments]
+        environment = os.environ | {
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(self.folder / "hypothesis"),
+            journal.ENV_PATH: str(path),
+            journal.ENV_CLOSED: str(closed),
+            "KVCONFORM_REPLAY": self.form,
+            **{str(k): str(v) for k, v in self.found.literals["ENV"].items()},
+        }
+        if self.found.module and not self.found.is_builtin:
+            environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p and Path(p).resolve() != ROOT)
+        with (self.folder / "log").open("wb") as log:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+            watch = _Watch(child, path, self.folder / "log")
+            try:
+                self._follow(watch)
+            finally:
+                _kill(child)
+        return watch
+
+    def _ref(self) -> str:
+        return str(self.found.path) if self.found.module is None else self.found.ref
+
+    def _follow(self, watch: _Watch) -> None:
+        """Read the journal until the child ends or falls silent for too long."""
+        beat = time.monotonic()
+        while True:
+            ended = watch.child.poll() is not None
+            for row in watch.read():
+                beat = time.monotonic()
+                self._take(watch, row)
+            if ended:
+                return
+            if time.monotonic() - beat > (self.stall if watch.booked_any else max(self.stall, FIRST_STALL_SECONDS * (self.stall >= STALL_SECONDS))):
+                watch.stalled = True
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _take(self, watch: _Watch, row: dict[str, Any]) -> None:
+        kind = row["kind"]
+        if kind == "plan":
+            self.book.name, self.book.backend = row["impl"], row["backend"]
+            self.book.conventions, self.book.attested = row["conventions"], row["attested"]
+            for key, cell in row["cells"].items():
+                self.book.cells.setdefault(key, Booked(**cell))
+            self.listener.planned(self.book)
+        elif kind == "case":
+            if watch.key != row["key"]:
+                watch.examples = 0
+            watch.key, watch.case = row["key"], row["case"]
+            watch.examples += 1
+        elif kind == "booked":
+            cell = Booked(**row["cell"])
+            self.book.attested = row["attested"]
+            watch.key = watch.case = None
+            watch.booked_any = True
+            self._close(cell)
+        elif kind == "error":
+            watch.error = row
+        elif kind == "done":
+            watch.done = True
+
+    def _close(self, cell: Booked) -> None:
+        self.book.cells[cell.key] = cell
+        self.closed.add(cell.key)
+        self.listener.closed(self.book, cell)
+
+    def _bury(self, watch: _Watch) -> None:
+        """Book the cell that a child died in."""
+        assert watch.key is not None
+        cell = self.book.cells[watch.key]
+        cell.outcome = TIMED_OUT if watch.stalled else CRASHED
+        cell.examples = watch.examples
+        said = f"no answer for {self.stall:g} s" if watch.stalled else f"the process ended ({watch.ending()})"
+        cell.message = f"{said} inside a call of {cell.op}; the case is the one in flight, not made smaller"
+        cell.counterexample = (watch.case or {}) | {"law": cell.law}
+        cell.replay = replay_line(self.form, cell.counterexample, self.found.ref, cell.law)
+        self._close(cell)
+        self.deaths[cell.op] += 1
+        if self.deaths[cell.op] < MAX_DEATHS:
+            return
+        for other in list(self.book.cells.values()):
+            if other.op == cell.op and other.key not in self.closed and other.outcome == NOT_REACHED:
+                other.message = f"{cell.op} ended {MAX_DEATHS} processes; the rest of it was not tried"
+                self._close(other)
+
+    def _explain_not_reached(self, log: str) -> None:
+        for cell in self.book.cells.values():
+            if cell.outcome == NOT_REACHED and not cell.message:
+                cell.message = f"the suite ended before this cell was booked\n{log}"
+
+
+class _Watch:
+    """One child and what its journal has said."""
+
+    def __init__(self, child: subprocess.Popen[bytes], path: Path, log: Path) -> None:
+        self.child, self._path, self._log, self._offset = child, path, log, 0
+        self.key: str | None = None
+        self.case: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
+        self.examples = 0
+        self.done = self.stalled = self.booked_any = False
+
+    def read(self) -> list[dict[str, Any]]:
+        """New lines."""
+        rows, self._offset = journal.read(self._path, self._offset)
+        return rows
+
+    def ending(self) -> str:
+        """How the child ended: SIGSEGV, exit code 0."""
+        code = self.child.poll()
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+    def tail(self) -> str:
+        """The last lines that the child printed."""
+        return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child and everything it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+

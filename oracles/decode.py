@@ -1,0 +1,124 @@
+"""Paged decode attention by the definition in float64, with the error that a kernel of the declared profile may make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kvconform.oracles import paged
+from kvconform.oracles.bound import Bounded, attention_bound
+from kvconform.oracles.paged import Reading
+from kvconform.oracles.verdict import Expected, Interval, by_axes
+from kvconform.specs.data import Array
+from kvconform.specs.dtypes import FORMATS
+from kvconform.specs.paged import PagedInputs
+from kvconform.specs.profile import Profile
+
+LSE_UNIT = {"e": 1.0, "2": float(np.log(2.0))}
+"""What one unit of lse is worth in nats, by the declared base."""
+
+
+@dataclass(frozen=True)
+class DecodeReading(Reading):
+    """A Reading, and how attention is made of it.
+
+    head_of    [num_q_heads] the kv head of each q head
+    sm_scale   factor of q . k
+    lse_unit   nats in a unit of lse
+    join       how the partial results of splits become one; None: by log-sum-exp
+    cut        with `join`: (kv_len, num_splits, page_size) -> where each split ends
+    """
+
+    head_of: Array
+    sm_scale: float
+    lse_unit: float = 1.0
+    join: Callable[[list[Bounded]], Bounded] | None = None
+    cut: Callable[[int, int, int], list[int]] | None = None
+
+    @staticmethod
+    def right(inputs: PagedInputs, lse_base: str = "e") -> DecodeReading:
+        """The right reading of a Case."""
+        case = inputs.case
+        head_of = np.arange(case.num_q_heads) // case.group
+        return DecodeReading(
+            **vars(Reading.of(inputs)), head_of=head_of, sm_scale=inputs.sm_scale, lse_unit=LSE_UNIT[lse_base]
+        )
+
+
+def rounding(profile: Profile, dtype: str, **parts: Any) -> Profile:
+    """The adapter's profile, completed by what the Case decides: the result's format and the number of splits."""
+    return replace(profile, out_format=dtype, **parts)
+
+
+def tree(profile: Profile, dtype: str, num_parts: int, depth: int) -> Profile:
+    """The profile of `num_parts` results merged by calls, `depth` calls deep: each call stores its result in the dtype."""
+    one_call = profile.merge_levels or 2
+    return rounding(profile, dtype, splits=num_parts, merge_levels=one_call * depth, partial_format=dtype)
+
+
+def twice_merged(profile: Profile, dtype: str, num_splits: int, num_parts: int) -> Profile:
+    """The profile of decoding `num_parts` parts in `num_splits` splits each, and merging the results by one more call."""
+    inside = (profile.merge_levels or num_splits) if num_splits > 1 else 0
+    levels = inside + (profile.merge_levels or num_parts)
+    return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=levels, partial_format=dtype)
+
+
+def attended(
+    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading, seq: int
+) -> Bounded:
+    """One sequence: out [num_q_heads, head_dim], lse [num_q_heads] and their errors."""
+    k, v = (
+        rows.astype(np.float64).swapaxes(0, 1)[reading.head_of] for rows in paged.sequence(inputs, cache, seq, reading)
+    )
+    q = inputs.q[seq].astype(np.float64)
+    if reading.join is None:
+        return attention_bound(q, k, v, reading.sm_scale, profile)
+    ends = reading.cut(k.shape[1], inputs.case.num_splits, inputs.case.page_size) if reading.cut else [k.shape[1]]
+    parts = [
+        attention_bound(q, k[:, a:b], v[:, a:b], reading.sm_scale, profile)
+        for a, b in zip([0, *ends], ends, strict=False)
+    ]
+    return reading.join(parts)
+
+
+def expected(
+    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading
+) -> dict[str, Interval]:
+    """What `out` and `lse` must be (of a mistaken join: `out`). `profile` is complete (see `rounding`)."""
+    rows = [attended(inputs, cache, profile, reading, seq) for seq in range(len(reading.lens))]
+    out, out_error, lse, lse_error = (np.stack([getattr(row, name) for row in rows]) for name in vars(rows[0]))
+    unit = reading.lse_unit
+    want = {"out": Interval(out, out_error, profile.out_format, by_axes("seq", "q_head", "dim"))}
+    if reading.join is None:
+        want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, by_axes("seq", "q_head"))
+    return want
+
+
+def visible_weight(
+    inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
+) -> list[float]:
+    """For each (sequence, q head) with two keys or more: the least change of one key's weight that leaves the interval."""
+    out = want["out"]
+    assert isinstance(out, Interval)
+    seen = []
+    for seq in range(len(reading.lens)):
+        if reading.lens[seq] < 2:
+            continue
+        _, v = paged.sequence(inputs, cache, seq, reading)
+        v = v.astype(np.float64).swapaxes(0, 1)[reading.head_of]
+        seen += smallest_step(v, out.want[seq], out.error[seq], out.format)
+    return seen
+
+
+def smallest_step(v: Array, out: Array, error: Array, out_format: str) -> list[float]:
+    """Per row: min over keys and dims of (bound + rounding of the result) / |v - out|, the key's lever on that element.
+
+    v [rows, n, dim];  out, error [rows, dim]
+    """
+    lever = np.abs(v - out[:, None])
+    reach = (error + FORMATS[out_format].unit * np.abs(out))[:, None]
+    with np.errstate(divide="ignore"):
+        return [float(x) for x in np.where(lever > 0, reach / np.where(lever > 0, lever, 1.0), np.inf).min((1, 2))]

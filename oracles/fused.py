@@ -1,0 +1,37 @@
+"""merge_kv and extract_* by the row's address."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kvconform.oracles import memory
+from kvconform.oracles.verdict import Exact, by_axes
+from kvconform.specs.data import Array, grid
+from kvconform.specs.fused import FusedInputs
+from kvconform.specs.layouts import SIDE_NAMES, Layout
+
+
+def merged(inputs: FusedInputs, row: Layout | None = None) -> Array:
+    """The fused tensor that holds K and V; `row` differs from the Case's own in a named mistake only."""
+    row, case = row or inputs.case.row, inputs.case
+    shape = inputs.case.row.shape("kv", inputs.sizes, case.dtype)
+    fused = np.zeros(shape, inputs.sides[0].dtype)
+    for side, rows in enumerate(inputs.sides):
+        memory.store(row, {"kv": fused}, side, grid(*rows.shape), rows, inputs.sizes)
+    return fused
+
+
+def extracted(inputs: FusedInputs, fused: Array, side: int, row: Layout | None = None) -> Array:
+    """K or V of a fused tensor."""
+    return memory.load(row or inputs.case.row, {"kv": fused}, side, grid(*inputs.sizes.values()), inputs.sizes)
+
+
+def expect_merge(inputs: FusedInputs, row: Layout | None = None) -> dict[str, Exact]:
+    """The fused tensor, bit for bit."""
+    case = inputs.case
+    return {"kv": Exact(merged(inputs, row), lambda index: case.row.where("kv", index, inputs.sizes, case.dtype))}
+
+
+def expect_extract(inputs: FusedInputs, fused: Array, side: int, row: Layout | None = None) -> dict[str, Exact]:
+    """K or V, bit for bit."""
+    return {SIDE_NAMES[side]: Exact(extracted(inputs, fused, side, row), by_axes(*inputs.case.row.axes))}

@@ -1,0 +1,326 @@
+"""Named mistakes: what a kernel that reads its inputs wrongly would give, on the very same bytes.
+
+A mistake is the right reading with one thing changed. The table has three uses: it names failures ("looks like"), it says
+which faults the suite must be able to tell apart, and its claims are the "what goes wrong" page of the documentation.
+A mistake is named only when it explains every failing example of a cell and no other one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kvconform.oracles import decode, fused, paged, states
+from kvconform.oracles.bound import Bounded, merge_bound
+from kvconform.oracles.decode import DecodeReading
+from kvconform.oracles.paged import Reading
+from kvconform.oracles.verdict import Expected
+from kvconform.specs.data import Array
+from kvconform.specs.dtypes import FORMATS
+from kvconform.specs.fused import FusedInputs
+from kvconform.specs.layouts import LAYOUTS, K, Layout, V
+from kvconform.specs.paged import PagedInputs
+from kvconform.specs.profile import Profile
+
+Oracle = Callable[[], Expected]
+Change = Callable[[PagedInputs, Any], Any]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A named wrong reading.
+
+    claim     what such a kernel does, in one line
+    ops       operations in which it can be made
+    changes   one or more ways of making it; each maps (inputs, right reading) to a wrong reading
+    """
+
+    claim: str
+    ops: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+
+# --- how the pages are found
+
+
+def _pages_in_order(inputs: PagedInputs, right: Reading) -> Reading:
+    starts = np.cumsum([0, *inputs.pages_of])[:-1, None]
+    return replace(right, table=starts + np.arange(right.table.shape[1]))
+
+
+def _table_of_row(shift: int) -> Change:
+    def change(inputs: PagedInputs, right: Reading) -> Reading:
+        rows = np.arange(len(right.table)) + shift if shift else np.zeros(len(right.table), int)
+        return replace(right, table=right.table[rows % len(right.table)])
+
+    return change
+
+
+def _lens(change: Callable[[PagedInputs, Array], Array]) -> Change:
+    return lambda inputs, right: replace(right, lens=change(inputs, right.lens))
+
+
+def _whole_pages(inputs: PagedInputs, lens: Array) -> Array:
+    size = inputs.case.page_size
+    return np.asarray(-(-lens // size) * size)
+
+
+def _skipped_go_to(slot: Callable[[PagedInputs], int]) -> Change:
+    def change(inputs: PagedInputs, right: Reading) -> Reading:
+        last = inputs.sizes["page"] * inputs.case.page_size - 1
+        to = slot(inputs) % (last + 1) if last >= 0 else -1
+        return replace(right, slots=np.where(right.slots == -1, to, right.slots))
+
+    return change
+
+
+# --- how scores and partial results become one
+
+
+def _scale(factor: Callable[[float], float]) -> Change:
+    return lambda inputs, right: replace(right, sm_scale=factor(right.sm_scale))
+
+
+def _joined(
+    combine: Callable[[list[Bounded]], tuple[Array, Array]],
+) -> tuple[Change, ...]:
+    """A join of split results, for each usual rule of cutting a sequence into splits."""
+
+    def join(parts: list[Bounded]) -> Bounded:
+        out, error = combine(parts)
+        return replace(parts[0], out=out, out_error=error)
+
+    def change(cut: Callable[[int, int, int], list[int]]) -> Change:
+        return lambda inputs, right: replace(right, join=join, cut=cut)
+
+    return tuple(change(cut) for cut in (_cut_up, _cut_down, _cut_pages, _cut_evenly))
+
+
+def _cut_up(n: int, splits: int, page: int) -> list[int]:
+    return [min(n, -(-n // splits) * (i + 1)) for i in range(splits)]
+
+
+def _cut_down(n: int, splits: int, page: int) -> list[int]:
+    return [n // splits * (i + 1) for i in range(splits - 1)] + [n]
+
+
+def _cut_pages(n: int, splits: int, page: int) -> list[int]:
+    return [min(n, end * page) for end in _cut_up(-(-n // page), splits, 1)]
+
+
+def _cut_evenly(n: int, splits: int, page: int) -> list[int]:
+    return [sum(n // splits + (j < n % splits) for j in range(i + 1)) for i in range(splits)]
+
+
+def _added(parts: list[Bounded]) -> tuple[Array, Array]:
+    total, error = sum(p.out for p in parts), sum(p.out_error for p in parts)
+    slack = len(parts) * FORMATS["float32"].unit * sum(np.abs(p.out) for p in parts)
+    return np.asarray(total), np.asarray(error + slack)
+
+
+def _averaged(parts: list[Bounded]) -> tuple[Array, Array]:
+    total, error = _added(parts)
+    return total / len(parts), error / len(parts)
+
+
+def _without_last(parts: list[Bounded]) -> tuple[Array, Array]:
+    kept = parts[:-1] or parts
+    merged = _merged(kept)
+    return merged.out, merged.out_error + max(float(p.out_error.max(initial=0.0)) for p in kept)
+
+
+def _merged(parts: list[Bounded]) -> Bounded:
+    return merge_bound(np.stack([p.out for p in parts]), np.stack([p.lse for p in parts]), Profile(splits=len(parts)))
+
+
+_READ, _PAGED = ("gather", "paged_decode"), ("append", "gather", "paged_decode")
+
+MISTAKES: dict[str, Mistake] = {
+    "k_and_v_are_swapped": Mistake(
+        "K is taken for V and V for K",
+        _PAGED,
+        (lambda inputs, right: replace(right, sides=right.sides[::-1]),),
+    ),
+    "k_is_used_as_v": Mistake(
+        "K is read twice, V never",
+        _READ,
+        (lambda inputs, right: replace(right, sides=(K,) * len(right.sides)),),
+    ),
+    "pages_are_in_order": Mistake(
+        "the block table is ignored: pages are taken to lie one after another",
+        _READ,
+        (
+            _pages_in_order,
+            lambda inputs, right: replace(right, table=np.zeros_like(right.table) + np.arange(right.table.shape[1])),
+        ),
+    ),
+    "table_of_the_next_sequence": Mistake("each sequence reads the pages of the next one", _READ, (_table_of_row(1),)),
+    "table_of_the_first_sequence": Mistake(
+        "every sequence reads the pages of the first one", _READ, (_table_of_row(0),)
+    ),
+    "last_page_is_full": Mistake("kv_lens are rounded up to whole pages", _READ, (_lens(_whole_pages),)),
+    "last_page_is_dropped": Mistake(
+        "kv_lens are rounded down to whole pages",
+        _READ,
+        (_lens(lambda inputs, lens: lens // inputs.case.page_size * inputs.case.page_size),),
+    ),
+    "last_token_is_dropped": Mistake(
+        "the newest token is not read", _READ, (_lens(lambda inputs, lens: np.maximum(lens - 1, 0)),)
+    ),
+    "one_token_too_many": Mistake(
+        "one slot past the newest token is read", _READ, (_lens(lambda inputs, lens: lens + (lens > 0)),)
+    ),
+    "first_token_is_dropped": Mistake(
+        "the oldest token is not read",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, first=1),),
+    ),
+    "longest_length_for_all": Mistake(
+        "every sequence is read as long as the longest of the batch",
+        _READ,
+        (_lens(lambda inputs, lens: np.full_like(lens, lens.max(initial=0))),),
+    ),
+    "skipped_tokens_go_to_the_last_slot": Mistake(
+        "slot -1 wraps to the end of the cache", ("append",), (_skipped_go_to(lambda inputs: -1),)
+    ),
+    "skipped_tokens_go_to_the_first_slot": Mistake(
+        "slot -1 writes slot 0", ("append",), (_skipped_go_to(lambda inputs: 0),)
+    ),
+    "q_heads_are_dealt_out": Mistake(
+        "q head h uses kv head h % num_kv_heads instead of h // group",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, head_of=np.arange(inputs.case.num_q_heads) % inputs.case.num_kv_heads),),
+    ),
+    "first_kv_head_for_all": Mistake(
+        "every q head uses kv head 0",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, head_of=np.zeros_like(right.head_of)),),
+    ),
+    "sm_scale_is_missing": Mistake("scores are not scaled", ("paged_decode",), (_scale(lambda scale: 1.0),)),
+    "sm_scale_is_applied_twice": Mistake(
+        "scores are scaled twice", ("paged_decode",), (_scale(lambda scale: scale * scale),)
+    ),
+    **{
+        f"lse_is_base_{base}": Mistake(
+            f"lse is given in base {base}",
+            ("paged_decode",),
+            (lambda inputs, right, unit=unit: replace(right, lse_unit=unit),),
+        )
+        for base, unit in decode.LSE_UNIT.items()
+    },
+    "partials_are_added": Mistake("outputs of splits are added without weights", ("paged_decode",), _joined(_added)),
+    "partials_are_averaged": Mistake(
+        "outputs of splits are averaged without weights", ("paged_decode",), _joined(_averaged)
+    ),
+    "last_split_is_dropped": Mistake(
+        "the last split never reaches the result", ("paged_decode",), _joined(_without_last)
+    ),
+}
+"""Mistakes of the operations on paged caches."""
+
+
+def _readings(op: str, inputs: PagedInputs, right: Any) -> Iterator[tuple[str, Any]]:
+    """(name, wrong reading): the table's, and the rows that this row can be taken for."""
+    for name, mistake in MISTAKES.items():
+        if op in mistake.ops:
+            for change in mistake.changes:
+                yield name, change(inputs, right)
+    for name, row in _other_rows(right.row, inputs.sizes, inputs.case.dtype):
+        yield name, replace(right, row=row)
+
+
+def _other_rows(row: Layout, sizes: Mapping[str, int], dtype: str) -> Iterator[tuple[str, Layout]]:
+    """Rows whose fields have the same names and sizes in bytes: what the buffers may be mistaken for."""
+    if row.fuses:
+        halves = {name: line.replace("(head kv)", "(kv head)") for name, line in row.fields.items()}
+        yield "heads_are_halves", replace(row, fields=halves)
+    for other in LAYOUTS.values():
+        if (
+            other is not row
+            and tuple(other.fields) == tuple(row.fields)
+            and other.axes == row.axes
+            and other.admits(sizes, dtype)
+        ):
+            yield f"taken_for_{other.name}", other
+
+
+def _numbered(tries: Iterator[tuple[str, Oracle]]) -> dict[str, Oracle]:
+    """`name/0`, `name/1`, ...: each way of making a mistake must explain every example on its own."""
+    ways: dict[str, Oracle] = {}
+    for name, oracle in tries:
+        ways[f"{name}/{sum(key.startswith(name + '/') for key in ways)}"] = oracle
+    return ways
+
+
+def of_append(inputs: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Oracle]:
+    """What wrong appends would leave in this cache."""
+    tries = _readings("append", inputs, Reading.of(inputs))
+    return _numbered((name, lambda r=r: paged.expect_append(inputs, cache, r)) for name, r in tries)
+
+
+def of_gather(inputs: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Oracle]:
+    """What wrong gathers would read from this cache."""
+    tries = _readings("gather", inputs, Reading.of(inputs))
+    return _numbered((name, lambda r=r: paged.expect_gather(inputs, cache, r)) for name, r in tries)
+
+
+def of_decode(
+    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, right: DecodeReading
+) -> dict[str, Oracle]:
+    """What wrong decodes would compute from this cache."""
+    tries = _readings("paged_decode", inputs, right)
+    return _numbered((name, lambda r=r: decode.expected(inputs, cache, profile, r)) for name, r in tries)
+
+
+FUSED = {"heads_are_halves": "all of K, then all of V", "k_and_v_are_swapped": "V0 K0 V1 K1 ..."}
+"""Mistakes of merge_kv, extract_k and extract_v."""
+
+
+def of_fused(inputs: FusedInputs, fused_kv: Array | None, side: int | None) -> dict[str, Oracle]:
+    """What a wrong merge (no fused tensor given) or a wrong extract of `side` would return."""
+    row = inputs.case.row
+    halves = dict(_other_rows(row, inputs.sizes, inputs.case.dtype))["heads_are_halves"]
+    swapped = FusedInputs(inputs.case)
+    swapped.sides = inputs.sides[::-1]
+    if fused_kv is None or side is None:
+        return {
+            "heads_are_halves/0": lambda: fused.expect_merge(inputs, halves),
+            "k_and_v_are_swapped/0": lambda: fused.expect_merge(swapped, row),
+        }
+    return {
+        "heads_are_halves/0": lambda: fused.expect_extract(inputs, fused_kv, side, halves),
+        "k_and_v_are_swapped/0": lambda: fused.expect_extract(inputs, fused_kv, V - side, row),
+    }
+
+
+MERGES: dict[str, str] = {
+    "partials_are_added": "outputs of parts are added without weights",
+    "partials_are_averaged": "outputs of parts are averaged without weights",
+    "last_part_is_dropped": "the last part never reaches the result",
+    "lse_is_taken_for_base_2": "parts are weighted by 2 ** lse",
+    "lse_is_base_2": "lse is returned in base 2",
+    "weights_are_not_normalised": "parts are weighted by exp(lse), and nothing divides by the sum",
+}
+"""Mistakes of merge_states."""
+
+
+def of_merge(outs: Array, lses: Array, profile: Profile, lse_unit: float = 1.0) -> dict[str, Oracle]:
+    """What wrong merges would make of these parts; lses in nats, `lse_unit` nats in a unit of the result."""
+    live, other_unit = np.isfinite(lses), lse_unit * float(np.log(2.0))
+
+    def of(weights: Array) -> Oracle:
+        return lambda: states.weighted(outs, weights, profile)
+
+    return {
+        "partials_are_added/0": of(np.ones(lses.shape)),
+        "partials_are_added/1": of(live * 1.0),
+        "partials_are_averaged/0": of(np.full(lses.shape, 1.0 / len(outs))),
+        "partials_are_averaged/1": of(live / np.maximum(live.sum(0), 1)),
+        "last_part_is_dropped/0": lambda: states.expected(outs[:-1], lses[:-1], profile, lse_unit),
+        "lse_is_taken_for_base_2/0": lambda: {"out": states.expected(outs, lses * np.log(2.0), profile)["out"]},
+        "lse_is_base_2/0": lambda: {"lse": states.expected(outs, lses, profile, other_unit)["lse"]},
+        "weights_are_not_normalised/0": of(np.exp(lses)),
+    }

@@ -1,0 +1,160 @@
+"""The only comparisons. They raise; there is no boolean to forget.
+
+An output is expected either bit for bit (`Exact`) or inside the interval that the error bound gives (`Interval`). What a
+check saw travels with the Violation, so that named mistakes can be tried on it later: a mistake explains a Violation when
+the same outputs meet what a kernel with that mistake would have produced from the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kvconform.oracles.rounding import admissible
+from kvconform.specs.data import Array
+
+Locate = Callable[[tuple[int, ...]], str]
+
+
+def by_axes(*axes: str) -> Locate:
+    """Names an index by its axes: `seq 0, q_head 1, dim 3`."""
+    return lambda index: ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=True))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """An output that must agree bit for bit: NaN payloads, -0.0 and subnormals included.
+
+    locate   says in logical words where an index lies
+    """
+
+    want: Array
+    locate: Locate
+
+    def unmet(self, got: Array) -> Array:
+        """bool: elements with a differing bit."""
+        return _differing(got, self.want)
+
+    def describe(self, got: Array, bad: Array) -> str:
+        """The first differing element, with its bits where the values look alike."""
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        pair = [str(array[index]) for array in (got, self.want)]
+        if pair[0] == pair[1]:
+            pair = [f"{text} (0x{_bits(a[index])})" for text, a in zip(pair, (got, self.want), strict=True)]
+        return f"differ, first at {self.locate(index)}: got {pair[0]}, want {pair[1]}"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An output that must lie where a correct kernel of the declared profile can land.
+
+    want, error   float64 centre and half-width before the final rounding, shape of the output
+    format        format the kernel rounds its result to
+    """
+
+    want: Array
+    error: Array
+    format: str
+    locate: Locate
+
+    def unmet(self, got: Array) -> Array:
+        """bool: elements outside; NaN is inside only where NaN is wanted, which no correct reading ever does."""
+        value = got.astype(np.float64)
+        return np.asarray(
+            ~(admissible(value, self.want, self.error, self.format) | (np.isnan(value) & np.isnan(self.want)))
+        )
+
+    def describe(self, got: Array, bad: Array) -> str:
+        """The worst element: greatest distance in units of its own bound."""
+        value = got.astype(np.float64)
+        with np.errstate(all="ignore"):
+            ratio = np.abs(value - self.want) / (self.error + np.finfo(np.float64).tiny)
+        ratio = np.where(bad, np.where(np.isfinite(ratio), ratio, np.inf), -1.0)
+        index = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
+        return (
+            f"outside the bound, worst at {self.locate(index)}: got {value[index]:.9g}, "
+            f"want {self.want[index]:.9g} +- {self.error[index]:.3g}"
+        )
+
+
+Expected = Mapping[str, Exact | Interval]
+
+
+@dataclass(eq=False)
+class Violation(AssertionError):
+    """An implementation broke a law.
+
+    message        for people
+    explanations   mistake -> whether it accounts for what was seen; evaluated only when asked
+    """
+
+    message: str
+    explanations: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def require(
+    got: Mapping[str, Array],
+    expected: Expected,
+    mistakes: Mapping[str, Callable[[], Expected]] | None = None,
+    *,
+    when: str = "",
+) -> None:
+    """Raise Violation unless every output meets what is expected of it.
+
+    got        output name -> array; shapes and dtypes were checked when the call returned
+    expected   output name -> Exact or Interval
+    mistakes   named wrong readings -> what each would have given
+    when       what the outputs belong to, put behind their name
+    """
+    for name, want in expected.items():
+        bad = want.unmet(got[name])
+        if bad.any():
+            text = (
+                f"{name}{when and ' ' + when}: {int(bad.sum())} of {bad.size} elements {want.describe(got[name], bad)}"
+            )
+            tries = {n: (lambda oracle=oracle: _meets(got, oracle())) for n, oracle in (mistakes or {}).items()}
+            raise Violation(text, tries)
+
+
+def require_same(got: Array, want: Array, what: str, locate: Locate) -> None:
+    """Raise Violation unless two results of the implementation agree bit for bit; `what` names both sides."""
+    if got.shape != want.shape or got.dtype != want.dtype:
+        raise Violation(f"{what}: {got.dtype}{list(got.shape)} against {want.dtype}{list(want.shape)}")
+    bad = _differing(got, want)
+    if bad.any():
+        raise Violation(f"{what}: {int(bad.sum())} of {bad.size} elements {Exact(want, locate).describe(got, bad)}")
+
+
+def _meets(got: Mapping[str, Array], expected: Expected) -> bool:
+    with np.errstate(all="ignore"):
+        return all(
+            got[name].shape == want.want.shape and not want.unmet(got[name]).any() for name, want in expected.items()
+        )
+
+
+def _differing(a: Array, b: Array) -> Array:
+    if not a.size:
+        return np.zeros(a.shape, bool)
+    left, right = (np.ascontiguousarray(x).view(np.uint8).reshape(*x.shape, -1) for x in (a, b))
+    return np.asarray((left != right).any(-1))
+
+
+def _bits(value: object) -> str:
+    return np.asarray(value).tobytes()[::-1].hex()
+
+
+def resolution(values: Sequence[float]) -> float | None:
+    """One figure for a cell: the median over its rows of the least change of one key's weight that would have been seen.
+
+    None where nothing was bounded; 0 never occurs, since every rounding hides something.
+    """
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.median(finite)) if finite else None

@@ -1,0 +1,115 @@
+"""A Case: one complete input, frozen. Every array derives from it and from nothing else.
+
+A Case prints as one value, survives JSON, and replays alone. Fields an operation does not look at keep their defaults and
+are neither printed nor written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from kvconform.specs.layouts import LAYOUTS, Layout
+from kvconform.specs.operations import OPERATIONS, Operation
+
+SCHEMA = 1
+"""Number of the JSON form of a Case. It changes whenever an old Case would mean other arrays."""
+
+
+class CaseError(ValueError):
+    """A Case that cannot be read; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One input of one operation.
+
+    op, layout, dtype   the cell it belongs to
+    seed, family        contents: which hash, and what kind of numbers (specs/data.py)
+    dead                contents of slots that no sequence reads: zero, finite, nan
+    kv_lens             live tokens of each sequence; their number is num_seqs
+    num_seqs            rows of merge_states; 0 where kv_lens says it
+    num_tokens          tokens of merge_kv, extract_k, extract_v
+    page_size, num_kv_heads, group, head_dim, num_subspaces   sizes; group is q heads a kv head
+    spare_pages         pages that no sequence owns
+    spare_columns       columns of the block table beyond the longest sequence
+    table_padding       what the block table holds beyond a sequence's pages: valid, minus_one
+    index_dtype         dtype of slot_mapping
+    skip                every skip-th token of slot_mapping is -1; 0: none
+    num_splits          parts that paged_decode cuts each sequence into
+    sm_scale            factor of q . k; None: head_dim ** -0.5
+    num_parts           partial results that merge_states merges
+    empty_parts         which of them have no key: none, some, all
+    capacity            0: everything is as large as needed. Else pages a sequence: page count, table width and the rows
+                        of append are fixed by it while kv_lens vary below, so that compiled kernels are shared
+    """
+
+    op: str
+    layout: str
+    dtype: str
+    seed: int = 0
+    family: str = "plain"
+    dead: str = "zero"
+    kv_lens: tuple[int, ...] = ()
+    num_seqs: int = 0
+    num_tokens: int = 0
+    page_size: int = 1
+    num_kv_heads: int = 1
+    group: int = 1
+    head_dim: int = 1
+    num_subspaces: int = 1
+    spare_pages: int = 0
+    spare_columns: int = 0
+    table_padding: str = "valid"
+    index_dtype: str = "int32"
+    skip: int = 0
+    num_splits: int = 1
+    sm_scale: float | None = None
+    num_parts: int = 1
+    empty_parts: str = "none"
+    capacity: int = 0
+
+    @property
+    def operation(self) -> Operation:
+        """The row of the operation."""
+        return OPERATIONS[self.op]
+
+    @property
+    def row(self) -> Layout:
+        """The row of the layout."""
+        return LAYOUTS[self.layout]
+
+    @property
+    def num_q_heads(self) -> int:
+        """Query heads."""
+        return self.num_kv_heads * self.group
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that the operation looks at, with the schema number."""
+        seen = ("op", "layout", "dtype", "seed", "family", *self.operation.case_axes)
+        values = {name: getattr(self, name) for name in seen}
+        return {"schema": SCHEMA, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote; `law`, `digest` and `impl` beside it are ignored.
+
+        Raises CaseError naming the schema, the field or the value that cannot be read.
+        """
+        data = {name: value for name, value in data.items() if name not in ("law", "digest", "impl")}
+        schema = data.pop("schema", None)
+        if schema != SCHEMA:
+            raise CaseError(f"a case of schema {schema!r}; this kvconform reads schema {SCHEMA}")
+        for name, table in (("op", OPERATIONS), ("layout", LAYOUTS)):
+            if data.get(name) not in table:
+                raise CaseError(f"a case of {name} {data.get(name)!r}; known: {', '.join(table)}")
+        unknown = sorted(set(data) - {f.name for f in fields(cls)})
+        if unknown:
+            raise CaseError(f"a case with unknown field {unknown[0]!r}")
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
+
+    def __str__(self) -> str:
+        """`paged_decode(layout='nhd', dtype='float32', ...)`, without fields at their defaults."""
+        default = {f.name: f.default for f in fields(self)}
+        shown = {k: getattr(self, k) for k in self.to_json() if k not in ("schema", "op")}
+        return f"{self.op}({', '.join(f'{k}={v!r}' for k, v in shown.items() if v != default.get(k))})"

@@ -1,0 +1,120 @@
+"""Bulk data: an integer hash of (seed, tensor, logical coordinate), mapped exactly to the dtype.
+
+No generator state and no order: the value at a coordinate depends on that coordinate alone, so shrinking one size leaves
+every other value as it was, and the same Case holds the same bits on every machine.
+
+Every value of an arithmetic family has at most six significant bits, so it is exact in float16, bfloat16 and float32 and
+no rounding happens before the kernel starts.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvconform.specs.dtypes import DTYPES, is_floating
+
+Array = npt.NDArray[Any]
+Hashes = npt.NDArray[np.uint64]
+
+_U = np.uint64
+
+
+def _mix(x: Hashes) -> Hashes:
+    """splitmix64's finaliser (Steele, Lea and Flood 2014)."""
+    x = x + _U(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> _U(30))) * _U(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> _U(27))) * _U(0x94D049BB133111EB)
+    return x ^ (x >> _U(31))
+
+
+def hashes(seed: int, tensor: str, *axes: Any) -> Hashes:
+    """uint64 hash of each coordinate; `axes` broadcast together."""
+    with np.errstate(over="ignore"):
+        h = _mix(np.asarray(_U(seed) ^ (_U(zlib.crc32(tensor.encode())) << _U(20))))
+        for axis in axes:
+            h = _mix(h ^ np.asarray(axis).astype(np.uint64))
+    return h
+
+
+def grid(*sizes: int) -> tuple[Array, ...]:
+    """Open coordinate arrays of a box, to be passed to `hashes`."""
+    return tuple(np.ogrid[tuple(slice(0, n) for n in sizes)])
+
+
+def _eighths(h: Hashes) -> npt.NDArray[np.float64]:
+    """-1, -7/8, ..., 7/8."""
+    return ((h >> _U(60)).astype(np.int64) - 8) / 8.0
+
+
+def _plain(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+    return _eighths(h)
+
+
+def _wide(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+    return np.ldexp(_eighths(h), 2 - ((h >> _U(50)) & _U(3)).astype(np.int64))
+
+
+def _sharp(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+    return _eighths(h) * (16.0 if tensor in ("q", "lse") else 1.0)
+
+
+def _flat(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+    return _eighths(h) * (0.0 if tensor in ("q", "lse") else 1.0)
+
+
+def _offset(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+    return _eighths(h) + (4.0 if tensor in ("v", "outs") else 0.0)
+
+
+ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]] = {
+    "plain": _plain,
+    "wide": _wide,
+    "sharp": _sharp,
+    "flat": _flat,
+    "offset": _offset,
+}
+"""What numbers an arithmetic case holds, simplest first.
+
+plain    eighths in [-1, 1)                         wide    eighths times 1/2 .. 4
+sharp    q and lse 16 times larger: few keys count  flat    q and lse 0: every key counts the same
+offset   v around 4: outputs that cancel
+"""
+
+MOVEMENT_FAMILIES = ("plain", "bits", "patterns")
+"""What bytes a data-movement case holds: eighths; random bit patterns (NaN payloads, -0.0, subnormals); every bit pattern in turn."""
+
+
+def bits(dtype: str, h: Hashes) -> Array:
+    """Random bit patterns of a storage type."""
+    width = DTYPES[dtype].itemsize * 8
+    return np.asarray((h >> _U(64 - width)).astype(f"uint{width}")).view(DTYPES[dtype])
+
+
+def patterns(dtype: str, shape: tuple[int, ...], start: int) -> Array:
+    """Consecutive bit patterns in C order, beginning at `start`: 2**16 elements hold each pattern of a 16-bit type."""
+    width = DTYPES[dtype].itemsize * 8
+    count = np.arange(start, start + int(np.prod(shape)), dtype=np.uint64).reshape(shape)
+    return count.astype(f"uint{width}").view(DTYPES[dtype])
+
+
+def values(dtype: str, family: str, tensor: str, h: Hashes) -> Array:
+    """One value of the family a hash, exact in the dtype (integers: -8 .. 7, unsigned 0 .. 15)."""
+    if family == "bits":
+        return bits(dtype, h)
+    if not is_floating(dtype):
+        small = (h >> _U(60)).astype(np.int64)
+        return (small - 8 * (DTYPES[dtype].kind == "i")).astype(DTYPES[dtype])
+    return ARITHMETIC_FAMILIES[family](tensor, h).astype(DTYPES[dtype])
+
+
+def garbage(dtype: str, h: Hashes) -> Array:
+    """Finite values far outside every family, 128 .. 248: what a reader must never let through."""
+    if not is_floating(dtype):
+        return bits(dtype, h)
+    sign = np.where((h >> _U(40)) & _U(1), -1.0, 1.0)
+    return (sign * (16.0 + ((h >> _U(60)).astype(np.int64))) * 8.0).astype(DTYPES[dtype])

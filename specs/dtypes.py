@@ -1,0 +1,67 @@
+"""Element types by their ml_dtypes names, and what rounding into each one costs.
+
+`DTYPES` are storage types a cache may hold. `FORMATS` are the floating-point formats that arithmetic is done in: the
+storage types that round, and those (tf32, float64) that only exist inside a kernel or an oracle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+DType = np.dtype[Any]
+
+DTYPES: dict[str, DType] = {
+    name: np.dtype(getattr(ml_dtypes, name, name))
+    for name in ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8")
+}
+"""Name -> numpy dtype, widest first; floating types before integers."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point format: how finely it resolves, and where it ends.
+
+    bits      significant bits, the hidden one included
+    min_exp   exponent of the least normal number, 2**min_exp
+    largest   greatest finite value
+    """
+
+    bits: int
+    min_exp: int
+    largest: float
+
+    @property
+    def unit(self) -> float:
+        """Unit roundoff: the greatest relative error of rounding to nearest, 2**-bits."""
+        return 2.0**-self.bits
+
+    @property
+    def half_subnormal(self) -> float:
+        """Half the least subnormal: the greatest absolute error of rounding to nearest near zero."""
+        return 2.0 ** (self.min_exp - self.bits)
+
+    @property
+    def least_normal(self) -> float:
+        """What an operation may lose when it flushes subnormals to zero."""
+        return 2.0**self.min_exp
+
+
+def _format(name: str) -> Format:
+    info = ml_dtypes.finfo(DTYPES[name])
+    return Format(int(info.nmant) + 1, int(info.minexp), float(info.max))
+
+
+FORMATS: dict[str, Format] = {
+    "float64": Format(53, -1022, float(np.finfo(np.float64).max)),
+    "tfloat32": Format(11, -126, float(np.finfo(np.float32).max)),
+    **{name: _format(name) for name in ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")},
+}
+
+
+def is_floating(dtype: str) -> bool:
+    """Whether the named storage type has NaN and infinities to worry about (float8_e4m3fn has NaN only)."""
+    return dtype in FORMATS

@@ -1,0 +1,31 @@
+"""From a Case to its arrays, whatever its operation."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+
+from kvconform.specs.case import Case
+from kvconform.specs.fused import FusedInputs
+from kvconform.specs.layouts import PARTS, TOKENS
+from kvconform.specs.paged import PagedInputs
+from kvconform.specs.states import StateInputs
+
+
+@lru_cache(maxsize=64)
+def inputs(case: Case) -> FusedInputs | PagedInputs | StateInputs:
+    """The arrays of a Case; cached, so never write into them."""
+    if case.row.axes == TOKENS:
+        return FusedInputs(case)
+    return StateInputs(case) if case.row.axes == PARTS else PagedInputs(case)
+
+
+def digest(case: Case) -> str:
+    """Sixteen hex digits over every array: tells a replay whether it sees the bits that the report saw."""
+    h = hashlib.sha256()
+    for name, array in inputs(case).arrays().items():
+        h.update(f"{name} {array.dtype} {array.shape}".encode())
+        h.update(np.ascontiguousarray(array).tobytes())
+    return h.hexdigest()[:16]

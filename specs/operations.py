@@ -1,0 +1,129 @@
+"""The operations: what each one takes and returns, and which parts of a Case it looks at.
+
+A row is the whole contract that adapters, strategies, the caller and the documentation read. Tensors are described by
+axis names; an argument whose shape depends on the layout says `cache`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.layouts import CODES, LAYOUTS, PAGED, PARTS, TOKENS, Layout
+
+ROUNDED = ("float32", "float16", "bfloat16")
+"""Dtypes in which arithmetic operations are specified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One function of an adapter.
+
+    name         the function's name
+    claim        what it must do, in one line
+    arguments    names in order; those after `*` are keywords
+    returns      names of the results
+    rows         logical axes of the layouts it works on
+    dtypes       storage types it is specified for
+    case_axes    fields of a Case that shape its inputs, beside op, layout, dtype, seed and family
+    optional     keywords that are passed only where OFFERS lists them, with the value that silence means
+    rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
+    """
+
+    name: str
+    claim: str
+    arguments: tuple[str, ...]
+    returns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    case_axes: tuple[str, ...]
+    optional: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+    rounds: bool = False
+
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """Arguments passed by position."""
+        return self.arguments[: self.arguments.index("*")] if "*" in self.arguments else self.arguments
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """Arguments passed by name."""
+        return self.arguments[len(self.positional) + 1 :]
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The rows this operation is specified for."""
+        return tuple(row for row in LAYOUTS.values() if row.axes in self.rows)
+
+
+_PAGES = ("page_size", "num_kv_heads", "head_dim", "num_subspaces", "kv_lens", "spare_pages", "capacity")
+_TABLE = ("spare_columns", "table_padding")
+
+OPERATIONS: dict[str, Operation] = {
+    op.name: op
+    for op in (
+        Operation(
+            name="merge_kv",
+            claim="K and V of each head become neighbouring rows: K0 V0 K1 V1 ...",
+            arguments=("k", "v"),
+            returns=("kv",),
+            rows=(TOKENS,),
+            case_axes=("num_tokens", "num_kv_heads", "head_dim"),
+        ),
+        Operation(
+            name="extract_k",
+            claim="The even rows of a fused tensor are K.",
+            arguments=("kv",),
+            returns=("k",),
+            rows=(TOKENS,),
+            case_axes=("num_tokens", "num_kv_heads", "head_dim"),
+        ),
+        Operation(
+            name="extract_v",
+            claim="The odd rows of a fused tensor are V.",
+            arguments=("kv",),
+            returns=("v",),
+            rows=(TOKENS,),
+            case_axes=("num_tokens", "num_kv_heads", "head_dim"),
+        ),
+        Operation(
+            name="append",
+            claim="Each token's K and V go to its slot; every other byte stays as it was; slot -1 skips the token.",
+            arguments=("cache", "k", "v", "slot_mapping", "*", "layout"),
+            returns=("cache",),
+            rows=(PAGED, CODES),
+            case_axes=(*_PAGES, "index_dtype", "skip"),
+        ),
+        Operation(
+            name="gather",
+            claim="The live tokens of every sequence, in order, sequence after sequence.",
+            arguments=("cache", "block_table", "kv_lens", "*", "layout"),
+            returns=("k", "v"),
+            rows=(PAGED, CODES),
+            case_axes=(*_PAGES, *_TABLE),
+        ),
+        Operation(
+            name="paged_decode",
+            claim="Softmax attention of one query token a sequence over its live keys, and its log-sum-exp.",
+            arguments=("q", "cache", "block_table", "kv_lens", "*", "layout", "sm_scale", "num_splits"),
+            returns=("out", "lse"),
+            rows=(PAGED,),
+            dtypes=ROUNDED,
+            optional={"num_splits": 1},
+            case_axes=(*(a for a in _PAGES if a != "num_subspaces"), *_TABLE, "group", "num_splits", "sm_scale", "dead"),
+            rounds=True,
+        ),
+        Operation(
+            name="merge_states",
+            claim="Partial attention results over disjoint keys become the result over all of them, weighted by exp(lse).",
+            arguments=("outs", "lses"),
+            returns=("out", "lse"),
+            rows=(PARTS,),
+            dtypes=ROUNDED,
+            case_axes=("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead"),
+            rounds=True,
+        ),
+    )
+}

@@ -1,0 +1,44 @@
+"""What an operation must return: shape and dtype of every result, from its arguments; and whether there is work to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kvconform.specs.case import Case
+from kvconform.specs.layouts import K, V
+
+Signature = tuple[tuple[int, ...], np.dtype[Any]]
+
+
+def results(op: str, case: Case, arguments: Mapping[str, Any]) -> dict[str, Signature | None]:
+    """Result (for append: field of the cache) -> (shape, dtype); None where nothing is to be returned."""
+    if op == "merge_kv":
+        tokens, heads, dim = arguments["k"].shape
+        return {"kv": ((tokens, 2 * heads, dim), arguments["k"].dtype)}
+    if op in ("extract_k", "extract_v"):
+        tokens, rows, dim = arguments["kv"].shape
+        return {op[-1]: ((tokens, rows // 2, dim), arguments["kv"].dtype)}
+    if op == "append":
+        return {name: (array.shape, array.dtype) for name, array in arguments["cache"].items()}
+    if op == "gather":
+        sizes = {"head": case.num_kv_heads, "dim": case.head_dim, "subspace": case.num_subspaces}
+        shape = (int(arguments["kv_lens"].sum()), *(sizes[axis] for axis in case.row.token_axes))
+        dtype = next(iter(arguments["cache"].values())).dtype
+        return {"kv"[side]: (shape, dtype) if side in case.row.sides else None for side in (K, V)}
+    if op == "paged_decode":
+        q = arguments["q"]
+        return {"out": (q.shape, q.dtype), "lse": (q.shape[:2], np.dtype(np.float32))}
+    outs, lses = arguments["outs"], arguments["lses"]
+    return {"out": (outs.shape[1:], outs.dtype), "lse": (lses.shape[1:], lses.dtype)}
+
+
+def has_work(arguments: Mapping[str, Any]) -> bool:
+    """Whether a call has anything to compute or move, so that a kernel must be launched."""
+    if "slot_mapping" in arguments:
+        return bool((arguments["slot_mapping"] >= 0).any())
+    if "kv_lens" in arguments:
+        return bool(arguments["kv_lens"].any())
+    return all(array.size for array in arguments.values() if isinstance(array, np.ndarray))

@@ -1,0 +1,50 @@
+"""Inputs of merge_states: partial outputs and their log-sum-exps."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from kvconform.specs import data
+from kvconform.specs.case import Case
+from kvconform.specs.data import Array
+from kvconform.specs.dtypes import DTYPES
+
+
+class StateInputs:
+    """The arrays of one Case.
+
+    outs   [num_parts, num_seqs, num_q_heads, head_dim]   partial outputs; those of empty parts hold `dead`
+    lses   float32 [num_parts, num_seqs, num_q_heads]     natural logarithm; -inf marks an empty part
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.shape = (case.num_parts, case.num_seqs, case.num_q_heads, case.head_dim)
+
+    @cached_property
+    def empty(self) -> Array:
+        """bool [num_parts, num_seqs, num_q_heads]: parts without a key, chosen a row at a time."""
+        one_in = {"none": 0, "some": 2, "all": 1}[self.case.empty_parts]
+        h = data.hashes(self.case.seed, "empty", *data.grid(*self.shape[:3]))
+        return np.asarray((h >> np.uint64(33)) % np.uint64(one_in) == 0) if one_in else np.zeros(self.shape[:3], bool)
+
+    @cached_property
+    def lses(self) -> Array:
+        """float32 [num_parts, num_seqs, num_q_heads], in base e."""
+        h = data.hashes(self.case.seed, "lse", *data.grid(*self.shape[:3]))
+        return np.where(self.empty, -np.inf, data.values("float32", self.case.family, "lse", h)).astype(np.float32)
+
+    @cached_property
+    def outs(self) -> Array:
+        """[num_parts, num_seqs, num_q_heads, head_dim]."""
+        case = self.case
+        h = data.hashes(case.seed, "outs", *data.grid(*self.shape))
+        live = data.values(case.dtype, case.family, "outs", h)
+        dead = {"zero": np.zeros_like(live), "finite": data.garbage(case.dtype, h), "nan": np.full_like(live, np.nan)}
+        return np.where(self.empty[..., None], dead[case.dead], live).astype(DTYPES[case.dtype])
+
+    def arrays(self) -> dict[str, Array]:
+        """Everything that the Case determines, for its digest."""
+        return {"outs": self.outs, "lses": self.lses}

@@ -1,0 +1,216 @@
+"""Strategies: every Case that a layout, an operation and an offer allow, simplest first.
+
+Sizes, page tables and a seed are drawn, never thousands of floats. Half of the lengths sit on a boundary (0, 1, a page, a
+page and one, the table's end), half are anywhere: boundaries alone make most rows tiny and blind to the online softmax.
+Every sequence drawn from has fewer than 100 entries: into longer ranges Hypothesis mixes constants of the modules it finds,
+and the same seed would draw other cases after an unrelated edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from kvconform.specs import data
+from kvconform.specs.case import Case
+from kvconform.specs.conventions import CONVENTIONS
+from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.layouts import LAYOUTS
+from kvconform.specs.offers import holds, members
+from kvconform.specs.operations import OPERATIONS
+
+POOL: dict[str, tuple[Any, ...]] = {
+    "num_tokens": (1, 0, 2, 3, 5, 8),
+    "num_seqs": (1, 2, 3),
+    "page_size": (1, 2, 3, 4, 8, 16),
+    "num_kv_heads": (1, 2, 3, 5),
+    "group": (1, 2, 3, 4),
+    "head_dim": (1, 3, 4, 8, 16, 24, 40),
+    "num_subspaces": (1, 2, 3, 8, 32),
+    "spare_pages": (0, 1, 3),
+    "spare_columns": (0, 1, 3),
+    "index_dtype": ("int32", "int64"),
+    "skip": (0, 2, 3),
+    "num_splits": (1, 2, 3, 5, 7),
+    "sm_scale": (None, 1.0, 0.25),
+    "num_parts": (1, 2, 3, 5, 8),
+    "empty_parts": ("none", "some", "all"),
+    "dead": ("finite", "zero", "nan"),
+    "table_padding": ("valid", "minus_one"),
+}
+"""Values of each axis that are drawn where an offer allows them, simplest first."""
+
+LONGEST = 40
+"""Tokens of the longest sequence that is drawn where lengths are free."""
+
+STATIC_AXES = ("page_size", "num_kv_heads", "group", "head_dim", "num_subspaces", "num_splits", "num_parts")
+"""Axes that a compiled kernel is specialised on."""
+
+STATIC_GEOMETRIES = 3
+"""How many geometries a static cell is drawn from."""
+
+
+class OfferError(ValueError):
+    """An offer from which no case can be drawn; the text says which axis and why."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (operation, layout, dtype) of an offer, with what bounds its cases.
+
+    offer         the operation's entry of OFFERS
+    conventions   the adapter's conventions, completed (specs/conventions.py)
+    """
+
+    op: str
+    layout: str
+    dtype: str
+    offer: Mapping[str, Any]
+    conventions: Mapping[str, Any]
+
+    @property
+    def static(self) -> bool:
+        """Whether shapes are to be shared among many cases."""
+        return bool(self.offer.get("static"))
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """Axis -> predicate: the offer's, else the conventions', else what leaving out an optional keyword means."""
+        several = {name: self.conventions[name] for name, row in CONVENTIONS.items() if row.several}
+        return {**OPERATIONS[self.op].optional, **several, **self.offer}
+
+    def allowed(self, axis: str, only: Iterable[Any] | None = None) -> list[Any]:
+        """Values of an axis that may be drawn, simplest first.
+
+        only   values a law restricts itself to
+        Raises OfferError when nothing is left.
+        """
+        predicate = self.claims.get(axis)
+        pool = list(POOL[axis])
+        if predicate is not None:
+            pool = [v for v in pool if holds(predicate, v)] or members(predicate)
+        if axis == "empty_parts" and self.conventions["empty_rows"] == "undefined":
+            pool = ["none"]
+        if only is not None:
+            pool = [v for v in pool if v in set(only)]
+        if axis == "head_dim":
+            pool = [v for v in pool if self._admits(v)] or ([] if predicate is not None else self._chunks())
+        if not pool:
+            raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis} to draw from {predicate!r}")
+        return pool
+
+    def _admits(self, head_dim: int) -> bool:
+        row = LAYOUTS[self.layout]
+        return row.admits(dict.fromkeys(row.axes, 1) | {"dim": head_dim}, self.dtype)
+
+    def _chunks(self) -> list[int]:
+        width = max(LAYOUTS[self.layout].bytes.values(), default=1) // DTYPES[self.dtype].itemsize
+        return [width, 2 * width]
+
+    def draws(self, case: Case) -> bool:
+        """Whether a Case of another cell, moved here, is one that this offer allows."""
+        claims = self.claims
+        axes = [axis for axis in OPERATIONS[self.op].case_axes if axis in claims]
+        shapes = [{k: v for k, v in g.items() if k != "num_seqs"} for g in self.geometries()] if self.static else [{}]
+        return (
+            self._admits(case.head_dim)
+            and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
+            and all(
+                holds(claims[axis], value)
+                for axis in axes
+                for value in (case.kv_lens if axis == "kv_lens" else (getattr(case, axis),))
+            )
+        )
+
+    def geometries(self) -> list[dict[str, Any]]:
+        """The few shapes of a static cell, smallest first; they depend on layout and dtype, never on the law."""
+        seen = OPERATIONS[self.op].case_axes
+
+        def pick(axis: str, i: int) -> Any:
+            pool = self.allowed(axis)
+            return pool[int(data.hashes(i, f"{self.layout} {self.dtype} {axis}")) % len(pool)] if i else pool[0]
+
+        def geometry(i: int) -> dict[str, Any]:
+            capacity = (2, 3, 4)[i % 3]
+            fixed = {"capacity": capacity, "num_tokens": 4 * capacity, "spare_pages": 1, "spare_columns": 0}
+            shape = {axis: pick(axis, i) for axis in STATIC_AXES if axis in seen}
+            return {"num_seqs": (1, 2, 3)[i % 3], **{k: v for k, v in fixed.items() if k in seen}, **shape}
+
+        return [geometry(i) for i in range(STATIC_GEOMETRIES)]
+
+
+def cells(op: str, offer: Mapping[str, Any], conventions: Mapping[str, Any]) -> list[Cell]:
+    """The cells of one entry of OFFERS, in the order of the tables."""
+    operation = OPERATIONS[op]
+    return [
+        Cell(op, row.name, dtype, offer, conventions)
+        for row in operation.layouts
+        if holds(offer.get("layout", {row.name}), row.name)
+        for dtype in operation.dtypes
+        if dtype in row.dtypes and holds(offer.get("dtype", {dtype}), dtype)
+    ]
+
+
+def _seed(draw: Any) -> int:
+    return sum(draw(st.sampled_from(range(16))) << 4 * i for i in range(4))
+
+
+def _lengths(draw: Any, cell: Cell, page_size: int, capacity: int, num_seqs: int) -> tuple[int, ...]:
+    longest = capacity * page_size if capacity else LONGEST
+    edges = [1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest]
+    least = 1 if cell.conventions["empty_rows"] == "undefined" else 0
+    fits = [n for n in dict.fromkeys(edges) if least <= n <= longest and holds(cell.offer.get("kv_lens", {n}), n)]
+    anywhere = [n for n in range(1, longest + 1) if holds(cell.offer.get("kv_lens", {n}), n)]
+    one = st.one_of(st.sampled_from(fits), st.sampled_from(anywhere))
+    return tuple(draw(one) for _ in range(num_seqs))
+
+
+@st.composite
+def cases(
+    draw: Any,
+    cell: Cell,
+    families: tuple[str, ...] | None = None,
+    only: Mapping[str, tuple[Any, ...]] | None = None,
+) -> Case:
+    """A Case of a cell. Shrinks towards one sequence, one page, the first entry of each pool, seed 0.
+
+    families   kinds of contents; None: those of the operation's verdict
+    only       axes a law restricts, such as {"dead": ("nan",)}
+    """
+    operation = OPERATIONS[cell.op]
+    only = only or {}
+    values = dict(draw(st.sampled_from(cell.geometries()))) if cell.static else {}
+    for axis in operation.case_axes:
+        if axis in POOL and axis not in values:
+            values[axis] = draw(st.sampled_from(cell.allowed(axis, only.get(axis))))
+    if "kv_lens" in operation.case_axes:
+        num_seqs = values.pop("num_seqs", None) or draw(st.sampled_from((1, 2, 3, 4)))
+        values["kv_lens"] = _lengths(draw, cell, values["page_size"], values.get("capacity", 0), num_seqs)
+    elif "num_seqs" not in operation.case_axes:
+        values.pop("num_seqs", None)
+    default = tuple(data.ARITHMETIC_FAMILIES) if operation.rounds else ("plain", "bits")
+    family = draw(st.sampled_from(families or default))
+    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=_seed(draw), **values)
+
+
+def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
+    """One Case of a fused operation in which K and V each hold every bit pattern of an 8- or 16-bit type."""
+    width = 8 * DTYPES[cell.dtype].itemsize
+    if width > 16:
+        return ()
+    heads, dim = cell.allowed("num_kv_heads")[-1], cell.allowed("head_dim")[-1]
+    tokens = -(-(2**width) // (heads * dim))
+    return (
+        Case(
+            op=cell.op,
+            layout=cell.layout,
+            dtype=cell.dtype,
+            family="patterns",
+            num_tokens=tokens,
+            num_kv_heads=heads,
+            head_dim=dim,
+        ),
+    )

@@ -1,0 +1,94 @@
+"""What a law is: a check of (subject, case), bound to one operation and run over every cell that is offered.
+
+A suite writes the check as a test function and decorates it; the decorated function is an ordinary pytest test that takes
+the `subject` fixture, and its row is in `LAWS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hypothesis import strategies as st
+
+from kvconform.specs.case import Case
+from kvconform.specs.data import Array
+from kvconform.specs.profile import Profile
+from kvconform.specs.strategies import Cell, cases
+
+
+class Subject(Protocol):
+    """One implementation as a law sees it; the harness provides it (harness/subject.py)."""
+
+    conventions: Mapping[str, Any]
+    profile: Profile
+
+    def call(self, case: Case, op: str, **arguments: Any) -> dict[str, Array]:
+        """Call an operation on host arrays; results by name, on the host. Anything it does wrong by itself raises Violation."""
+        ...
+
+    def saw(self, weights: list[float]) -> None:
+        """Book the resolution of what has just passed (oracles.verdict.resolution)."""
+        ...
+
+    def search(self, law: Law) -> None:
+        """Try the law on every cell."""
+        ...
+
+
+Check = Callable[[Subject, Case], None]
+
+
+@dataclass(frozen=True)
+class Law:
+    """One row.
+
+    name       the test's name without `test_`: a claim
+    op         the operation whose cells it is tried on
+    check      raises Violation where the claim does not hold
+    families   kinds of contents it is tried on; None: those of the operation
+    only       axes it restricts
+    needs      further operations that the implementation must offer
+    wants      condition on the implementation's conventions without which the law says nothing
+    pinned     cases of a cell that are tried before anything is drawn
+    """
+
+    name: str
+    op: str
+    check: Check
+    families: tuple[str, ...] | None = None
+    only: Mapping[str, tuple[Any, ...]] | None = None
+    needs: tuple[str, ...] = ()
+    wants: Callable[[Mapping[str, Any]], bool] = lambda conventions: True
+    pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
+
+    def strategy(self, cell: Cell) -> st.SearchStrategy[Case]:
+        """Cases of a cell."""
+        return cases(cell, self.families, self.only)
+
+    @property
+    def claim(self) -> str:
+        """The first line of the check's docstring."""
+        return (self.check.__doc__ or self.name).strip().splitlines()[0]
+
+
+LAWS: dict[str, Law] = {}
+"""Every law that has been imported, by name."""
+
+
+def law(op: str, **row: Any) -> Callable[[Check], Callable[[Subject], None]]:
+    """Decorate a check: registers its Law and returns the pytest test. Keywords are the fields of `Law`."""
+
+    def wrap(check: Check) -> Callable[[Subject], None]:
+        found = Law(check.__name__.removeprefix("test_"), op, check, **row)
+        LAWS[found.name] = found
+
+        def test(subject: Subject) -> None:
+            subject.search(found)
+
+        test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
+        test.law = found  # type: ignore[attr-defined]
+        return test
+
+    return wrap

@@ -1,0 +1,71 @@
+"""merge_states: log-sum-exp over parts, whatever their order, and whatever parts without keys hold."""
+
+import numpy as np
+
+from kvconform.oracles import decode, mistakes, states
+from kvconform.oracles.verdict import Exact, require, require_same
+from kvconform.specs import data
+from kvconform.specs.inputs import inputs
+from kvconform.suites.law import law
+
+
+def _parts(subject, case):
+    """outs; lses as the implementation wants them, and what those are in nats."""
+    x = inputs(case)
+    unit = decode.LSE_UNIT[subject.conventions["lse_base"]]
+    given = (x.lses / unit).astype(np.float32)
+    return x.outs, given, given.astype(np.float64) * unit, unit
+
+
+@law("merge_states")
+def test_merge_is_within_the_bound(subject, case):
+    """out and lse are those of attention over all parts, each weighted by exp(lse)."""
+    outs, given, nats, unit = _parts(subject, case)
+    got = subject.call(case, "merge_states", outs=outs, lses=given)
+    profile = decode.rounding(subject.profile, case.dtype, splits=case.num_parts)
+    want = states.expected(outs, nats, profile, unit)
+    require(got, want, mistakes.of_merge(outs, nats, profile, unit))
+    subject.saw(states.visible_weight(outs, nats, want))
+
+
+@law("merge_states", only={"num_parts": (2, 3, 5, 8)})
+def test_merging_in_any_order_and_tree_gives_the_same(subject, case):
+    """Parts merged two at a time, in a drawn order and tree, stay within the bound of that tree."""
+    outs, given, nats, unit = _parts(subject, case)
+    left = [(outs[i], given[i], 0) for i in range(case.num_parts)]
+    turn = 0
+    while len(left) > 1:
+        pick = [int(h) for h in data.hashes(case.seed, f"tree {turn}", np.arange(2))]
+        one = left.pop(pick[0] % len(left))
+        two = left.pop(pick[1] % len(left))
+        pair = subject.call(case, "merge_states", outs=np.stack([one[0], two[0]]), lses=np.stack([one[1], two[1]]))
+        left.append((pair["out"], pair["lse"], 1 + max(one[2], two[2])))
+        turn += 1
+    out, lse, depth = left[0]
+    profile = decode.tree(subject.profile, case.dtype, case.num_parts, depth)
+    require({"out": out, "lse": lse}, states.expected(outs, nats, profile, unit), when=f"of a tree {depth} merges deep")
+
+
+@law("merge_states")
+def test_the_only_live_part_is_the_result(subject, case):
+    """With every other part empty, out is the live part's bit for bit and lse is its lse."""
+    outs, given, nats, unit = _parts(subject, case)
+    alone = int(data.hashes(case.seed, "alone")) % case.num_parts
+    others = np.arange(case.num_parts) != alone
+    live = np.isfinite(nats[alone])
+    given, nats = given.copy(), nats.copy()
+    given[others] = nats[others] = -np.inf
+    got = subject.call(case, "merge_states", outs=outs, lses=given)
+    profile = decode.rounding(subject.profile, case.dtype, splits=case.num_parts)
+    want = states.expected(outs, nats, profile, unit)
+    kept = np.where(live[..., None], outs[alone], np.zeros_like(outs[alone]))
+    require(got, {"out": Exact(kept, states.LOCATE_OUT), "lse": want["lse"]})
+
+
+@law("merge_states", wants=lambda conventions: conventions["deterministic"])
+def test_merging_repeats_bit_for_bit(subject, case):
+    """The same parts in the same order give the same bits."""
+    outs, given, _, _ = _parts(subject, case)
+    first, second = (subject.call(case, "merge_states", outs=outs, lses=given) for _ in range(2))
+    for name, locate in (("out", states.LOCATE_OUT), ("lse", states.LOCATE_LSE)):
+        require_same(second[name], first[name], f"{name} of the second call against the first", locate)
