@@ -14,7 +14,9 @@ def _bind() -> None:
         if there != HERE:
             raise RuntimeError(f"two kvconform trees in one process, {there} and {HERE}: run them one after the other")
         return
-    spec = importlib.util.spec_from_file_location("kvconform", HERE / "__init__.py", submodule_search_locations=[str(HERE)])
+    spec = importlib.util.spec_from_file_location(
+        "kvconform", HERE / "__init__.py", submodule_search_locations=[str(HERE)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["kvconform"] = module
     spec.loader.exec_module(module)

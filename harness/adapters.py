@@ -1,7 +1,7 @@
 """Finds an adapter by built-in name, path, dotted name or entry point, and holds it to the form of one.
 
-Nothing is imported to find out what an adapter needs: NAME, BACKEND, REQUIRES, PROGRAMS and ENV are literals, read from the
-source. Every complaint is one sentence that names the file, the value and the way out.
+Nothing is imported to find out what an adapter needs: NAME, BACKEND, REQUIRES, PROGRAMS and ENV are literals, read
+from the source. Every complaint is one sentence that names the file, the value and the way out.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def find(ref: str) -> Found:
 
 def everything() -> list[Found]:
     """All built-in implementations and those of installed packages."""
-    return [find(name) for name in [*builtin(), *(p.name for p in entry_points(group=GROUP) if p.name not in builtin())]]
+    return [
+        find(name) for name in [*builtin(), *(p.name for p in entry_points(group=GROUP) if p.name not in builtin())]
+    ]
 
 
 def _literals(path: Path) -> dict[str, Any]:
@@ -177,7 +179,9 @@ def check(adapter: Any, file: str, name: str) -> None:
     """Raise AdapterError unless `adapter` has the form of one: known operations, axes, values, conventions, profile."""
     offers = getattr(adapter, "OFFERS", None)
     if not isinstance(offers, dict):
-        raise AdapterError(f"{file}: an adapter needs OFFERS, a dict of operation -> axes; {name} has {type(offers).__name__}")
+        raise AdapterError(
+            f"{file}: an adapter needs OFFERS, a dict of operation -> axes; {name} has {type(offers).__name__}"
+        )
     for op, offer in offers.items():
         _check_offer(adapter, file, op, offer)
     for convention, value in getattr(adapter, "CONVENTIONS", {}).items():
@@ -194,18 +198,22 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
     if not callable(getattr(adapter, op, None)):
         raise AdapterError(f"{file}: offers {op!r} but has no function of that name")
     if not isinstance(offer, dict):
-        raise AdapterError(f"{file}: OFFERS[{op!r}] must be a dict of axis -> set, range or value, not {type(offer).__name__}")
+        raise AdapterError(
+            f"{file}: OFFERS[{op!r}] must be a dict of axis -> set, range or value, not {type(offer).__name__}"
+        )
     row = OPERATIONS[op]
     axes = ("layout", "dtype", "static", "returns", *row.case_axes)
     for axis, predicate in offer.items():
         if axis not in axes:
             raise AdapterError(f"{file}: OFFERS[{op!r}] names axis {axis!r}{nearest(axis, axes)}")
-        known = {"layout": [r.name for r in row.layouts], "dtype": list(row.dtypes), "returns": list(row.returns)}.get(axis)
+        known = {"layout": [r.name for r in row.layouts], "dtype": list(row.dtypes), "returns": list(row.returns)}.get(
+            axis
+        )
         if known is None:
             continue
-        everything = {"layout": LAYOUTS, "dtype": DTYPES}.get(axis, known)
+        anything = {"layout": list(LAYOUTS), "dtype": list(DTYPES)}.get(axis, known)
         for value in members(predicate):
-            if value not in everything:
+            if value not in anything:
                 raise AdapterError(f"{file}: OFFERS[{op!r}] names {axis} {value!r}{nearest(str(value), known)}")
             if value not in known:
                 raise AdapterError(f"{file}: {op} is not specified for {axis} {value!r}, only for {', '.join(known)}")

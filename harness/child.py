@@ -18,8 +18,7 @@ def main() -> int:
         "--override-ini=filterwarnings=default",  # a kernel library's warning is not ours to fail on
         "-p",
         "no:cacheprovider",
-        "-p",
-        "no:benchmark",
+        "--assert=plain",
         "-q",
     ]
     return int(pytest.main([*fixed, *sys.argv[2:]]))

@@ -58,16 +58,28 @@ def commands() -> None:
     kvconform list                         what there is: implementations, operations, layouts, laws
     kvconform replay CASE --impl X         one case again, from a report
 
-    Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a bad
-    adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
+    Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a
+    bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
     """
 
 
 def _shared(command: Any) -> Any:
     options = [
-        click.option("--expect", metavar="FILE", help="Known violations; 'none' for none.  [default: expectations.toml beside the adapter]"),
-        click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON."),
-        click.option("--stall", type=float, default=STALL_SECONDS, show_default=True, help="Seconds after which a silent call is taken to hang."),
+        click.option(
+            "--expect",
+            metavar="FILE",
+            help="Known violations; 'none' for none.  [default: expectations.toml beside the adapter]",
+        ),
+        click.option(
+            "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON."
+        ),
+        click.option(
+            "--stall",
+            type=float,
+            default=STALL_SECONDS,
+            show_default=True,
+            help="Seconds after which a silent call is taken to hang.",
+        ),
         click.option("--debug", is_flag=True, help="Show tracebacks of adapters that do not load."),
     ]
     for option in reversed(options):
@@ -76,7 +88,13 @@ def _shared(command: Any) -> Any:
 
 
 @commands.command()
-@click.option("--impl", "impls", multiple=True, metavar="NAME", help="Built-in name, path to an adapter, or dotted module; may be repeated.  [default: everything runnable]")
+@click.option(
+    "--impl",
+    "impls",
+    multiple=True,
+    metavar="NAME",
+    help="Built-in name, path to an adapter, or dotted module; may be repeated.  [default: everything runnable]",
+)
 @click.option("--op", "ops", multiple=True, metavar="OP", help="Only this operation; may be repeated.")
 @click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
 @click.option("--law", "laws", multiple=True, metavar="LAW", help="Only this law; may be repeated.")
@@ -97,10 +115,14 @@ def run(
 ) -> int:
     """Judge implementations by every law of what they offer.
 
-    Each implementation runs in a process of its own: a kernel that crashes or hangs costs its cell and no more. Prints one
-    table, then every red cell with its smallest case and the line that replays it.
+    Each implementation runs in a process of its own: a kernel that crashes or hangs costs its cell and no more. Prints
+    one table, then every red cell with its smallest case and the line that replays it.
     """
-    for name, values, known in (("operation", ops, OPERATIONS), ("layout", layouts, LAYOUTS), ("profile", (profile,), EFFORTS)):
+    for name, values, known in (
+        ("operation", ops, OPERATIONS),
+        ("layout", layouts, LAYOUTS),
+        ("profile", (profile,), EFFORTS),
+    ):
         for value in values:
             if value not in known:
                 raise AdapterError(f"no {name} {value!r}{nearest(value, known)}")
@@ -117,7 +139,11 @@ def run(
 @commands.command()
 @click.argument("case", metavar="CASE")
 @click.option("--impl", required=True, metavar="NAME", help="Built-in name, path to an adapter, or dotted module.")
-@click.option("--law", metavar="LAW", help="Only this law.  [default: the one the case was reported for, else all of its operation]")
+@click.option(
+    "--law",
+    metavar="LAW",
+    help="Only this law.  [default: the one the case was reported for, else all of its operation]",
+)
 @_shared
 def replay(
     case: str, impl: str, law: str | None, expect: str | None, json_file: Path | None, stall: float, debug: bool
@@ -138,12 +164,22 @@ def _read(case: str) -> dict[str, Any]:
     parsed = read_case(case)
     data: dict[str, Any] = json.loads(case if case.lstrip().startswith("{") else Path(case).read_text(encoding="utf-8"))
     if data.get("digest") not in (None, digest(parsed)):
-        err.print(f"this suite draws other arrays for this case: digest {digest(parsed)}, reported {data['digest']}", style="yellow")
+        err.print(
+            f"this suite draws other arrays for this case: digest {digest(parsed)}, reported {data['digest']}",
+            style="yellow",
+        )
     return data
 
 
 def _judge(
-    found: list[Found], arguments: list[str], expect: str | None, json_file: Path | None, stall: float, debug: bool, *, named: bool
+    found: list[Found],
+    arguments: list[str],
+    expect: str | None,
+    json_file: Path | None,
+    stall: float,
+    debug: bool,
+    *,
+    named: bool,
 ) -> int:
     if debug:
         os.environ["KVCONFORM_DEBUG"] = "1"
@@ -174,7 +210,11 @@ def list_() -> None:
     for column in ("name", "backend", "state"):
         impls.add_column(column)
     for one in everything():
-        impls.add_row(one.name, one.literals["BACKEND"], f"[red]blocked[/]: {one.blocked}" if one.blocked else "[green]runnable[/]")
+        impls.add_row(
+            one.name,
+            one.literals["BACKEND"],
+            f"[red]blocked[/]: {one.blocked}" if one.blocked else "[green]runnable[/]",
+        )
     ops = Table(title="operations", title_justify="left")
     for column in ("name", "arguments", "returns", "claim"):
         ops.add_column(column)

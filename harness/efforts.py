@@ -1,7 +1,7 @@
 """How hard a run tries: the rows behind `--profile quick|default|thorough`.
 
-Counts decide; time is only a ceiling, shared out among the cells of an implementation and printed as `cut short 23/40`
-where it was reached.
+Counts decide; time is only a ceiling, shared out among the cells of an implementation and printed as `cut short
+23/40` where it was reached.
 """
 
 from __future__ import annotations

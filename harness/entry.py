@@ -12,6 +12,9 @@ def main() -> int:
     except ModuleNotFoundError as e:
         if e.name not in ("click", "rich"):
             raise
-        print(f"kvconform's command line needs {e.name}: pip install click rich (pytest suites --kv-impl X needs neither)", file=sys.stderr)
+        print(
+            f"kvconform's command line needs {e.name}: pip install click rich (pytest suites needs neither)",
+            file=sys.stderr,
+        )
         return 2
     return cli()

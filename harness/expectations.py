@@ -12,9 +12,9 @@
     op = "paged_decode"
     ...
 
-`when` is a region over the fields of a Case, in the predicate language of OFFERS. Cases inside it are judged and do not
-count against their cell; outside it the law holds in full. The witness must still violate each of the laws, or the
-expectation itself is reported: a fixed kernel is noticed.
+`when` is a region over the fields of a Case, in the predicate language of OFFERS. Cases inside it are judged and do
+not count against their cell; outside it the law holds in full. The witness must still violate each of the laws, or
+the expectation itself is reported: a fixed kernel is noticed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Expectation:
 
 
 def load(path: Path, impl: str, laws: Mapping[str, Any]) -> tuple[Expectation, ...]:
-    """The entries of one implementation. Raises AdapterError where the file, a law, an axis or a witness makes no sense."""
+    """The entries of one implementation. Raises AdapterError where anything in it makes no sense."""
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8")).get("expect", [])
     except (OSError, tomllib.TOMLDecodeError) as e:

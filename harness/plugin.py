@@ -1,7 +1,8 @@
 """pytest hooks and the `subject` fixture; the root conftest takes them all.
 
-Implementations come from `--kv-impl`, or from the `impls` of `kvconform.toml` in pytest's root directory where this tree is
-vendored (a conftest that is found late has no options). Exit codes are those of the command line: pytest's 5 becomes 3.
+Implementations come from `--kv-impl`, or from the `impls` of `kvconform.toml` in pytest's root directory where this
+tree is vendored (a conftest that is found late has no options). Exit codes are those of the command line: pytest's 5
+becomes 3.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from kvconform.harness import booking
 from kvconform.harness.adapters import ROOT, AdapterError, Found, find, nearest
 from kvconform.harness.booking import BAD, NOT_OFFERED, Booked
 from kvconform.harness.efforts import EFFORTS
-from kvconform.harness.expectations import FILE_NAME, load
+from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.journal import ENV_CLOSED, ENV_PATH, Journal
 from kvconform.harness.search import Options, Searcher, not_offered, planned
-from kvconform.harness.subject import Subject
+from kvconform.harness.subject import Subject, TimedSubject
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.strategies import Cell, cells
 from kvconform.suites.law import LAWS, Law
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "subject",
+    "timed",
 ]
 
 HOST_FILE = "kvconform.toml"
@@ -55,12 +58,14 @@ class State:
 
     searchers      implementation -> what tries laws on it
     booked         everything booked so far, not offered laws included
+    judging        whether any law was collected (a session of benchmarks, or of the host's own tests, judges nothing)
     """
 
     options: Options
     searchers: dict[str, Searcher] = field(default_factory=dict)
     booked: list[Booked] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
+    judging: bool = False
 
 
 STATE = pytest.StashKey[State]()
@@ -70,7 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options are prefixed: this tree may stand inside anybody's test suite."""
     group = parser.getgroup("kvconform", "KV-cache conformance")
     add = group.addoption
-    add("--kv-impl", action="append", metavar="NAME", help="implementation: built-in name, path to an adapter, or dotted module")
+    add(
+        "--kv-impl",
+        action="append",
+        metavar="NAME",
+        help="implementation: built-in name, path to an adapter, or dotted module",
+    )
     add("--kv-profile", choices=list(EFFORTS), help="how hard to try (default: quick)")
     add("--kv-seed", type=int, metavar="N", help="seed of every drawn case (default: 0)")
     add("--kv-op", action="append", metavar="OP", help="only this operation")
@@ -148,7 +158,9 @@ def _pytest_form() -> str:
 def read_case(text: str) -> Case:
     """A Case from a JSON file or from the JSON itself. Raises AdapterError."""
     try:
-        return Case.from_json(json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")))
+        return Case.from_json(
+            json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+        )
     except OSError as e:
         raise AdapterError(f"no case file {text!r}: {e.strerror}") from e
     except (json.JSONDecodeError, CaseError, TypeError) as e:
@@ -181,14 +193,39 @@ def _expectations_file(config: pytest.Config, found: Found) -> Path | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One item for each implementation that answers for the law; where there is none, one that is deselected."""
+    if "timed" in metafunc.fixturenames:
+        _generate_benchmarks(metafunc)
     law: Law | None = getattr(metafunc.function, "law", None)
     if law is None:
         return
     state = metafunc.config.stash[STATE]
     offering = [
-        name for name, s in state.searchers.items() if state.options.takes_law(law) and planned(s.subject, law, state.options)
+        name
+        for name, s in state.searchers.items()
+        if state.options.takes_law(law) and planned(s.subject, law, state.options)
     ]
     metafunc.parametrize("subject", offering or [None], indirect=True, ids=offering or ["nobody"])
+
+
+def _generate_benchmarks(metafunc: pytest.Metafunc) -> None:
+    """One item for each implementation, operation and layout, in the first dtype that is offered."""
+    state = metafunc.config.stash[STATE]
+    chosen: dict[str, tuple[Searcher, Cell]] = {}
+    for searcher in state.searchers.values():
+        for op, offer in searcher.subject.offers.items():
+            for cell in cells(op, offer, searcher.subject.conventions):
+                if not state.options.ops or op in state.options.ops:
+                    chosen.setdefault(f"{searcher.subject.name}-{op}-{cell.layout}", (searcher, cell))
+    metafunc.parametrize("timed", list(chosen.values()), indirect=True, ids=list(chosen))
+
+
+@pytest.fixture
+def timed(request: pytest.FixtureRequest) -> tuple[Subject, Subject, Cell]:
+    """An implementation, the same with the cell's operation under the clock, and the cell."""
+    if not request.config.pluginmanager.hasplugin("benchmark"):
+        pytest.fail("benchmarks need pytest-benchmark: pip install 'kvconform[bench]'", pytrace=False)
+    searcher, cell = request.param
+    return searcher.subject, TimedSubject(searcher.subject, cell.op, request.getfixturevalue("benchmark")), cell
 
 
 def _law_items(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, Law]]:
@@ -201,6 +238,7 @@ def _law_items(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, Law]]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect items without an implementation; with no implementation at all, leave one that fails."""
     state = config.stash[STATE]
+    state.judging = any(True for _ in _law_items(items))
     idle = [item for item, _ in _law_items(items) if item.callspec.params["subject"] is None]  # type: ignore[attr-defined]
     gone = set(idle[not state.searchers :])
     if gone:
@@ -219,7 +257,7 @@ def _refuse(state: State, message: str) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Book what is not offered, read the expectations, and write the plan."""
     state = session.config.stash[STATE]
-    if not any(_law_items(session.items)) and not state.searchers:
+    if not state.judging:
         return
     asked = [law for law in LAWS.values() if state.options.takes_law(law)]
     for searcher in state.searchers.values():
@@ -242,7 +280,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             impl=subject_.name,
             backend=subject_.backend,
             attested=subject_.attested(),
-            conventions={k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in subject_.conventions.items()},
+            conventions={
+                k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in subject_.conventions.items()
+            },
             cells=plan,
         )
 
@@ -291,7 +331,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """0, 1, 2 and 3 mean here what they mean on the command line."""
     state = session.config.stash.get(STATE, None)
-    if state is None or not state.searchers or exitstatus not in (0, 1, 5):
+    if state is None or not state.judging or not state.searchers or exitstatus not in (0, 1, 5):
         return
     for searcher in state.searchers.values():
         searcher.journal.write("done")
@@ -308,7 +348,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("kvconform")
     for name, searcher in state.searchers.items():
         rows = [b for b in state.booked if b.impl == name]
-        counts = [f"{sum(b.outcome == o for b in rows)} {o}" for o in booking.OUTCOMES if any(b.outcome == o for b in rows)]
+        counts = [
+            f"{sum(b.outcome == o for b in rows)} {o}" for o in booking.OUTCOMES if any(b.outcome == o for b in rows)
+        ]
         examples = sum(b.examples for b in rows)
         seconds = time.monotonic() - searcher.started
         terminalreporter.write_line(f"{name}: {', '.join(counts)}; {examples} examples in {seconds:.1f} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from kvconform.specs.operations import OPERATIONS
 SCHEMA = 1
 """Number of the JSON report's form."""
 
-_STYLE = {CONFORMS: "green", EXPECTED: "yellow", NOT_OFFERED: "dim", NOT_REACHED: "red"} | dict.fromkeys(BAD, "bold red")
+_STYLE = {CONFORMS: "green", EXPECTED: "yellow", NOT_OFFERED: "dim", NOT_REACHED: "red"} | dict.fromkeys(
+    BAD, "bold red"
+)
 SHOWN_CELLS = 3
 """Red cells of one law that are printed in full; the rest are named."""
 
@@ -30,7 +32,13 @@ class Bars:
     """Progress on stderr: a bar an implementation on a terminal, a line an implementation elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<26}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("cells"),
+        )
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
         self._console, self._tasks = console, {}  # type: ignore[var-annotated]
 
@@ -56,26 +64,32 @@ class Bars:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Implementations by operations, outcomes counted by cell."""
-    grid = Table(title="cells (layout x dtype x law) by outcome", title_justify="left", header_style="bold")
-    grid.add_column("implementation", no_wrap=True)
-    for op in OPERATIONS:
-        grid.add_column(op)
-    for run in runs:
-        name = Text(run.name, style="bold")
-        mode = run.attested.get("mode")
-        name.append(f"\n{run.backend}{', ' + mode if mode else ''}", style="dim")
-        grid.add_row(name, *(_cell([c for c in run.cells.values() if c.op in (op, "*")]) for op in OPERATIONS))
+    """Implementations and operations down, outcomes across, cells counted; what never occurred has no column."""
+    rows = [
+        (run, op, Counter(c.outcome for c in run.cells.values() if c.op in (op, "*")))
+        for run in runs
+        for op in OPERATIONS
+    ]
+    rows = [row for row in rows if row[2]]
+    seen = [outcome for outcome in OUTCOMES if any(counts[outcome] for _, _, counts in rows)]
+    grid = Table(title="cells (layout x dtype x law)", title_justify="left", header_style="bold")
+    grid.add_column("implementation")
+    grid.add_column("operation", no_wrap=True)
+    for outcome in seen:
+        grid.add_column(outcome, justify="right", style=_STYLE.get(outcome))
+    shown = None
+    for run, op, counts in rows:
+        if run is not shown:
+            grid.add_section()
+        grid.add_row("" if run is shown else _who(run), op, *(str(counts[o] or "") for o in seen))
+        shown = run
     return grid
 
 
-def _cell(cells: Iterable[Booked]) -> Text:
-    counts = Counter(cell.outcome for cell in cells)
-    if set(counts) == {NOT_OFFERED}:
-        return Text(NOT_OFFERED, style=_STYLE[NOT_OFFERED])
-    shown = [outcome for outcome in OUTCOMES if counts[outcome] and outcome != NOT_OFFERED]
-    lines = [Text(outcome if outcome == "blocked" else f"{counts[outcome]} {outcome}", style=_STYLE.get(outcome, "")) for outcome in shown]
-    return Text("\n").join(lines)
+def _who(run: Run) -> Text:
+    name = Text(run.name, style="bold")
+    mode = run.attested.get("mode", "")
+    return name.append(f" ({mode})" if mode else "", style="dim")
 
 
 def details(run: Run) -> list[Text]:
@@ -95,7 +109,9 @@ def details(run: Run) -> list[Text]:
             out.append(Text(f"  and {rest}", style="dim"))
     for cell in run.cells.values():
         if cell.outcome == EXPECTED:
-            out.append(Text(f"{run.name} expected {cell.key}: {cell.message or f'{cell.expected} cases'}", style="yellow"))
+            out.append(
+                Text(f"{run.name} expected {cell.key}: {cell.message or f'{cell.expected} cases'}", style="yellow")
+            )
     return out
 
 

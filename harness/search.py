@@ -1,8 +1,8 @@
 """Trying a law on the cells of an implementation: the only place where Hypothesis is driven.
 
-Each cell has its own `@given`, seeded by (seed, cell), so that a violation in one leaves the others as they were. Failures are
-memoised by Case: a kernel that fails now and then violates, and is never called flaky. A counterexample found in one cell
-is tried on the next ones first, which spares most of the shrinking.
+Each cell has its own `@given`, seeded by (seed, cell), so that a violation in one leaves the others as they were.
+Failures are memoised by Case: a kernel that fails now and then violates, and is never called flaky. A counterexample
+found in one cell is tried on the next ones first, which spares most of the shrinking.
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ class Options:
 
     def takes_law(self, law: Law) -> bool:
         """Whether a law is asked for."""
-        return (not self.ops or law.op in self.ops) and (not self.laws or law.name in self.laws) and (
-            self.case is None or self.case.op == law.op
+        return (
+            (not self.ops or law.op in self.ops)
+            and (not self.laws or law.name in self.laws)
+            and (self.case is None or self.case.op == law.op)
         )
 
     def takes_cell(self, cell: Cell) -> bool:
@@ -205,7 +207,10 @@ class _Trial:
             report_multiple_bugs=False,
             verbosity=Verbosity.quiet,
             phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],  # slow or picky kernels are legal
+            suppress_health_check=[
+                HealthCheck.too_slow,
+                HealthCheck.filter_too_much,
+            ],  # slow or picky kernels are legal
         )
         @given(case=self.law.strategy(self.cell))
         def one(case: Case) -> None:

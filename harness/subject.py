@@ -84,7 +84,9 @@ class Subject:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return getattr(self.adapter, op)(*positional, **keywords)
-        except BaseException as e:  # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
+        except (
+            BaseException
+        ) as e:  # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
             raise Violation(f"{op} raised {type(e).__name__}: {e}") from e
         finally:
             self.inside += time.perf_counter() - start
@@ -121,11 +123,13 @@ class Subject:
         values = raw if isinstance(raw, tuple) else (raw,)
         if len(values) != len(names):
             raise Violation(
-                f"{op} returned {len(values)} result(s), want {len(names)} ({', '.join(names)}); an adapter that returns "
-                f"fewer says so in OFFERS[{op!r}]['returns'] ({self.file})"
+                f"{op} returned {len(values)} result(s), want {len(names)} ({', '.join(names)}); an adapter that "
+                f"returns fewer says so in OFFERS[{op!r}]['returns'] ({self.file})"
             )
         named = zip(names, values, strict=True)
-        return {n: self._checked(op, n, value, want[n]) for n, value in named if want[n] is not None or value is not None}
+        return {
+            n: self._checked(op, n, value, want[n]) for n, value in named if want[n] is not None or value is not None
+        }
 
     def _checked(self, op: str, name: str, handle: Any, want: Any) -> Array:
         if want is None:
@@ -140,13 +144,41 @@ class Subject:
 
     def _inputs_unchanged(self, op: str, arguments: Mapping[str, Any], handles: Mapping[str, Any], got: Any) -> None:
         for name, value in arguments.items():
-            after = _each(handles[name], lambda h: h if isinstance(h, str | int | float) else self._to_host(f"{op}'s argument", h))
+            after = _each(
+                handles[name], lambda h: h if isinstance(h, str | int | float) else self._to_host(f"{op}'s argument", h)
+            )
             in_place = self._in_place.get(op) == name
             for label, was, now in _pairs(name, got[name] if in_place else value, after):
                 if was.shape != now.shape or was.tobytes() != now.tobytes():
                     if in_place:
-                        raise Violation(f"{op}: IN_PLACE says {name!r} is changed, but {label} and the result differ ({self.file})")
+                        raise Violation(
+                            f"{op}: IN_PLACE says {name!r} is changed, but {label} and the result differ ({self.file})"
+                        )
                     raise Violation(f"{op} changed its input {label}, {_change(was, now)} ({self.file})")
+
+
+class TimedSubject(Subject):
+    """A Subject whose calls of one operation are timed, on handles that are already on the device.
+
+    The result of the last timed call goes the way of every result: a law judges it, on the very buffers timed.
+
+    op          the operation that is timed
+    benchmark   pytest-benchmark's fixture
+    """
+
+    def __init__(self, subject: Subject, op: str, benchmark: Any) -> None:
+        super().__init__(subject.adapter, subject.name, subject.file, subject.ref)
+        self._op, self._benchmark = op, benchmark
+
+    def _run(self, op: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
+        result = super()._run(
+            op, positional, keywords
+        )  # compiles, and fails with a sentence where timing would with a trace
+        if op != self._op:
+            return result
+        wait = getattr(self.adapter, "synchronize", lambda handles: handles)
+        function = getattr(self.adapter, op)
+        return self._benchmark(lambda: wait(function(*positional, **keywords)))
 
 
 def _each(value: Any, convert: Any) -> Any:

@@ -1,8 +1,8 @@
 """A run survives its kernels: one child process an implementation, and only its journal is believed.
 
-A child that dies or stalls costs the cell in flight, with its case; the supervisor starts another without the closed cells.
-Three deaths close an operation. The exit code proves nothing (a kernel may call `os._exit(0)`): a run is over when `done`
-stands in the journal.
+A child that dies or stalls costs the cell in flight, with its case; the supervisor starts another without the closed
+cells. Three deaths close an operation. The exit code proves nothing (a kernel may call `os._exit(0)`): a run is over
+when `done` stands in the journal.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from kvconform.harness import booking, journal
 from kvconform.harness.adapters import ROOT, Found
-from kvconform.harness.booking import BAD, BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, VIOLATES, Booked, Run
+from kvconform.harness.booking import BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, Booked, Run
 from kvconform.harness.efforts import FIRST_STALL_SECONDS, STALL_SECONDS
 from kvconform.harness.search import replay_line
 
@@ -106,6 +107,7 @@ class _Supervisor:
         command = [sys.executable, "-P", str(ROOT / "__main__.py"), "child", "--kv-impl", self._ref(), *self.arguments]
         environment = os.environ | {
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # whatever pytest plugins stand around have no say in a verdict
             "HYPOTHESIS_STORAGE_DIRECTORY": str(self.folder / "hypothesis"),
             journal.ENV_PATH: str(path),
             journal.ENV_CLOSED: str(closed),
@@ -138,7 +140,9 @@ class _Supervisor:
                 self._take(watch, row)
             if ended:
                 return
-            if time.monotonic() - beat > (self.stall if watch.booked_any else max(self.stall, FIRST_STALL_SECONDS * (self.stall >= STALL_SECONDS))):
+            if time.monotonic() - beat > (
+                self.stall if watch.booked_any else max(self.stall, FIRST_STALL_SECONDS * (self.stall >= STALL_SECONDS))
+            ):
                 watch.stalled = True
                 return
             time.sleep(POLL_SECONDS)
@@ -225,10 +229,6 @@ class _Watch:
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
     """End the child and everything it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
-
-

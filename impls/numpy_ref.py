@@ -4,6 +4,8 @@ It reads every layout through views and never calls the suite's index formula, s
 cannot agree with itself.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 NAME = "numpy_ref"
@@ -130,7 +132,7 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits
         k, v = (_sequence(view, pages, n).astype(np.float32) for view in (k_view, v_view))
         grouped = q[seq].astype(np.float32).reshape(num_kv_heads, -1, dim)
         ends = [int(n) * i // num_splits for i in range(num_splits + 1)]
-        parts = [_online_softmax(grouped, k[a:b], v[a:b], sm_scale) for a, b in zip(ends, ends[1:], strict=False)]
+        parts = [_online_softmax(grouped, k[a:b], v[a:b], sm_scale) for a, b in pairwise(ends)]
         merged, total = parts[0] if num_splits == 1 else _merge(*map(np.stack, zip(*parts, strict=True)))
         out[seq], lse[seq] = merged.reshape(num_q_heads, dim).astype(q.dtype), total.reshape(num_q_heads)
     return out, lse

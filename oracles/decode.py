@@ -1,4 +1,4 @@
-"""Paged decode attention by the definition in float64, with the error that a kernel of the declared profile may make."""
+"""Paged decode attention by the definition in float64, with the error that the declared profile allows."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def rounding(profile: Profile, dtype: str, **parts: Any) -> Profile:
 
 
 def tree(profile: Profile, dtype: str, num_parts: int, depth: int) -> Profile:
-    """The profile of `num_parts` results merged by calls, `depth` calls deep: each call stores its result in the dtype."""
+    """The profile of `num_parts` results merged by calls, `depth` calls deep; each call stores its result."""
     one_call = profile.merge_levels or 2
     return rounding(profile, dtype, splits=num_parts, merge_levels=one_call * depth, partial_format=dtype)
 
 
 def twice_merged(profile: Profile, dtype: str, num_splits: int, num_parts: int) -> Profile:
-    """The profile of decoding `num_parts` parts in `num_splits` splits each, and merging the results by one more call."""
+    """The profile of decoding `num_parts` parts in `num_splits` splits each, and merging once more."""
     inside = (profile.merge_levels or num_splits) if num_splits > 1 else 0
     levels = inside + (profile.merge_levels or num_parts)
     return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=levels, partial_format=dtype)
@@ -100,7 +100,7 @@ def expected(
 def visible_weight(
     inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
 ) -> list[float]:
-    """For each (sequence, q head) with two keys or more: the least change of one key's weight that leaves the interval."""
+    """Of each (sequence, q head) with two keys or more: the least change of a key's weight that leaves the interval."""
     out = want["out"]
     assert isinstance(out, Interval)
     seen = []

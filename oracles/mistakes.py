@@ -1,14 +1,15 @@
 """Named mistakes: what a kernel that reads its inputs wrongly would give, on the very same bytes.
 
-A mistake is the right reading with one thing changed. The table has three uses: it names failures ("looks like"), it says
-which faults the suite must be able to tell apart, and its claims are the "what goes wrong" page of the documentation.
-A mistake is named only when it explains every failing example of a cell and no other one does.
+A mistake is the right reading with one thing changed. The table has three uses: it names failures ("looks like"), it
+says which faults the suite must be able to tell apart, and its claims are the "what goes wrong" page of the
+documentation. A mistake is named only when it explains every failing example of a cell and no other one does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,10 @@ def _skipped_go_to(slot: Callable[[PagedInputs], int]) -> Change:
 
 def _scale(factor: Callable[[float], float]) -> Change:
     return lambda inputs, right: replace(right, sm_scale=factor(right.sm_scale))
+
+
+def _lse_unit(unit: float) -> Change:
+    return lambda inputs, right: replace(right, lse_unit=unit)
 
 
 def _joined(
@@ -207,7 +212,7 @@ MISTAKES: dict[str, Mistake] = {
         f"lse_is_base_{base}": Mistake(
             f"lse is given in base {base}",
             ("paged_decode",),
-            (lambda inputs, right, unit=unit: replace(right, lse_unit=unit),),
+            (_lse_unit(unit),),
         )
         for base, unit in decode.LSE_UNIT.items()
     },
@@ -258,13 +263,13 @@ def _numbered(tries: Iterator[tuple[str, Oracle]]) -> dict[str, Oracle]:
 def of_append(inputs: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Oracle]:
     """What wrong appends would leave in this cache."""
     tries = _readings("append", inputs, Reading.of(inputs))
-    return _numbered((name, lambda r=r: paged.expect_append(inputs, cache, r)) for name, r in tries)
+    return _numbered((name, partial(paged.expect_append, inputs, cache, r)) for name, r in tries)
 
 
 def of_gather(inputs: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Oracle]:
     """What wrong gathers would read from this cache."""
     tries = _readings("gather", inputs, Reading.of(inputs))
-    return _numbered((name, lambda r=r: paged.expect_gather(inputs, cache, r)) for name, r in tries)
+    return _numbered((name, partial(paged.expect_gather, inputs, cache, r)) for name, r in tries)
 
 
 def of_decode(
@@ -272,7 +277,7 @@ def of_decode(
 ) -> dict[str, Oracle]:
     """What wrong decodes would compute from this cache."""
     tries = _readings("paged_decode", inputs, right)
-    return _numbered((name, lambda r=r: decode.expected(inputs, cache, profile, r)) for name, r in tries)
+    return _numbered((name, partial(decode.expected, inputs, cache, profile, r)) for name, r in tries)
 
 
 FUSED = {"heads_are_halves": "all of K, then all of V", "k_and_v_are_swapped": "V0 K0 V1 K1 ..."}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -110,7 +111,7 @@ def expect_append(inputs: PagedInputs, cache: Mapping[str, Array], reading: Read
     """Every byte of every field after append."""
     row, dtype = inputs.case.row, inputs.case.dtype
     return {
-        name: Exact(array, lambda index, name=name: row.where(name, index, inputs.sizes, dtype))
+        name: Exact(array, partial(row.where, name, sizes=inputs.sizes, dtype=dtype))
         for name, array in appended(inputs, cache, reading).items()
     }
 

@@ -1,17 +1,19 @@
 """The only comparisons. They raise; there is no boolean to forget.
 
-An output is expected either bit for bit (`Exact`) or inside the interval that the error bound gives (`Interval`). What a
-check saw travels with the Violation, so that named mistakes can be tried on it later: a mistake explains a Violation when
-the same outputs meet what a kernel with that mistake would have produced from the same bytes.
+An output is expected either bit for bit (`Exact`) or inside the interval that the error bound gives (`Interval`).
+What a check saw travels with the Violation, so that named mistakes can be tried on it later: a mistake explains a
+Violation when the same outputs meet what a kernel with that mistake would have produced from the same bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.rounding import admissible
 from kvconform.specs.data import Array
 
@@ -120,7 +122,7 @@ def require(
             text = (
                 f"{name}{when and ' ' + when}: {int(bad.sum())} of {bad.size} elements {want.describe(got[name], bad)}"
             )
-            tries = {n: (lambda oracle=oracle: _meets(got, oracle())) for n, oracle in (mistakes or {}).items()}
+            tries = {n: partial(_explains, got, oracle) for n, oracle in (mistakes or {}).items()}
             raise Violation(text, tries)
 
 
@@ -133,10 +135,16 @@ def require_same(got: Array, want: Array, what: str, locate: Locate) -> None:
         raise Violation(f"{what}: {int(bad.sum())} of {bad.size} elements {Exact(want, locate).describe(got, bad)}")
 
 
-def _meets(got: Mapping[str, Array], expected: Expected) -> bool:
+def _explains(got: Mapping[str, Array], oracle: Callable[[], Expected]) -> bool:
+    """Whether outputs meet what a mistake would have given; outside the bound's domain it explains nothing."""
     with np.errstate(all="ignore"):
+        try:
+            expected = oracle()
+        except OutsideDomain:
+            return False
         return all(
-            got[name].shape == want.want.shape and not want.unmet(got[name]).any() for name, want in expected.items()
+            name in got and got[name].shape == want.want.shape and not want.unmet(got[name]).any()
+            for name, want in expected.items()
         )
 
 
@@ -152,7 +160,7 @@ def _bits(value: object) -> str:
 
 
 def resolution(values: Sequence[float]) -> float | None:
-    """One figure for a cell: the median over its rows of the least change of one key's weight that would have been seen.
+    """One figure for a cell: the median over its rows of the least change of a key's weight that was visible.
 
     None where nothing was bounded; 0 never occurs, since every rounding hides something.
     """

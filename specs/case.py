@@ -1,7 +1,7 @@
 """A Case: one complete input, frozen. Every array derives from it and from nothing else.
 
-A Case prints as one value, survives JSON, and replays alone. Fields an operation does not look at keep their defaults and
-are neither printed nor written.
+A Case prints as one value, survives JSON, and replays alone. Fields an operation does not look at keep their defaults
+and are neither printed nor written.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class Case:
         unknown = sorted(set(data) - {f.name for f in fields(cls)})
         if unknown:
             raise CaseError(f"a case with unknown field {unknown[0]!r}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
 
     def __str__(self) -> str:
         """`paged_decode(layout='nhd', dtype='float32', ...)`, without fields at their defaults."""

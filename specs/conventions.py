@@ -1,7 +1,7 @@
 """Conventions: what implementations legitimately decide for themselves, declared so that nobody argues about it later.
 
-An adapter's `CONVENTIONS` names its choices; strategies draw nothing outside them, oracles follow them, the report prints
-them. A convention that takes several choices lists everything the implementation copes with.
+An adapter's `CONVENTIONS` names its choices; strategies draw nothing outside them, oracles follow them, the report
+prints them. A convention that takes several choices lists everything the implementation copes with.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Bulk data: an integer hash of (seed, tensor, logical coordinate), mapped exactly to the dtype.
 
-No generator state and no order: the value at a coordinate depends on that coordinate alone, so shrinking one size leaves
-every other value as it was, and the same Case holds the same bits on every machine.
+No generator state and no order: the value at a coordinate depends on that coordinate alone, so shrinking one size
+leaves every other value as it was, and the same Case holds the same bits on every machine.
 
-Every value of an arithmetic family has at most six significant bits, so it is exact in float16, bfloat16 and float32 and
-no rounding happens before the kernel starts.
+Every value of an arithmetic family has at most six significant bits, so it is exact in float16, bfloat16 and float32
+and no rounding happens before the kernel starts.
 """
 
 from __future__ import annotations
@@ -86,7 +86,12 @@ offset   v around 4: outputs that cancel
 """
 
 MOVEMENT_FAMILIES = ("plain", "bits", "patterns")
-"""What bytes a data-movement case holds: eighths; random bit patterns (NaN payloads, -0.0, subnormals); every bit pattern in turn."""
+"""What bytes a data-movement case holds.
+
+plain      eighths
+bits       random bit patterns: NaN payloads, -0.0, subnormals
+patterns   every bit pattern in turn
+"""
 
 
 def bits(dtype: str, h: Hashes) -> Array:
@@ -108,8 +113,8 @@ def values(dtype: str, family: str, tensor: str, h: Hashes) -> Array:
         return bits(dtype, h)
     if not is_floating(dtype):
         small = (h >> _U(60)).astype(np.int64)
-        return (small - 8 * (DTYPES[dtype].kind == "i")).astype(DTYPES[dtype])
-    return ARITHMETIC_FAMILIES[family](tensor, h).astype(DTYPES[dtype])
+        return np.asarray((small - 8 * (DTYPES[dtype].kind == "i")).astype(DTYPES[dtype]))
+    return np.asarray(ARITHMETIC_FAMILIES[family](tensor, h).astype(DTYPES[dtype]))
 
 
 def garbage(dtype: str, h: Hashes) -> Array:

@@ -51,7 +51,7 @@ class Format:
 
 
 def _format(name: str) -> Format:
-    info = ml_dtypes.finfo(DTYPES[name])
+    info: Any = ml_dtypes.finfo(DTYPES[name])  # type: ignore[no-untyped-call]
     return Format(int(info.nmant) + 1, int(info.minexp), float(info.max))
 
 

@@ -1,10 +1,10 @@
 """Layouts as data: where element (kv, page, slot, head, dim) of a cache lives.
 
 A row says it in one line a field (`specs/pattern.py`). Shape, index formula, strategies, oracles, diagnosis and the
-documentation are derived from the row; adding a layout is adding a row. Three independent guards keep a wrong row from
-cancelling out between generator and oracle (`tests/test_layouts.py`): every row is a bijection onto its live bits, golden
-addresses computed from the upstream source's own pointer arithmetic, and an implementation (`impls/numpy_ref.py`) that
-reads by plain reshape and transposition.
+documentation are derived from the row; adding a layout is adding a row. Three independent guards keep a wrong row
+from cancelling out between generator and oracle (`tests/test_layouts.py`): every row is a bijection onto its live
+bits, golden addresses computed from the upstream source's own pointer arithmetic, and an implementation
+(`impls/numpy_ref.py`) that reads by plain reshape and transposition.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from kvconform.specs import pattern
@@ -46,7 +47,7 @@ class Layout:
     bytes: Mapping[str, int] = field(default_factory=dict)
     dtypes: tuple[str, ...] = tuple(DTYPES)
 
-    @property
+    @cached_property
     def fuses(self) -> bool:
         """Whether one field holds both K and V."""
         return next(iter(self.fields.values())).split()[0] == "kv"

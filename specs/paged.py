@@ -90,7 +90,7 @@ class PagedInputs:
 
     @cached_property
     def tokens(self) -> tuple[Array | None, Array | None]:
-        """K and V, rows by (sequence, position): shrinking one size leaves every other value; None for a side without storage."""
+        """K and V, rows by (sequence, position); None for a side that the layout does not store."""
         k, v = ((self._tokens(side) if side in self.case.row.sides else None) for side in (0, 1))
         return k, v
 
@@ -117,7 +117,9 @@ class PagedInputs:
     def with_pages_renamed(self) -> PagedInputs:
         """The same tokens under other page numbers: the pages' order reversed."""
         other = PagedInputs(self.case)
-        other.block_table = np.where(self.block_table < 0, -1, self.sizes["page"] - 1 - self.block_table).astype(np.int32)
+        other.block_table = np.where(self.block_table < 0, -1, self.sizes["page"] - 1 - self.block_table).astype(
+            np.int32
+        )
         return other
 
     def in_parts(self, num_parts: int) -> PagedInputs:

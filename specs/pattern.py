@@ -4,8 +4,8 @@
     kv page slot head dim       ->  page slot (head kv) dim       K and V rows alternate inside the head axis
     page slot head (chunk x)    ->  page head chunk slot x        a logical axis cut in two
 
-A name is an axis; parentheses make several axes one dimension of the array. Shape and index formula both follow from the
-line; nothing else in the project knows how an element's place is computed.
+A name is an axis; parentheses make several axes one dimension of the array. Shape and index formula both follow from
+the line; nothing else in the project knows how an element's place is computed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def parse(line: str) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
     )
     names = [sorted(axis for group in side for axis in group) for side in sides]
     if not arrow or names[0] != names[1] or len(set(names[0])) != len(names[0]):
-        raise ValueError(f"{line!r}: both sides of '->' must name the same axes, each once; got {names[0]} and {names[1]}")
+        raise ValueError(
+            f"{line!r}: both sides of '->' must name the same axes, each once; got {names[0]} and {names[1]}"
+        )
     return sides[0], sides[1]
 
 

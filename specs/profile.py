@@ -1,9 +1,9 @@
 """The arithmetic profile: what a kernel says of its own rounding, stage by stage.
 
-An adapter states a few of these fields in `ARITHMETIC`; the error bound (`oracles/bound.py`) is computed from them and
-from nothing else. A field that is left out keeps its default: an IEEE-like float32 kernel in one pass, tiles in any order.
-Formats are names of `specs.dtypes.FORMATS`; `None` means "not rounded at this stage". Errors named `*_error` are relative
-unless their line says absolute.
+An adapter states a few of these fields in `ARITHMETIC`; the error bound (`oracles/bound.py`) is computed from them
+and from nothing else. A field that is left out keeps its default: an IEEE-like float32 kernel in one pass, tiles in
+any order. Formats are names of `specs.dtypes.FORMATS`; `None` means "not rounded at this stage". Errors named
+`*_error` are relative unless their line says absolute.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an operation must return: shape and dtype of every result, from its arguments; and whether there is work to do."""
+"""What an operation must return: shape and dtype of every result, from its arguments; whether there is work."""
 
 from __future__ import annotations
 

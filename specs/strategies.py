@@ -1,15 +1,16 @@
 """Strategies: every Case that a layout, an operation and an offer allow, simplest first.
 
-Sizes, page tables and a seed are drawn, never thousands of floats. Half of the lengths sit on a boundary (0, 1, a page, a
-page and one, the table's end), half are anywhere: boundaries alone make most rows tiny and blind to the online softmax.
-Every sequence drawn from has fewer than 100 entries: into longer ranges Hypothesis mixes constants of the modules it finds,
-and the same seed would draw other cases after an unrelated edit.
+Sizes, page tables and a seed are drawn, never thousands of floats. Half of the lengths sit on a boundary (0, 1, a
+page, a page and one, the table's end), half are anywhere: boundaries alone make most rows tiny and blind to the
+online softmax. Every sequence drawn from has fewer than 100 entries: into longer ranges Hypothesis mixes constants of
+the modules it finds, and the same seed would draw other cases after an unrelated edit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -154,46 +155,56 @@ def cells(op: str, offer: Mapping[str, Any], conventions: Mapping[str, Any]) -> 
     ]
 
 
-def _seed(draw: Any) -> int:
-    return sum(draw(st.sampled_from(range(16))) << 4 * i for i in range(4))
+_QUARTER = st.sampled_from(range(16))
+_SEED = st.builds(lambda *quarters: sum(q << 4 * i for i, q in enumerate(quarters)), *[_QUARTER] * 4)
+_NUM_SEQS = st.sampled_from((1, 2, 3, 4))
 
 
-def _lengths(draw: Any, cell: Cell, page_size: int, capacity: int, num_seqs: int) -> tuple[int, ...]:
+def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int]:
+    """Lengths of one sequence: half of them on an edge, half anywhere."""
     longest = capacity * page_size if capacity else LONGEST
-    edges = [1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest]
+    edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
     least = 1 if cell.conventions["empty_rows"] == "undefined" else 0
-    fits = [n for n in dict.fromkeys(edges) if least <= n <= longest and holds(cell.offer.get("kv_lens", {n}), n)]
-    anywhere = [n for n in range(1, longest + 1) if holds(cell.offer.get("kv_lens", {n}), n)]
-    one = st.one_of(st.sampled_from(fits), st.sampled_from(anywhere))
-    return tuple(draw(one) for _ in range(num_seqs))
+    limit = cell.claims.get("kv_lens", range(least, longest + 1))
+    fits = [n for n in edges if least <= n <= longest and holds(limit, n)]
+    anywhere = [n for n in range(1, longest + 1) if holds(limit, n)]
+    if not fits or not anywhere:
+        raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {limit!r}")
+    return st.one_of(st.sampled_from(fits), st.sampled_from(anywhere))
 
 
-@st.composite
 def cases(
-    draw: Any,
     cell: Cell,
     families: tuple[str, ...] | None = None,
     only: Mapping[str, tuple[Any, ...]] | None = None,
-) -> Case:
-    """A Case of a cell. Shrinks towards one sequence, one page, the first entry of each pool, seed 0.
+) -> st.SearchStrategy[Case]:
+    """Cases of a cell. They shrink towards one sequence, one page, the first entry of each pool, seed 0.
 
     families   kinds of contents; None: those of the operation's verdict
     only       axes a law restricts, such as {"dead": ("nan",)}
+    Raises OfferError where the offer leaves nothing to draw.
     """
-    operation = OPERATIONS[cell.op]
-    only = only or {}
-    values = dict(draw(st.sampled_from(cell.geometries()))) if cell.static else {}
-    for axis in operation.case_axes:
-        if axis in POOL and axis not in values:
-            values[axis] = draw(st.sampled_from(cell.allowed(axis, only.get(axis))))
-    if "kv_lens" in operation.case_axes:
-        num_seqs = values.pop("num_seqs", None) or draw(st.sampled_from((1, 2, 3, 4)))
-        values["kv_lens"] = _lengths(draw, cell, values["page_size"], values.get("capacity", 0), num_seqs)
-    elif "num_seqs" not in operation.case_axes:
-        values.pop("num_seqs", None)
-    default = tuple(data.ARITHMETIC_FAMILIES) if operation.rounds else ("plain", "bits")
-    family = draw(st.sampled_from(families or default))
-    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=_seed(draw), **values)
+    seen = OPERATIONS[cell.op].case_axes
+    shapes = cell.geometries() if cell.static else [{}]
+    free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
+    choices = {axis: st.sampled_from(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
+    default = tuple(data.ARITHMETIC_FAMILIES) if OPERATIONS[cell.op].rounds else ("plain", "bits")
+    family = st.sampled_from(families or default)
+    lengths = cache(partial(_lengths, cell))
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> Case:
+        values: dict[str, Any] = dict(shapes[draw(st.sampled_from(range(len(shapes))))]) if cell.static else {}
+        values |= {axis: draw(choice) for axis, choice in choices.items()}
+        num_seqs = values.pop("num_seqs", None)
+        if "num_seqs" in seen:
+            values["num_seqs"] = num_seqs
+        if "kv_lens" in seen:
+            length = lengths(values["page_size"], values.get("capacity", 0))
+            values["kv_lens"] = tuple(draw(length) for _ in range(num_seqs or draw(_NUM_SEQS)))
+        return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=draw(family), seed=draw(_SEED), **values)
+
+    return drawn()
 
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
@@ -214,3 +225,35 @@ def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
             head_dim=dim,
         ),
     )
+
+
+BENCH_LENGTHS = (512, 1, 130, 64)
+"""kv_lens that benchmarks use where shapes are free: long, shortest, ragged, whole pages."""
+
+
+def bench_case(cell: Cell) -> Case:
+    """The one Case of a cell that is timed: its largest static geometry, or a modest serving batch.
+
+    Raises OfferError where the offer leaves nothing to draw.
+    """
+    seen = OPERATIONS[cell.op].case_axes
+    wish: dict[str, Any] = {
+        "page_size": 16,
+        "num_kv_heads": 2,
+        "group": 4,
+        "head_dim": 64,
+        "num_subspaces": 32,
+        "num_splits": 2,
+    }
+    wish |= {"num_parts": 8, "num_seqs": 4, "num_tokens": 256, "spare_pages": 1}
+    if cell.static:
+        wish |= cell.geometries()[-1]
+    for axis, value in wish.items():
+        if axis in POOL and axis in cell.claims and not holds(cell.claims[axis], value):
+            wish[axis] = cell.allowed(axis)[-1]
+    if "kv_lens" in seen:
+        longest = wish.get("capacity", 0) * wish["page_size"]
+        wish["kv_lens"] = (longest,) * wish["num_seqs"] if cell.static else BENCH_LENGTHS
+    scale = cell.allowed("sm_scale")[0] if "sm_scale" in seen else None
+    values = {axis: value for axis, value in wish.items() if axis in seen} | ({"sm_scale": scale} if scale else {})
+    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, seed=1, **values)

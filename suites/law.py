@@ -1,7 +1,7 @@
 """What a law is: a check of (subject, case), bound to one operation and run over every cell that is offered.
 
-A suite writes the check as a test function and decorates it; the decorated function is an ordinary pytest test that takes
-the `subject` fixture, and its row is in `LAWS`.
+A suite writes the check as a test function and decorates it; the decorated function is an ordinary pytest test that
+takes the `subject` fixture, and its row is in `LAWS`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,27 @@ from kvconform.specs.strategies import Cell, cases
 class Subject(Protocol):
     """One implementation as a law sees it; the harness provides it (harness/subject.py)."""
 
-    conventions: Mapping[str, Any]
-    profile: Profile
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        """Its declared conventions, completed."""
+        ...
+
+    @property
+    def profile(self) -> Profile:
+        """Its declared arithmetic, completed."""
+        ...
 
     def call(self, case: Case, op: str, **arguments: Any) -> dict[str, Array]:
-        """Call an operation on host arrays; results by name, on the host. Anything it does wrong by itself raises Violation."""
+        """Call an operation on host arrays; results by name. Whatever a call does wrong by itself raises Violation."""
         ...
 
     def saw(self, weights: list[float]) -> None:
         """Book the resolution of what has just passed (oracles.verdict.resolution)."""
         ...
+
+
+class Search(Protocol):
+    """What the `subject` fixture hands to a law's test function."""
 
     def search(self, law: Law) -> None:
         """Try the law on every cell."""
@@ -77,14 +88,14 @@ LAWS: dict[str, Law] = {}
 """Every law that has been imported, by name."""
 
 
-def law(op: str, **row: Any) -> Callable[[Check], Callable[[Subject], None]]:
+def law(op: str, **row: Any) -> Callable[[Check], Callable[[Search], None]]:
     """Decorate a check: registers its Law and returns the pytest test. Keywords are the fields of `Law`."""
 
-    def wrap(check: Check) -> Callable[[Subject], None]:
+    def wrap(check: Check) -> Callable[[Search], None]:
         found = Law(check.__name__.removeprefix("test_"), op, check, **row)
         LAWS[found.name] = found
 
-        def test(subject: Subject) -> None:
+        def test(subject: Search) -> None:
             subject.search(found)
 
         test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__

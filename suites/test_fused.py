@@ -24,9 +24,16 @@ def test_merging_commutes_with_sharding_heads(subject, case):
     k, v = inputs(case).sides
     whole = subject.call(case, "merge_kv", k=k, v=v)["kv"]
     for cut in range(1, case.num_kv_heads):
-        shards = [subject.call(case, "merge_kv", k=k[:, part], v=v[:, part])["kv"] for part in (slice(cut), slice(cut, None))]
+        shards = [
+            subject.call(case, "merge_kv", k=k[:, part], v=v[:, part])["kv"] for part in (slice(cut), slice(cut, None))
+        ]
         joined = np.concatenate(shards, axis=1)
-        require_same(joined, whole, f"shards of {cut} and {case.num_kv_heads - cut} heads against all heads", by_axes("token", "row", "dim"))
+        require_same(
+            joined,
+            whole,
+            f"shards of {cut} and {case.num_kv_heads - cut} heads against all heads",
+            by_axes("token", "row", "dim"),
+        )
 
 
 @law("extract_k", pinned=every_bit_pattern)

@@ -34,7 +34,9 @@ def test_what_was_appended_is_gathered(subject, case):
     x = inputs(case)
     k, v = x.tokens
     call = subject.call
-    cache = call(case, "append", cache=x.dead(LEFT_OVER), k=k, v=v, slot_mapping=x.slot_mapping, layout=case.layout)["cache"]
+    cache = call(case, "append", cache=x.dead(LEFT_OVER), k=k, v=v, slot_mapping=x.slot_mapping, layout=case.layout)[
+        "cache"
+    ]
     got = call(case, "gather", cache=cache, block_table=x.block_table, kv_lens=x.kv_lens, layout=case.layout)
     for side in case.row.sides:
         name = SIDE_NAMES[side]
