@@ -235,8 +235,11 @@ def _check_arithmetic(file: str, arithmetic: Any) -> None:
     for name, value in arithmetic.items():
         if name not in known:
             raise AdapterError(f"{file}: ARITHMETIC names {name!r}{nearest(name, sorted(known))}")
-        if name.endswith(("_format", "_accumulator")) and value is not None and value not in FORMATS:
-            raise AdapterError(f"{file}: ARITHMETIC[{name!r}] says {value!r}{nearest(str(value), FORMATS)}")
+        for dtype, one in value.items() if isinstance(value, dict) else [(None, value)]:
+            if dtype is not None and dtype not in DTYPES:
+                raise AdapterError(f"{file}: ARITHMETIC[{name!r}] names dtype {dtype!r}{nearest(str(dtype), DTYPES)}")
+            if name.endswith(("_format", "_accumulator")) and one is not None and one not in FORMATS:
+                raise AdapterError(f"{file}: ARITHMETIC[{name!r}] says {one!r}{nearest(str(one), FORMATS)}")
 
 
 def unknown_case_axis(axis: str) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kvconform
-from kvconform.harness import report
+from kvconform.harness import reference, report
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest
 from kvconform.harness.booking import USAGE_EXIT, Run
 from kvconform.harness.efforts import EFFORTS, STALL_SECONDS
@@ -204,8 +204,12 @@ def _judge(
 
 
 @commands.command("list")
-def list_() -> None:
+@click.option("--markdown", is_flag=True, help="Print docs/reference.md instead: everything but implementations.")
+def list_(markdown: bool) -> None:
     """Show implementations (and why one is blocked), operations, layouts and laws."""
+    if markdown:
+        click.echo(reference.markdown(all_laws()), nl=False)
+        return
     impls = Table(title="implementations", title_justify="left")
     for column in ("name", "backend", "state"):
         impls.add_column(column)

@@ -15,20 +15,22 @@ class Effort:
 
     examples          drawn cases a cell
     static_examples   the same where shapes are shared, because each call is slow
+    geometries        shapes that such a cell is drawn from, because each is compiled
     shrink_calls      calls spent on making a counterexample small
     seconds           ceiling for one implementation
     """
 
     examples: int
     static_examples: int
+    geometries: int
     shrink_calls: int
     seconds: float
 
 
 EFFORTS: dict[str, Effort] = {
-    "quick": Effort(examples=6, static_examples=3, shrink_calls=150, seconds=50.0),
-    "default": Effort(examples=40, static_examples=12, shrink_calls=400, seconds=280.0),
-    "thorough": Effort(examples=400, static_examples=60, shrink_calls=2000, seconds=7200.0),
+    "quick": Effort(examples=6, static_examples=3, geometries=1, shrink_calls=150, seconds=45.0),
+    "default": Effort(examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0),
+    "thorough": Effort(examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0),
 }
 
 STALL_SECONDS = 20.0

@@ -86,7 +86,7 @@ def planned(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Bo
     """The cells of a law, none where it is not offered."""
     if not_offered(subject, law):
         return []
-    found = cells(law.op, subject.offers[law.op], subject.conventions)
+    found = cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries)
     others = [need.partition(":")[0] for need in law.needs]
     return [
         (cell, Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name))
@@ -146,9 +146,9 @@ class Searcher:
         return done
 
     def share(self) -> float:
-        """Seconds that the next cell may take: twice its even share of what is left."""
+        """Seconds that the next cell may take: half as much again as its even share of what is left."""
         left = self.started + self.options.effort.seconds - time.monotonic()
-        return max(0.0, 2 * left / self.cells_left)
+        return max(0.0, 1.5 * left / self.cells_left)
 
 
 class _Trial:

@@ -18,7 +18,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.conventions import declared
 from kvconform.specs.data import Array
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.profile import Profile
+from kvconform.specs.profile import Profile, profile_of
 from kvconform.specs.results import has_work, results
 
 
@@ -29,7 +29,6 @@ class Subject:
     ref           how a command line names it
     offers        OFFERS
     conventions   CONVENTIONS, completed with the defaults
-    profile       ARITHMETIC, completed with the defaults
     inside        seconds spent in the adapter's own functions
     """
 
@@ -38,10 +37,14 @@ class Subject:
         self.backend = str(getattr(adapter, "BACKEND", "") or "unnamed")
         self.offers: dict[str, dict[str, Any]] = adapter.OFFERS
         self.conventions = declared(getattr(adapter, "CONVENTIONS", {}))
-        self.profile = Profile(**getattr(adapter, "ARITHMETIC", {}))
+        self._arithmetic: Mapping[str, Any] = getattr(adapter, "ARITHMETIC", {})
         self.inside = 0.0
         self.weights: list[float] = []
         self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
+
+    def profile(self, dtype: str) -> Profile:
+        """ARITHMETIC for caches of one dtype, completed with the defaults."""
+        return profile_of(self._arithmetic, dtype)
 
     def saw(self, weights: list[float]) -> None:
         """Book the resolution of what has just passed."""

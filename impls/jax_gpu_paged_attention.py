@@ -12,8 +12,8 @@ table padding  is read, and has to be page ids within the cache; -1 happens to m
 empty rows     are 0: a sum of nothing, divided by the eps that is added to every denominator.
 lse            is not returned, nor are m and l.
 sm_scale       is not there: scores are q . k.
-16-bit caches  have P, partial results and denominator rounded to their type, which one ARITHMETIC for all dtypes
-               cannot say: float32 alone is offered.
+16-bit caches  have P, partial results and denominator rounded to their type. In float16 the eps that keeps the
+               denominator of empty rows from 0 gives NaN instead (its reciprocal is infinite): not offered.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEVICE = jax.devices("gpu" if COMPILED else "cpu")[0]
 OFFERS = {
     "paged_decode": {
         "layout": {"heads_first"},
-        "dtype": {"float32"},
+        "dtype": {"float32", "bfloat16"},
         "page_size": {16} if COMPILED else {4, 8, 16},  # Triton's dot has no side below 16
         "head_dim": {16} if COMPILED else {8, 16},
         "num_kv_heads": {1, 2, 3},
@@ -63,7 +63,7 @@ ARITHMETIC = {
     # plgpu.dot(q, k.T) and plgpu.dot(s_curr.astype(v.dtype), v): no precision given, which Triton takes for tf32
     "q_format": _DOT,
     "k_format": _DOT,
-    "p_format": _DOT,
+    "p_format": {"float32": _DOT, "bfloat16": "bfloat16"},  # s_curr.astype(v.dtype)
     "v_format": _DOT,
     "qk_accumulator": "float32",  # plgpu.dot: preferred_element_type is float32
     "pv_accumulator": "float32",  # the same; o = jnp.zeros(..., dtype=jnp.float32)
@@ -73,7 +73,9 @@ ARITHMETIC = {
     "sum_rounds_p": False,  # l_curr = s_curr.sum(axis=-1), before s_curr is cast
     "normalises_first": False,  # o / l comes last, outside the kernel
     "exp_error": 2.0**-22 + 2.0**-23,  # of exp2, and of `l_next[..., None] + eps`, where l_next >= 1 and eps = 2**-23
-    "partial_format": "float32",  # out_shape (k_splits, ...) has dtype=q.dtype, and o is not normalised in it
+    "partial_format": {
+        "bfloat16": "bfloat16"
+    },  # out_shape (k_splits, ...) has dtype=q.dtype, and o is not normalised in it
     "merge_levels": 1,  # o.sum(axis=0), l.sum(axis=0)
     "renormalises": True,  # o / (l_next + eps)
 }

@@ -122,4 +122,4 @@ def garbage(dtype: str, h: Hashes) -> Array:
     if not is_floating(dtype):
         return bits(dtype, h)
     sign = np.where((h >> _U(40)) & _U(1), -1.0, 1.0)
-    return (sign * (16.0 + ((h >> _U(60)).astype(np.int64))) * 8.0).astype(DTYPES[dtype])
+    return np.asarray((sign * (16.0 + (h >> _U(60)).astype(np.int64)) * 8.0).astype(DTYPES[dtype]))

@@ -1,14 +1,19 @@
 """The arithmetic profile: what a kernel says of its own rounding, stage by stage.
 
-An adapter states a few of these fields in `ARITHMETIC`; the error bound (`oracles/bound.py`) is computed from them
-and from nothing else. A field that is left out keeps its default: an IEEE-like float32 kernel in one pass, tiles in
-any order. Formats are names of `specs.dtypes.FORMATS`; `None` means "not rounded at this stage". Errors named
-`*_error` are relative unless their line says absolute.
+An adapter states a few of these fields in `ARITHMETIC`; the error bound (`oracles/bound.py`) is computed from them and
+from nothing else. A field that is left out keeps its default: an IEEE-like float32 kernel in one pass, tiles in any
+order. Formats are names of `specs.dtypes.FORMATS`; `None` means "not rounded at this stage". Errors named `*_error`
+are relative unless their line says absolute.
+
+A value may also be a dict of dtype -> value, for kernels that round to the type of their cache:
+`{"p_format": {"bfloat16": "bfloat16"}}`. Dtypes that it leaves out keep the default.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +55,14 @@ class Profile:
     flushes_small_subnormals: bool = False  # of float16 and the 8-bit formats
     out_format: str = "float32"
     lse_format: str = "float32"
+
+
+def profile_of(arithmetic: Mapping[str, Any], dtype: str) -> Profile:
+    """The profile that an adapter's ARITHMETIC gives for caches of one dtype."""
+    values = {
+        name: value.get(dtype, _DEFAULT) if isinstance(value, Mapping) else value for name, value in arithmetic.items()
+    }
+    return Profile(**{name: value for name, value in values.items() if value is not _DEFAULT})
+
+
+_DEFAULT = object()

@@ -51,7 +51,7 @@ STATIC_AXES = ("page_size", "num_kv_heads", "group", "head_dim", "num_subspaces"
 """Axes that a compiled kernel is specialised on."""
 
 STATIC_GEOMETRIES = 3
-"""How many geometries a static cell is drawn from."""
+"""How many geometries a static cell is drawn from, unless a run asks for fewer."""
 
 
 class OfferError(ValueError):
@@ -62,8 +62,9 @@ class OfferError(ValueError):
 class Cell:
     """One (operation, layout, dtype) of an offer, with what bounds its cases.
 
-    offer         the operation's entry of OFFERS
-    conventions   the adapter's conventions, completed (specs/conventions.py)
+    offer            the operation's entry of OFFERS
+    conventions      the adapter's conventions, completed (specs/conventions.py)
+    num_geometries   how many shapes a static offer is drawn from
     """
 
     op: str
@@ -71,6 +72,7 @@ class Cell:
     dtype: str
     offer: Mapping[str, Any]
     conventions: Mapping[str, Any]
+    num_geometries: int = STATIC_GEOMETRIES
 
     @property
     def static(self) -> bool:
@@ -127,27 +129,37 @@ class Cell:
         )
 
     def geometries(self) -> list[dict[str, Any]]:
-        """The few shapes of a static cell, smallest first; they depend on layout and dtype, never on the law."""
+        """The few shapes of a static cell, smallest first; a cell that has only one has a telling one.
+
+        They depend on the layout and the width of the dtype, never on the law: laws share compilations, and so do
+        dtypes that an implementation moves as integers of one width.
+        """
+        kinds = ["telling"] if self.num_geometries == 1 else ["smallest", "telling", "third", "fourth"]
+        return [self._geometry(kind) for kind in kinds[: self.num_geometries]]
+
+    def _geometry(self, kind: str) -> dict[str, Any]:
         seen = OPERATIONS[self.op].case_axes
 
-        def pick(axis: str, i: int) -> Any:
+        def pick(axis: str) -> Any:
             pool = self.allowed(axis)
-            return pool[int(data.hashes(i, f"{self.layout} {self.dtype} {axis}")) % len(pool)] if i else pool[0]
+            if kind == "smallest" or len(pool) == 1:
+                return pool[0]
+            rest = pool[1:] if kind == "telling" else pool  # a telling shape has no axis of its simplest size
+            return rest[int(data.hashes(DTYPES[self.dtype].itemsize, f"{kind} {self.layout} {axis}")) % len(rest)]
 
-        def geometry(i: int) -> dict[str, Any]:
-            capacity = (2, 3, 4)[i % 3]
-            fixed = {"capacity": capacity, "num_tokens": 4 * capacity, "spare_pages": 1, "spare_columns": 0}
-            shape = {axis: pick(axis, i) for axis in STATIC_AXES if axis in seen}
-            return {"num_seqs": (1, 2, 3)[i % 3], **{k: v for k, v in fixed.items() if k in seen}, **shape}
-
-        return [geometry(i) for i in range(STATIC_GEOMETRIES)]
+        num_seqs, capacity = {"smallest": (1, 2), "telling": (2, 3)}.get(kind, (3, 4))
+        fixed = {"capacity": capacity, "num_tokens": 4 * capacity, "spare_pages": 1, "spare_columns": 0}
+        shape = {axis: pick(axis) for axis in STATIC_AXES if axis in seen}
+        return {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}, **shape}
 
 
-def cells(op: str, offer: Mapping[str, Any], conventions: Mapping[str, Any]) -> list[Cell]:
+def cells(
+    op: str, offer: Mapping[str, Any], conventions: Mapping[str, Any], num_geometries: int = STATIC_GEOMETRIES
+) -> list[Cell]:
     """The cells of one entry of OFFERS, in the order of the tables."""
     operation = OPERATIONS[op]
     return [
-        Cell(op, row.name, dtype, offer, conventions)
+        Cell(op, row.name, dtype, offer, conventions, num_geometries)
         for row in operation.layouts
         if holds(offer.get("layout", {row.name}), row.name)
         for dtype in operation.dtypes
@@ -173,6 +185,14 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int
     return st.one_of(st.sampled_from(fits), st.sampled_from(anywhere))
 
 
+def _restricted(cell: Cell, only: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """The geometries that a law's restriction leaves; where it leaves none, the last one made to fit."""
+    shapes = cell.geometries()
+    fixed = {axis: values for axis, values in only.items() if axis in shapes[0]}
+    fits = [shape for shape in shapes if all(shape[axis] in values for axis, values in fixed.items())]
+    return fits or [shapes[-1] | {axis: cell.allowed(axis, values)[0] for axis, values in fixed.items()}]
+
+
 def cases(
     cell: Cell,
     families: tuple[str, ...] | None = None,
@@ -185,7 +205,7 @@ def cases(
     Raises OfferError where the offer leaves nothing to draw.
     """
     seen = OPERATIONS[cell.op].case_axes
-    shapes = cell.geometries() if cell.static else [{}]
+    shapes = _restricted(cell, only or {}) if cell.static else [{}]
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
     choices = {axis: st.sampled_from(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
     default = tuple(data.ARITHMETIC_FAMILIES) if OPERATIONS[cell.op].rounds else ("plain", "bits")

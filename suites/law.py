@@ -26,9 +26,8 @@ class Subject(Protocol):
         """Its declared conventions, completed."""
         ...
 
-    @property
-    def profile(self) -> Profile:
-        """Its declared arithmetic, completed."""
+    def profile(self, dtype: str) -> Profile:
+        """Its declared arithmetic on caches of one dtype, completed."""
         ...
 
     def call(self, case: Case, op: str, **arguments: Any) -> dict[str, Array]:

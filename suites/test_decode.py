@@ -36,7 +36,7 @@ def test_decode_is_within_the_bound(subject, case):
     x = inputs(case)
     cache = paged.filled(x, case.dead)
     got = _attend(subject, case, cache)
-    profile = decode.rounding(subject.profile, case.dtype, splits=case.num_splits)
+    profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions["lse_base"])
     want = decode.expected(x, cache, profile, right)
     require(got, {name: want[name] for name in got}, mistakes.of_decode(x, cache, profile, right))
@@ -85,7 +85,7 @@ def test_attention_over_parts_merges_to_the_whole(subject, case):
     got = _attend(subject, parts.case, cache, parts.block_table, q=parts.q, kv_lens=parts.kv_lens)
     stacked = {n: np.ascontiguousarray(a.reshape(-1, num_parts, *a.shape[1:]).swapaxes(0, 1)) for n, a in got.items()}
     merged = subject.call(case, "merge_states", outs=stacked["out"], lses=stacked["lse"])
-    profile = decode.twice_merged(subject.profile, case.dtype, case.num_splits, num_parts)
+    profile = decode.twice_merged(subject.profile(case.dtype), case.dtype, case.num_splits, num_parts)
     whole = paged.filled(x, case.dead)
     want = decode.expected(x, whole, profile, DecodeReading.right(x, subject.conventions["lse_base"]))
     naive = {"partials_are_added/0": lambda: states.weighted(stacked["out"], np.ones(stacked["lse"].shape), profile)}

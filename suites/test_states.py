@@ -22,7 +22,7 @@ def test_merge_is_within_the_bound(subject, case):
     """out and lse are those of attention over all parts, each weighted by exp(lse)."""
     outs, given, nats, unit = _parts(subject, case)
     got = subject.call(case, "merge_states", outs=outs, lses=given)
-    profile = decode.rounding(subject.profile, case.dtype, splits=case.num_parts)
+    profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_parts)
     want = states.expected(outs, nats, profile, unit)
     require(got, want, mistakes.of_merge(outs, nats, profile, unit))
     subject.saw(states.visible_weight(outs, nats, want))
@@ -42,7 +42,7 @@ def test_merging_in_any_order_and_tree_gives_the_same(subject, case):
         left.append((pair["out"], pair["lse"], 1 + max(one[2], two[2])))
         turn += 1
     out, lse, depth = left[0]
-    profile = decode.tree(subject.profile, case.dtype, case.num_parts, depth)
+    profile = decode.tree(subject.profile(case.dtype), case.dtype, case.num_parts, depth)
     require({"out": out, "lse": lse}, states.expected(outs, nats, profile, unit), when=f"of a tree {depth} merges deep")
 
 
@@ -56,7 +56,7 @@ def test_the_only_live_part_is_the_result(subject, case):
     given, nats = given.copy(), nats.copy()
     given[others] = nats[others] = -np.inf
     got = subject.call(case, "merge_states", outs=outs, lses=given)
-    profile = decode.rounding(subject.profile, case.dtype, splits=case.num_parts)
+    profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_parts)
     want = states.expected(outs, nats, profile, unit)
     kept = np.where(live[..., None], outs[alone], np.zeros_like(outs[alone]))
     require(got, {"out": Exact(kept, states.LOCATE_OUT), "lse": want["lse"]})
