@@ -70,13 +70,15 @@ ARITHMETIC = {
     "qk_truncates": COMPILED,  # tensor cores
     "pv_truncates": COMPILED,
     "softmax_format": "float32",  # m_i, l_i: jnp.float32; s_curr = jnp.exp2((logits - m_next[:, None]) * log2e)
-    "sum_rounds_p": False,  # l_curr = s_curr.sum(axis=-1), before s_curr is cast
+    # float32: l_curr = s_curr.sum(axis=-1), before the cast. bfloat16: (l_next + eps).astype(o.dtype) rounds it too
+    "sum_rounds_p": {"float32": False},
     "normalises_first": False,  # o / l comes last, outside the kernel
     "exp_error": 2.0**-22 + 2.0**-23,  # of exp2, and of `l_next[..., None] + eps`, where l_next >= 1 and eps = 2**-23
     "partial_format": {
         "bfloat16": "bfloat16"
     },  # out_shape (k_splits, ...) has dtype=q.dtype, and o is not normalised in it
-    "merge_levels": 1,  # o.sum(axis=0), l.sum(axis=0)
+    # o.sum(axis=0), l.sum(axis=0): one merge. bfloat16 rounds a partial thrice in it: correction.astype, product, sum
+    "merge_levels": {"float32": 1, "bfloat16": 3},
     "renormalises": True,  # o / (l_next + eps)
 }
 IN_PLACE: dict[str, str] = {}

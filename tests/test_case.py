@@ -1,0 +1,131 @@
+"""A Case is complete: it prints, serialises, replays and shrinks without moving what it does not name."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from kvconform.impls import numpy_ref
+from kvconform.specs import data
+from kvconform.specs.case import Case, CaseError
+from kvconform.specs.conventions import declared
+from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.inputs import digest, inputs
+from kvconform.specs.operations import OPERATIONS, ROUNDED
+from kvconform.specs.strategies import cases, cells
+
+ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(5, 0, 3), page_size=2, num_kv_heads=2, head_dim=4)
+
+
+def some_cell(op):
+    return cells(op, numpy_ref.OFFERS[op], declared(numpy_ref.CONVENTIONS))[0]
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_a_case_survives_json_with_the_same_arrays(op):
+    @settings(max_examples=20, database=None)
+    @given(case=cases(some_cell(op)))
+    def one(case):
+        again = Case.from_json(json.loads(json.dumps(case.to_json() | {"digest": digest(case), "law": "any"})))
+        assert again == case
+        assert digest(again) == digest(case)
+
+    one()
+
+
+def test_a_case_prints_what_differs_from_the_defaults():
+    assert str(ONE) == (
+        "paged_decode(layout='nhd', dtype='float32', page_size=2, num_kv_heads=2, head_dim=4, kv_lens=(5, 0, 3))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"schema": 99}, "a case of schema 99; this kvconform reads schema 1"),
+        ({"op": "decode"}, "a case of op 'decode'; known: merge_kv"),
+        ({"layout": "nhdd"}, "a case of layout 'nhdd'; known: nhd"),
+        ({"pages": 3}, "a case with unknown field 'pages'"),
+    ],
+)
+def test_a_case_that_cannot_be_read_says_why(change, text):
+    with pytest.raises(CaseError, match=text):
+        Case.from_json(ONE.to_json() | change)
+
+
+def test_the_digest_sees_one_changed_element():
+    other = replace(ONE, seed=1)
+    assert digest(other) != digest(ONE)
+    assert digest(replace(ONE, kv_lens=(5, 0, 2))) != digest(ONE)
+
+
+def test_shrinking_one_size_leaves_every_other_value_as_it_was():
+    big, small = inputs(ONE), inputs(replace(ONE, kv_lens=(4, 0, 3), num_kv_heads=1))
+    seq, position = big.owners
+    kept = ~((seq == 0) & (position == 4))
+    assert np.array_equal(big.tokens[0][kept][:, :1], small.tokens[0])
+    assert np.array_equal(big.q[:, :1], small.q)
+
+
+def test_every_page_belongs_to_one_sequence_at_most_and_order_is_not_kept():
+    shuffled = 0
+    for seed in range(20):
+        x = inputs(replace(ONE, kv_lens=(9, 4, 5), spare_pages=2, seed=seed))
+        owned = [int(p) for row, n in zip(x.block_table, x.pages_of, strict=True) for p in row[:n]]
+        assert len(set(owned)) == len(owned)
+        assert set(owned) < set(range(x.sizes["page"]))
+        shuffled += owned != sorted(owned)
+    assert shuffled >= 18
+
+
+def test_slot_mapping_names_page_and_slot_and_skips():
+    x = inputs(replace(ONE, op="append", skip=3))
+    seq, position = x.owners
+    want = x.block_table[seq, position // 2] * 2 + position % 2
+    want[::3] = -1
+    assert np.array_equal(x.slot_mapping, want)
+    assert x.slot_mapping.dtype == np.int32
+
+
+def test_capacity_fixes_every_shape_while_lengths_vary():
+    shapes = set()
+    for lens in ((0, 0), (1, 8), (8, 3)):
+        x = inputs(replace(ONE, op="append", capacity=4, kv_lens=lens))
+        shapes.add((x.tokens[0].shape, x.slot_mapping.shape, x.block_table.shape, x.sizes["page"]))
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("family", data.ARITHMETIC_FAMILIES)
+@pytest.mark.parametrize("tensor", ["q", "k", "v", "outs", "lse"])
+def test_arithmetic_families_are_exact_in_every_rounded_dtype(family, tensor):
+    h = data.hashes(3, tensor, np.arange(4096))
+    wide = data.ARITHMETIC_FAMILIES[family](tensor, h)
+    assert len(np.unique(wide)) > 1 or (family == "flat" and tensor in ("q", "lse"))
+    for dtype in ROUNDED:
+        assert np.array_equal(data.values(dtype, family, tensor, h).astype(np.float64), wide), dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bit_patterns_are_all_there(dtype):
+    width = 8 * DTYPES[dtype].itemsize
+    if width > 16:
+        values = data.bits(dtype, data.hashes(0, "k", np.arange(1 << 16)))
+        assert len(np.unique(values.view(np.uint32))) > 60_000
+    else:
+        values = data.patterns(dtype, (1 << width,), 5)
+        assert len(np.unique(values.view(f"uint{width}"))) == 1 << width
+
+
+def test_a_partition_holds_the_same_keys_in_the_same_order():
+    x = inputs(replace(ONE, kv_lens=(5, 0, 7)))
+    empty = 0
+    for seed in range(10):
+        x = inputs(replace(ONE, kv_lens=(5, 0, 7), seed=seed))
+        parts = x.in_parts(3)
+        assert parts.kv_lens.reshape(3, 3).sum(1).tolist() == [5, 0, 7]
+        assert np.array_equal(parts.tokens[0], x.tokens[0])
+        assert np.array_equal(parts.q[::3], x.q)
+        empty += bool((parts.kv_lens.reshape(3, 3)[[0, 2]] == 0).any())
+    assert empty

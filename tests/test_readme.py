@@ -1,0 +1,83 @@
+"""What the README shows is what the tree does."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from kvconform.harness import reference
+from kvconform.harness.cli import all_laws
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def adapter_text() -> str:
+    return re.search(r"## Bring your kernel.*?```python\n(.*?)```", README, re.S)[1]
+
+
+def test_the_adapter_has_two_functions_and_at_most_40_lines():
+    text = adapter_text()
+    assert len(text.splitlines()) <= 40
+    assert sum(isinstance(node, ast.FunctionDef) for node in ast.parse(text).body) == 2
+
+
+def test_the_adapter_conforms(tmp_path):
+    (tmp_path / "my_kernel.py").write_text(adapter_text())
+    command = [
+        sys.executable,
+        "-P",
+        str(ROOT / "__main__.py"),
+        "run",
+        "--impl",
+        "my_kernel.py",
+        "--json",
+        "report.json",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = json.loads((tmp_path / "report.json").read_text())["summary"]["outcomes"]
+    assert outcomes["conforms"] >= 5
+    assert set(outcomes) == {"conforms", "not offered"}
+
+
+def test_the_adapter_is_seen_when_it_is_wrong(tmp_path):
+    """The example of a failure in the README: a last page that is taken to be full."""
+    wrong = adapter_text().replace("[:length] for name", "for name")
+    assert wrong != adapter_text()
+    (tmp_path / "my_kernel.py").write_text(wrong)
+    command = [sys.executable, "-P", str(ROOT / "__main__.py"), "run", "--impl", "my_kernel.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "violates decode_is_within_the_bound" in done.stdout
+    assert "looks like  last_page_is_full" in done.stdout
+
+
+def test_the_two_commands_are_the_tox_environments():
+    tox = (ROOT / "tox.ini").read_text()
+    for name in re.findall(r"tox run -e (\w+)", README):
+        assert re.search(rf"\[testenv:.*\b{name}\b.*\]", tox), name
+
+
+def test_files_that_documents_link_to_exist():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).is_file(), (page.name, link)
+
+
+def test_the_reference_is_the_one_that_the_tables_generate():
+    assert (ROOT / "docs" / "reference.md").read_text() == reference.markdown(all_laws())
+
+
+def test_every_implementation_has_a_tox_environment_and_an_extra_of_its_name():
+    import tomllib
+
+    from kvconform.harness.adapters import builtin, find
+
+    tox = (ROOT / "tox.ini").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in builtin():
+        assert re.search(rf"\[testenv:{{.*\b{name}\b.*}}\]", tox), name
+        assert name in extras or find(name).literals["REQUIRES"] in ((), ("numpy",), ("numpy", "ml_dtypes")), name

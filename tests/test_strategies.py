@@ -1,0 +1,117 @@
+"""Strategies draw what an offer allows, and all of it that matters."""
+
+import pytest
+from hypothesis import given, settings
+
+from kvconform.impls import numpy_ref
+from kvconform.oracles.mistakes import MISTAKES
+from kvconform.specs.conventions import declared
+from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.strategies import POOL, Cell, OfferError, bench_case, cases, cells, every_bit_pattern
+
+FREE = declared(numpy_ref.CONVENTIONS)
+STATIC = {"layout": {"nhd"}, "dtype": {"float32"}, "static": True, "page_size": {4, 8}, "head_dim": {8, 16}}
+
+
+def drawn(cell, count=100, **law):
+    found = []
+
+    @settings(max_examples=count, database=None, derandomize=True)
+    @given(case=cases(cell, **law))
+    def one(case):
+        found.append(case)
+
+    one()
+    return found
+
+
+def cell_of(op, offer=None, **conventions):
+    return cells(op, offer or numpy_ref.OFFERS[op], FREE | conventions)[0]
+
+
+def test_no_pool_is_long_enough_for_hypothesis_to_mix_constants_into_it():
+    assert all(len(values) < 100 for values in POOL.values())
+
+
+def test_lengths_reach_every_boundary_and_the_middle():
+    lens = {(n, case.page_size) for case in drawn(cell_of("paged_decode"), 400) for n in case.kv_lens}
+    for page in (2, 4, 8):
+        assert {(n, page) for n in (0, 1, page - 1, page, page + 1)} <= lens, page
+    assert any(n > 3 * page for n, page in lens)
+
+
+def test_every_value_of_every_pool_is_drawn():
+    for op in OPERATIONS:
+        cell = cell_of(op)
+        found = drawn(cell, 400)
+        for axis in OPERATIONS[op].case_axes:
+            if axis in POOL:
+                assert {getattr(case, axis) for case in found} == set(cell.allowed(axis)), (op, axis)
+
+
+def test_what_is_not_offered_is_not_drawn():
+    offer = {"layout": {"hnd"}, "dtype": {"bfloat16"}, "group": {1, 4}, "head_dim": range(64, 257, 64), "kv_lens": range(1, 9)}
+    found = drawn(cell_of("paged_decode", offer, dead={"zero"}, table_padding={"valid"}))
+    assert {case.group for case in found} == {1, 4}
+    assert {case.head_dim for case in found} <= {64, 128, 192, 256}
+    assert {case.num_splits for case in found} == {1}
+    assert {case.dead for case in found} == {"zero"}
+    assert {case.table_padding for case in found} == {"valid"}
+    assert all(1 <= n <= 8 for case in found for n in case.kv_lens)
+
+
+def test_undefined_empty_rows_are_never_drawn():
+    found = drawn(cell_of("paged_decode", empty_rows="undefined"))
+    assert all(n > 0 for case in found for n in case.kv_lens)
+    assert {case.empty_parts for case in drawn(cell_of("merge_states", empty_rows="undefined"))} == {"none"}
+
+
+def test_a_static_offer_has_few_shapes_and_many_lengths():
+    found = drawn(cell_of("paged_decode", STATIC))
+    shapes = {(len(c.kv_lens), c.page_size, c.num_kv_heads, c.group, c.head_dim, c.num_splits, c.capacity) for c in found}
+    assert len(shapes) <= 3
+    assert len({c.kv_lens for c in found}) > 20
+
+
+def test_static_shapes_do_not_depend_on_the_law_and_are_shared_by_dtypes_of_one_width():
+    def shapes(dtype):
+        return Cell("append", "nhd", dtype, STATIC, FREE).geometries()
+
+    assert shapes("float16") == shapes("bfloat16")
+    assert Cell("append", "nhd", "int8", STATIC, FREE).geometries() == shapes("uint8")
+
+
+def test_a_law_s_restriction_holds_for_static_shapes_too():
+    offer = {"layout": {"fused"}, "dtype": {"float32"}, "static": True, "num_kv_heads": {1, 2}}
+    assert {c.num_kv_heads for c in drawn(cell_of("merge_kv", offer))} == {1, 2}
+    assert {c.num_kv_heads for c in drawn(cell_of("merge_kv", offer), only={"num_kv_heads": (2, 3)})} == {2}
+
+
+def test_an_offer_that_leaves_nothing_says_so():
+    with pytest.raises(OfferError, match="paged_decode on split_x in float32: no head_dim to draw from {3}"):
+        cases(cell_of("paged_decode", {"layout": {"split_x"}, "dtype": {"float32"}, "head_dim": {3}}))
+    with pytest.raises(OfferError, match="no length up to 40 lies in kv_lens {1000}"):
+        drawn(cell_of("paged_decode", {"layout": {"nhd"}, "dtype": {"float32"}, "kv_lens": {1000}}), 1)
+
+
+def test_every_bit_pattern_is_in_k_and_in_v():
+    import numpy as np
+
+    from kvconform.specs.inputs import inputs
+
+    for cell in cells("merge_kv", numpy_ref.OFFERS["merge_kv"], FREE):
+        for case in every_bit_pattern(cell):
+            for side in inputs(case).sides:
+                width = 8 * side.dtype.itemsize
+                assert len(np.unique(side.view(f"uint{width}"))) == 1 << width
+
+
+def test_a_benchmark_s_case_lies_inside_the_offer():
+    offer = STATIC | {"num_kv_heads": {1}, "sm_scale": {1.0}}
+    case = bench_case(cell_of("paged_decode", offer))
+    assert (case.num_kv_heads, case.sm_scale) == (1, 1.0)
+    assert case.page_size in {4, 8}
+
+
+def test_mistakes_name_known_operations():
+    assert all(op in OPERATIONS for mistake in MISTAKES.values() for op in mistake.ops)
