@@ -41,7 +41,7 @@ class AdapterError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'nhd'?`, or the known names where none is near."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name, known, 1) or [one for one in known if name in one]
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 

@@ -28,7 +28,7 @@ class Effort:
 
 
 EFFORTS: dict[str, Effort] = {
-    "quick": Effort(examples=6, static_examples=3, geometries=1, shrink_calls=150, seconds=45.0),
+    "quick": Effort(examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0),
     "default": Effort(examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0),
     "thorough": Effort(examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0),
 }

@@ -8,6 +8,7 @@ a row narrower than two tiles of 128 lanes, one slot out of a tile that holds se
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,8 +21,7 @@ BACKEND = "pallas"
 REQUIRES = ("jax", "ml_dtypes")
 ENV = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
-Array = Any
-Cache = Mapping[str, Array]
+Cache = Mapping[str, "Handle"]
 
 _PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x"}
 _ROW_AT_A_TIME = {"nhd", "interleaved"} if launch.COMPILED else _PAGED | {"code_rows", "code_columns"}
@@ -60,12 +60,32 @@ ARITHMETIC = {
 IN_PLACE: dict[str, str] = {}
 
 
-def to_device(array: np.ndarray[Any, Any]) -> Array:
-    return jax.device_put(array, launch.DEVICE)
+@dataclass(frozen=True)
+class Handle:
+    """An array on the device as unsigned integers of its width: what moves bytes is compiled once a width.
+
+    bits    [...]   uint8, uint16 or uint32
+    dtype   what they mean
+    """
+
+    bits: jax.Array
+    dtype: np.dtype[Any]
 
 
-def to_host(handle: Array) -> np.ndarray[Any, Any]:
-    return np.asarray(handle)
+def to_device(array: np.ndarray[Any, Any]) -> Handle | jax.Array:
+    """Tables, lengths and slots stay integers; everything else crosses as bits."""
+    if array.dtype in (np.int32, np.int64):
+        return jax.device_put(array, launch.DEVICE)
+    return Handle(jax.device_put(array.view(f"uint{8 * array.itemsize}"), launch.DEVICE), array.dtype)
+
+
+def to_host(handle: Handle | jax.Array) -> np.ndarray[Any, Any]:
+    return np.asarray(handle.bits).view(handle.dtype) if isinstance(handle, Handle) else np.asarray(handle)
+
+
+def synchronize(result: Any) -> Any:
+    """Results are waited for where kernels are started (`launch.launch`)."""
+    return result
 
 
 def attest() -> dict[str, Any]:
@@ -73,56 +93,62 @@ def attest() -> dict[str, Any]:
     return {"launches": launch.launches, "device": launch.DEVICE.device_kind, "mode": mode}
 
 
-def merge_kv(k: Array, v: Array) -> Array:
-    return launch.launch(movement.merge_kv, k, v)
+def _bits(cache: Cache) -> dict[str, jax.Array]:
+    return {name: field.bits for name, field in cache.items()}
 
 
-def extract_k(kv: Array) -> Array:
-    return launch.launch(movement.extract, kv, half=0)
+def merge_kv(k: Handle, v: Handle) -> Handle:
+    return Handle(launch.launch(movement.merge_kv, k.bits, v.bits), k.dtype)
 
 
-def extract_v(kv: Array) -> Array:
-    return launch.launch(movement.extract, kv, half=1)
+def extract_k(kv: Handle) -> Handle:
+    return Handle(launch.launch(movement.extract, kv.bits, half=0), kv.dtype)
 
 
-def append(cache: Cache, k: Array, v: Array | None, slot_mapping: Array, *, layout: str) -> dict[str, Array]:
-    tokens = (k,) if v is None else (k, v)
-    return launch.launch(movement.append, dict(cache), tokens, slot_mapping, layout=layout)
+def extract_v(kv: Handle) -> Handle:
+    return Handle(launch.launch(movement.extract, kv.bits, half=1), kv.dtype)
 
 
-def gather(cache: Cache, block_table: Array, kv_lens: Array, *, layout: str) -> tuple[Array, Array | None]:
-    rows = launch.launch(movement.gather, dict(cache), block_table, kv_lens, layout=layout)
-    total = int(np.sum(kv_lens))
-    k, v = (np.asarray(side)[:total] for side in rows) if len(rows) == 2 else (np.asarray(rows[0])[:total], None)
-    return k, v
+def append(cache: Cache, k: Handle, v: Handle | None, slot_mapping: jax.Array, *, layout: str) -> dict[str, Handle]:
+    tokens = (k.bits,) if v is None else (k.bits, v.bits)
+    written = launch.launch(movement.append, _bits(cache), tokens, slot_mapping, layout=layout)
+    return {name: Handle(field, k.dtype) for name, field in written.items()}
+
+
+def gather(cache: Cache, block_table: jax.Array, kv_lens: jax.Array, *, layout: str) -> tuple[Handle, Handle | None]:
+    rows = launch.launch(movement.gather, _bits(cache), block_table, kv_lens, layout=layout)
+    total, dtype = int(np.sum(kv_lens)), next(iter(cache.values())).dtype
+    k, *v = (Handle(side[:total], dtype) for side in rows)
+    return k, v[0] if v else None
 
 
 def paged_decode(
-    q: Array,
+    q: Handle,
     cache: Cache,
-    block_table: Array,
-    kv_lens: Array,
+    block_table: jax.Array,
+    kv_lens: jax.Array,
     *,
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
-) -> tuple[Array, Array]:
+) -> tuple[jax.Array, jax.Array]:
     parts = launch.launch(
         decode.paged_decode,
-        q,
-        dict(cache),
+        q.bits,
+        _bits(cache),
         block_table,
         kv_lens,
         sm_scale,
         layout=layout,
         num_splits=num_splits,
+        dtype=q.dtype,
         out_dtype=q.dtype if num_splits == 1 else np.dtype(np.float32),
     )
     if num_splits == 1:
         out, lse = parts
         return out[0], lse[0]
-    return launch.launch(merge.merge_states, *parts, out_dtype=q.dtype)
+    return launch.launch(merge.merge_states, *parts, dtype=np.dtype(np.float32), out_dtype=q.dtype)
 
 
-def merge_states(outs: Array, lses: Array) -> tuple[Array, Array]:
-    return launch.launch(merge.merge_states, outs, lses, out_dtype=outs.dtype)
+def merge_states(outs: Handle, lses: Handle) -> tuple[jax.Array, jax.Array]:
+    return launch.launch(merge.merge_states, outs.bits, lses.bits, dtype=outs.dtype, out_dtype=outs.dtype)

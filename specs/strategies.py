@@ -147,7 +147,7 @@ class Cell:
             rest = pool[1:] if kind == "telling" else pool  # a telling shape has no axis of its simplest size
             return rest[int(data.hashes(DTYPES[self.dtype].itemsize, f"{kind} {self.layout} {axis}")) % len(rest)]
 
-        num_seqs, capacity = {"smallest": (1, 2), "telling": (2, 3)}.get(kind, (3, 4))
+        num_seqs, capacity = {"smallest": (1, 1), "telling": (2, 2)}.get(kind, (3, 4))
         fixed = {"capacity": capacity, "num_tokens": 4 * capacity, "spare_pages": 1, "spare_columns": 0}
         shape = {axis: pick(axis) for axis in STATIC_AXES if axis in seen}
         return {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}, **shape}

@@ -79,7 +79,7 @@ def test_decode_repeats_bit_for_bit(subject, case):
 def test_attention_over_parts_merges_to_the_whole(subject, case):
     """Decoding any partition of the keys, empty parts included, and merging gives attention over all of them."""
     x = inputs(case)
-    num_parts = 3
+    num_parts = 2 if case.capacity else 3  # of a static shape, fewer: each part is one more sequence to interpret
     parts = x.in_parts(num_parts)
     cache = paged.filled(parts, case.dead)
     got = _attend(subject, parts.case, cache, parts.block_table, q=parts.q, kv_lens=parts.kv_lens)

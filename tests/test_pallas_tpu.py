@@ -113,10 +113,17 @@ def test_memory_that_nobody_wrote_is_nan():
 # --- launches
 
 
+def on_device(value):
+    """A handle, or a cache of handles."""
+    if isinstance(value, dict):
+        return {name: pallas_tpu.to_device(array) for name, array in value.items()}
+    return pallas_tpu.to_device(value)
+
+
 def test_every_launch_is_counted():
     def launched_by(operation, *arguments, **keywords):
         before = pallas_tpu.attest()["launches"]
-        operation(*map(pallas_tpu.to_device, arguments), **keywords)
+        operation(*map(on_device, arguments), **keywords)
         return pallas_tpu.attest()["launches"] - before
 
     heads, dim = 2, min(pallas_tpu.OFFERS["merge_kv"]["head_dim"])
@@ -146,7 +153,7 @@ def every_pattern(dtype, shape):
 
 
 def same_bits(got, want):
-    got = np.asarray(got)
+    got = pallas_tpu.to_host(got)
     assert got.dtype == want.dtype
     np.testing.assert_array_equal(got.view(f"u{got.itemsize}"), want.view(f"u{want.itemsize}"))
 
@@ -172,9 +179,8 @@ def test_append_and_gather_keep_every_bit_pattern(layout, dtype):
     }[layout]
     empty = {name: np.zeros(shape, DTYPES[dtype]) for name, shape in shapes.items()}
     order = np.arange(16, dtype=np.int32).reshape(4, 4)[::-1]  # the last page first
-    device = pallas_tpu.to_device
-    cache = pallas_tpu.append(device(empty), device(k), device(v), device(order.ravel()), layout=layout)
-    table, lens = device(np.array([[3, 2, 1, 0]], np.int32)), device(np.array([16], np.int32))
+    cache = pallas_tpu.append(*map(on_device, (empty, k, v, order.ravel())), layout=layout)
+    table, lens = map(on_device, (np.array([[3, 2, 1, 0]], np.int32), np.array([16], np.int32)))
     for got, want in zip(pallas_tpu.gather(cache, table, lens, layout=layout), (k, v), strict=True):
         same_bits(got, want)
 
@@ -182,7 +188,7 @@ def test_append_and_gather_keep_every_bit_pattern(layout, dtype):
 # --- a TPU, without one
 
 
-def abstract(shape, dtype="bfloat16"):
+def abstract(shape, dtype="uint16"):
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
 
@@ -196,12 +202,12 @@ LOWERED = {
     "paged_decode": (
         decode.paged_decode,
         (abstract((2, 4, 128)), PAGES, TABLE, LENS, 0.5),
-        {"layout": "nhd", "num_splits": 2, "out_dtype": jnp.dtype("float32")},
+        {"layout": "nhd", "num_splits": 2, "dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("float32")},
     ),
     "merge_states": (
         merge.merge_states,
-        (abstract((3, 2, 4, 128)), abstract((3, 2, 4), "float32")),
-        {"out_dtype": jnp.dtype("bfloat16")},
+        (abstract((3, 2, 4, 128)), abstract((3, 2, 4), "uint32")),
+        {"dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("bfloat16")},
     ),
 }
 

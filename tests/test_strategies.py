@@ -50,7 +50,13 @@ def test_every_value_of_every_pool_is_drawn():
 
 
 def test_what_is_not_offered_is_not_drawn():
-    offer = {"layout": {"hnd"}, "dtype": {"bfloat16"}, "group": {1, 4}, "head_dim": range(64, 257, 64), "kv_lens": range(1, 9)}
+    offer = {
+        "layout": {"hnd"},
+        "dtype": {"bfloat16"},
+        "group": {1, 4},
+        "head_dim": range(64, 257, 64),
+        "kv_lens": range(1, 9),
+    }
     found = drawn(cell_of("paged_decode", offer, dead={"zero"}, table_padding={"valid"}))
     assert {case.group for case in found} == {1, 4}
     assert {case.head_dim for case in found} <= {64, 128, 192, 256}
@@ -68,7 +74,9 @@ def test_undefined_empty_rows_are_never_drawn():
 
 def test_a_static_offer_has_few_shapes_and_many_lengths():
     found = drawn(cell_of("paged_decode", STATIC))
-    shapes = {(len(c.kv_lens), c.page_size, c.num_kv_heads, c.group, c.head_dim, c.num_splits, c.capacity) for c in found}
+    shapes = {
+        (len(c.kv_lens), c.page_size, c.num_kv_heads, c.group, c.head_dim, c.num_splits, c.capacity) for c in found
+    }
     assert len(shapes) <= 3
     assert len({c.kv_lens for c in found}) > 20
 
@@ -88,9 +96,9 @@ def test_a_law_s_restriction_holds_for_static_shapes_too():
 
 
 def test_an_offer_that_leaves_nothing_says_so():
-    with pytest.raises(OfferError, match="paged_decode on split_x in float32: no head_dim to draw from {3}"):
+    with pytest.raises(OfferError, match=r"paged_decode on split_x in float32: no head_dim to draw from \{3\}"):
         cases(cell_of("paged_decode", {"layout": {"split_x"}, "dtype": {"float32"}, "head_dim": {3}}))
-    with pytest.raises(OfferError, match="no length up to 40 lies in kv_lens {1000}"):
+    with pytest.raises(OfferError, match=r"no length up to 40 lies in kv_lens \{1000\}"):
         drawn(cell_of("paged_decode", {"layout": {"nhd"}, "dtype": {"float32"}, "kv_lens": {1000}}), 1)
 
 

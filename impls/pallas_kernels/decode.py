@@ -55,7 +55,7 @@ def _heads(stream: Stream, page: jax.Array, num_kv_heads: int, slots_a_page: int
     return jnp.moveaxis(page.astype(jnp.float32), slot_axis, 1).reshape(num_kv_heads, slots_a_page, -1)
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "num_splits", "out_dtype", "interpret"))
+@functools.partial(jax.jit, static_argnames=("layout", "num_splits", "dtype", "out_dtype", "interpret"))
 def paged_decode(
     q: jax.Array,
     cache: Cache,
@@ -65,20 +65,22 @@ def paged_decode(
     *,
     layout: str,
     num_splits: int,
+    dtype: Any,
     out_dtype: Any,
     interpret: Any,
 ) -> tuple[jax.Array, jax.Array]:
     """Attend to each of `num_splits` runs of pages of every sequence on its own.
 
-    q            [num_seqs, num_q_heads, head_dim]
-    cache        {field: array} of the layout, of q's dtype
+    q            bits of dtype [num_seqs, num_q_heads, head_dim]
+    cache        {field: bits of dtype} of the layout
     block_table  int32 [num_seqs, width]   entries beyond a sequence's pages are never read
     kv_lens      int32 [num_seqs]          slots beyond them may hold anything, NaN included
     sm_scale     factor of q . k
     returns      out out_dtype [num_splits, num_seqs, num_q_heads, head_dim];
                  lse float32 [num_splits, num_seqs, num_q_heads], natural; a part without keys: 0 and -inf
     """
-    fields = fold(layout, cache)
+    q = lax.bitcast_convert_type(q, dtype)
+    fields = fold(layout, {name: lax.bitcast_convert_type(field, dtype) for name, field in cache.items()})
     paging = {
         stream.field: stream for stream, _ in by_stream(layout, fields)
     }  # of a field that holds both sides, either

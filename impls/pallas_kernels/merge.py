@@ -7,21 +7,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 
 from kvconform.impls.pallas_kernels.layouts import Ref
 
 
-@functools.partial(jax.jit, static_argnames=("out_dtype", "interpret"))
-def merge_states(outs: jax.Array, lses: jax.Array, *, out_dtype: Any, interpret: Any) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("dtype", "out_dtype", "interpret"))
+def merge_states(
+    outs: jax.Array, lses: jax.Array, *, dtype: Any, out_dtype: Any, interpret: Any
+) -> tuple[jax.Array, jax.Array]:
     """Combine the parts of every row; a row with one live part keeps it bit for bit.
 
-    outs      [num_parts, num_seqs, num_q_heads, head_dim]   of an empty part: anything, NaN included
-    lses      float32 [num_parts, num_seqs, num_q_heads]     natural; -inf marks an empty part
+    outs      bits of dtype [num_parts, num_seqs, num_q_heads, head_dim]   of an empty part: anything, NaN included
+    lses      bits of float32 [num_parts, num_seqs, num_q_heads]           natural; -inf marks an empty part
     returns   out out_dtype [num_seqs, num_q_heads, head_dim], lse float32 [num_seqs, num_q_heads];
               a row without a live part: 0 and -inf
     """
     num_parts, num_seqs, num_q_heads, head_dim = outs.shape
+    outs, lses = lax.bitcast_convert_type(outs, dtype), lax.bitcast_convert_type(lses, jnp.float32)
 
     def kernel(outs_ref: Ref, lses_ref: Ref, out_ref: Ref, lse_ref: Ref) -> None:
         parts, lse = outs_ref[...], lses_ref[...]
