@@ -38,6 +38,10 @@ class AdapterError(Exception):
     """An adapter that cannot be used, or a name that means none. One sentence."""
 
 
+class BlockedError(AdapterError):
+    """An adapter that needs what this machine does not have. One sentence."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'nhd'?`, or the known names where none is near."""
     known = list(known)

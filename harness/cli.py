@@ -158,7 +158,7 @@ def replay(
 
 
 def _read(case: str) -> dict[str, Any]:
-    from kvconform.harness.plugin import read_case
+    from kvconform.harness.session import read_case
     from kvconform.specs.inputs import digest
 
     parsed = read_case(case)

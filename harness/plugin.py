@@ -1,34 +1,26 @@
 """pytest hooks and the `subject` fixture; the root conftest takes them all.
 
-Implementations come from `--kv-impl`, or from the `impls` of `kvconform.toml` in pytest's root directory where this
-tree is vendored (a conftest that is found late has no options). Exit codes are those of the command line: pytest's 5
-becomes 3.
+Implementations come from `--kv-impl`, or from `kvconform.toml` (harness/session.py). Exit codes are those of the
+command line: pytest's 5 becomes 3.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvconform.harness import booking
-from kvconform.harness.adapters import ROOT, AdapterError, Found, find, nearest
+from kvconform.harness.adapters import AdapterError, nearest
 from kvconform.harness.booking import BAD, NOT_OFFERED, Booked
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.expectations import FILE_NAME
-from kvconform.harness.journal import ENV_CLOSED, ENV_PATH, Journal
-from kvconform.harness.search import Options, Searcher, not_offered, planned
+from kvconform.harness.search import Searcher, not_offered, planned
+from kvconform.harness.session import HOST_FILE, STATE, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
-from kvconform.specs.case import Case, CaseError
-from kvconform.specs.layouts import LAYOUTS
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.case import Case
 from kvconform.specs.strategies import Cell, cells
 from kvconform.suites.law import LAWS, Law
 
@@ -45,30 +37,10 @@ __all__ = [
     "timed",
 ]
 
-HOST_FILE = "kvconform.toml"
 NO_IMPLEMENTATION = (
     f"kvconform has no implementation to judge: pass --kv-impl NAME (or a path to an adapter), or write "
     f'impls = ["path/to/adapter.py"] into {HOST_FILE} in the root directory'
 )
-
-
-@dataclass
-class State:
-    """What this session knows.
-
-    searchers      implementation -> what tries laws on it
-    booked         everything booked so far, not offered laws included
-    judging        whether any law was collected (a session of benchmarks, or of the host's own tests, judges nothing)
-    """
-
-    options: Options
-    searchers: dict[str, Searcher] = field(default_factory=dict)
-    booked: list[Booked] = field(default_factory=list)
-    journal: Journal = field(default_factory=Journal)
-    judging: bool = False
-
-
-STATE = pytest.StashKey[State]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -92,103 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the implementations; a bad adapter ends the session with code 2 and one sentence."""
-    journal = Journal(os.environ.get(ENV_PATH))
-    try:
-        host = _host_file(config)
-        config.stash[STATE] = state = State(_options(config, host), journal=journal)
-        for ref in _option(config, "impl", host.get("impls", [])):
-            _add(config, state, find(_from_root(config, ref) if ref in host.get("impls", []) else ref))
-    except AdapterError as e:
-        journal.write("error", code=booking.USAGE_EXIT, message=str(e), trace=_trace(e))
-        pytest.exit(f"kvconform: {e}", returncode=booking.USAGE_EXIT)
-
-
-def _trace(error: BaseException) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error.__cause__ or error))
-
-
-def _host_file(config: pytest.Config) -> dict[str, Any]:
-    path = config.rootpath / HOST_FILE
-    if not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as e:
-        raise AdapterError(f"{path}: cannot be read as TOML: {e}") from e
-
-
-def _from_root(config: pytest.Config, ref: str) -> str:
-    return str(config.rootpath / ref) if ref.endswith(".py") else ref
-
-
-def _option(config: pytest.Config, name: str, default: Any) -> Any:
-    value = config.getoption(f"--kv-{name}", default=None)
-    return default if value is None else value
-
-
-def _options(config: pytest.Config, host: dict[str, Any]) -> Options:
-    chosen: dict[str, tuple[str, ...]] = {}
-    for name, known in (("op", OPERATIONS), ("layout", LAYOUTS)):
-        chosen[name] = tuple(_option(config, name, ()))
-        for value in chosen[name]:
-            if value not in known:
-                raise AdapterError(f"no {name} {value!r}{nearest(value, known)}")
-    effort = _option(config, "profile", host.get("profile", "quick"))
-    if effort not in EFFORTS:
-        raise AdapterError(f"no profile {effort!r}{nearest(effort, EFFORTS)}")
-    text = _option(config, "case", None)
-    return Options(
-        EFFORTS[effort],
-        seed=int(_option(config, "seed", host.get("seed", 0))),
-        ops=chosen["op"],
-        layouts=chosen["layout"],
-        laws=tuple(_option(config, "law", ())),
-        case=read_case(text) if text else None,
-        replay_form=os.environ.get("KVCONFORM_REPLAY") or _pytest_form(),
-    )
-
-
-def _pytest_form() -> str:
-    suites = os.path.relpath(ROOT / "suites")
-    return f"pytest {suites} --kv-impl {{impl}} --kv-law {{law}} --kv-case {{case}}"
-
-
-def read_case(text: str) -> Case:
-    """A Case from a JSON file or from the JSON itself. Raises AdapterError."""
-    try:
-        return Case.from_json(
-            json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-        )
-    except OSError as e:
-        raise AdapterError(f"no case file {text!r}: {e.strerror}") from e
-    except (json.JSONDecodeError, CaseError, TypeError) as e:
-        raise AdapterError(f"the case cannot be read: {e}") from e
-
-
-def _add(config: pytest.Config, state: State, found: Found) -> None:
-    if found.blocked:
-        raise AdapterError(f"{found.name} is blocked: {found.blocked}")
-    adapter = found.load()
-    subject_ = Subject(adapter, found.name, str(found.path), found.ref)
-    closed = os.environ.get(ENV_CLOSED, "")
-    state.searchers[found.name] = Searcher(
-        subject_,
-        state.options,
-        journal=state.journal,
-        closed=frozenset(json.loads(Path(closed).read_text(encoding="utf-8"))) if closed else frozenset(),
-        book=state.booked.append,
-        expectations_file=_expectations_file(config, found),
-    )
-
-
-def _expectations_file(config: pytest.Config, found: Found) -> Path | None:
-    given = _option(config, "expect", None)
-    if given is not None:
-        return None if given == "none" else Path(given)
-    beside = found.path.parent / FILE_NAME
-    return beside if beside.is_file() else None
+    begin(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -246,12 +122,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in gone]
     unknown = [name for name in state.options.laws if name not in LAWS]
     if unknown and LAWS:
-        _refuse(state, f"no law {unknown[0]!r}{nearest(unknown[0], LAWS)}")
-
-
-def _refuse(state: State, message: str) -> None:
-    state.journal.write("error", code=booking.USAGE_EXIT, message=message, trace="")
-    pytest.exit(f"kvconform: {message}", returncode=booking.USAGE_EXIT)
+        refuse(state.journal, f"no law {unknown[0]!r}{nearest(unknown[0], LAWS)}", booking.USAGE_EXIT)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -264,7 +135,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         try:
             searcher.read_expectations(LAWS)
         except AdapterError as e:
-            _refuse(state, str(e))
+            refuse(state.journal, str(e), booking.USAGE_EXIT)
         plan = {}
         for law in asked:
             reason = not_offered(searcher.subject, law)

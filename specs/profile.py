@@ -29,13 +29,13 @@ class Profile:
     qk_accumulator: str = "float32"
     qk_truncates: bool = False  # the accumulator rounds toward zero (tensor cores)
     qk_depth: int | None = None  # longest chain of additions; None: head_dim
-    score_format: str | None = None  # scores are stored in this format
+    score_format: str | None = None  # scores are stored in this format once, and again after cap and after bias
     # softmax
     tanh_error: float = 2.0**-21  # absolute, on [-1, 1] (tanh.approx: 2**-10.9)
-    softmax_format: str = "float32"
+    softmax_format: str = "float32"  # exp, log, and the sum that is the denominator, rounded to nearest
     exp_error: float = 2.0**-22  # exp(0) must be exactly 1
     log_error: float = 2.0**-22  # times 1 + |log|
-    tile: int = 1  # least number of keys between two updates of the running maximum
+    tile: int = 1  # least number of live keys between two updates of the running maximum; 1 under a scattered mask
     max_lag: float = 0.0  # nats between the reference point and the true maximum (lazy rescaling: 8 ln 2)
     # P and P . V
     p_format: str | None = None

@@ -93,12 +93,11 @@ def test_attack_02_two_passes(logit: float) -> None:
 def test_attack_03_lse_is_rounded_at_every_level() -> None:
     """A sequential merge rounds lse, and the weights made of it, once a level."""
     rng = np.random.default_rng(3)
-    row = one_dim(1e5 + 2 * rng.random(1024), rng.standard_normal(1024))
-    parts = [(row.v[i], row.k[i, 0]) for i in range(1024)]
-    result = emulated.merge_sequential(Machine(), parts)
+    rows = [one_dim(1e5 + 2 * rng.random(1024), rng.standard_normal(1024)) for _ in range(4)]
+    results = [emulated.merge_sequential(Machine(), list(zip(row.v, row.k[:, 0], strict=True))) for row in rows]
     profile = Profile(splits=1024, renormalises=True)
-    assert inside(result, bounded(row, profile), profile)
-    assert not inside(result, bounded(row, replace(profile, merge_levels=1)), profile)
+    assert all_inside(rows, results, profile)
+    assert not all_inside(rows, results, replace(profile, merge_levels=1))
 
 
 def _crossing(gap: float, logit: float) -> tuple[Row, Row]:
@@ -147,7 +146,7 @@ def test_attack_05_soft_cap_at_both_ends() -> None:
     assert abs(result[1] - want.lse) > 2 * by_slope
 
 
-@pytest.mark.parametrize("cap", [50.0, 1000.0])
+@pytest.mark.parametrize("cap", [400.0, 1000.0])
 def test_attack_06_tanh_errs_absolutely(cap: float) -> None:
     """1 - 2/(e^2x + 1) loses all relative accuracy near 0: the error is cap times a constant."""
     rng = np.random.default_rng(6)

@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -93,7 +92,7 @@ def random_bits(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
 def field_shapes(layout: str, dtype: str) -> dict[str, tuple[int, ...]]:
     pages, slots, heads, dims = NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM
     x = 16 // DTYPES[dtype].itemsize
-    return {
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
         "nhd": dict.fromkeys("kv", (pages, slots, heads, dims)),
         "hnd": dict.fromkeys("kv", (pages, heads, slots, dims)),
         "heads_first": dict.fromkeys("kv", (heads, pages, slots, dims)),
@@ -101,7 +100,8 @@ def field_shapes(layout: str, dtype: str) -> dict[str, tuple[int, ...]]:
         "split_x": {"k": (pages, heads, dims // x, slots, x), "v": (pages, heads, dims, slots)},
         "code_rows": {"codes": (pages, slots, dims)},
         "code_columns": {"codes": (pages, dims, slots)},
-    }[layout]
+    }
+    return shapes[layout]
 
 
 def sides(cache: dict[str, Array], layout: str) -> list[Array]:
@@ -240,16 +240,15 @@ def test_widening_is_exact_like_ml_dtypes(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", NARROW)
 def test_narrowing_rounds_to_nearest_even_like_ml_dtypes(dtype: str) -> None:
     """At every number of the format, halfway to the next, beyond the last, and one float32 step to each side."""
-    info = ml_dtypes.finfo(DTYPES[dtype])
     numbers = patterns(dtype).astype(np.float32)
     finite = np.unique(numbers[np.isfinite(numbers)])
-    step = np.float32(float(info.max) - float(finite[-2]))
     halves = finite[:-1] + (finite[1:] - finite[:-1]) / 2
     with np.errstate(over="ignore"):
-        beyond = np.float32([1, -1])[:, None] * (finite[-1] + step * np.float32([[0.5, 1.0, 1.5]]))
-    points = np.concatenate([finite, halves, beyond.ravel(), np.float32([0.0, -0.0])])
-    extremes = np.float32([np.inf, np.nan, np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal])
-    around = [np.nextafter(points, side * np.float32(np.inf)) for side in np.float32([1, -1])]
+        beyond = finite[-1] + (finite[-1] - finite[-2]) * np.array([0.5, 1.0, 1.5], np.float32)
+    points = np.concatenate([finite, halves, beyond, -beyond, -finite[finite == 0]])
+    around = [np.nextafter(points, np.array(side, np.float32)) for side in (np.inf, -np.inf)]
+    limits = np.finfo(np.float32)
+    extremes = np.array([np.inf, np.nan, limits.max, limits.smallest_subnormal], np.float32)
     given = np.concatenate([points, *around, extremes, -extremes])
     with np.errstate(over="ignore"):
         want = given.astype(DTYPES[dtype])
@@ -313,7 +312,7 @@ attends = pytest.mark.parametrize(
 def own_values() -> Array:
     """[page, slot, head, dim]: small integers that say where they came from."""
     page, slot, head, dim = np.indices((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM))
-    return (page * 8 + slot * 2 + head + dim % 3).astype(np.float32)
+    return np.asarray(page * 8 + slot * 2 + head + dim % 3, np.float32)
 
 
 @attends

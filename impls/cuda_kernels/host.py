@@ -96,5 +96,7 @@ def load() -> Host:
             "of build.sanitized_environment()"
         )
     host = Host(build.library(sanitize=sanitize))
+    if sanitize:
+        host.device += ", AddressSanitizer"
     host.schedule(os.environ.get("KVCONFORM_CUDA_SCHEDULE", "in turn"))
     return host
