@@ -110,6 +110,7 @@ class Searcher:
     closed              keys of cells that an earlier child has booked
     book                where booked cells are put
     witnesses           law -> counterexamples of earlier cells
+    settled             law -> mistakes that earlier cells were found to make
     """
 
     subject: Subject
@@ -119,6 +120,7 @@ class Searcher:
     closed: frozenset[str] = frozenset()
     book: Callable[[Booked], None] = lambda booked: None
     witnesses: dict[str, list[Case]] = field(default_factory=dict)
+    settled: dict[str, set[str]] = field(default_factory=dict)
     expectations: tuple[Expectation, ...] = ()
     cells_left: int = 1
     started: float = 0.0
@@ -275,8 +277,7 @@ class _Trial:
         if self.witness is not None:
             self.searcher.witnesses.setdefault(self.law.name, []).append(self.witness)
             self._book_violation(self.witness, str(self.failures[self.witness]))
-            likely = {name.rpartition("/")[0] for name in self.explained or ()}
-            booked.looks_like = likely.pop() if len(likely) == 1 else None
+            booked.looks_like = self._name()
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
         if booked.expected:
@@ -284,6 +285,20 @@ class _Trial:
         if self.cut_short:
             booked.message = f"cut short {booked.examples}/{booked.planned}"
         self._check_expectations()
+
+    def _name(self) -> str | None:
+        """The one mistake that explains every failing case; of several, the one that an earlier cell was settled on.
+
+        A cell that took over its counterexample saw few failing cases, too few at times to tell mistakes apart.
+        """
+        settled = self.searcher.settled.setdefault(self.law.name, set())
+        likely = {name.rpartition("/")[0] for name in self.explained or ()}
+        if len(likely) > 1:
+            likely &= settled
+        if len(likely) != 1:
+            return None
+        settled |= likely
+        return likely.pop()
 
     def _check_expectations(self) -> None:
         """The witness of each expectation must still violate."""

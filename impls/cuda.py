@@ -19,11 +19,9 @@ from typing import Any
 import numpy as np
 
 from kvconform.impls.cuda_kernels import arguments, runtime
-from kvconform.impls.cuda_kernels.build import sanitized_environment
+from kvconform.impls.cuda_kernels.build import sanitized_environment as sanitized_environment
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
 from kvconform.specs.dtypes import DTYPES
-
-__all__ = ["sanitized_environment"]
 
 NAME = "cuda"
 BACKEND = "cuda"

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -666,12 +667,15 @@ getattr(load("test_cuda", this), task)(*rest)
 """
 
 
-def sanitized_child(task: str, *rest: str) -> subprocess.CompletedProcess[str]:
-    """Runs a function of this module in a process of its own, on the sanitised build."""
+def sanitized_child(task: str, *rest: str) -> tuple[int, str]:
+    """Exit status and stderr of a process that runs a function of this module on the sanitised build."""
     root = Path(str(kvconform.__file__)).parent
     command = [sys.executable, "-P", "-c", CHILD, str(root), __file__, task, *rest]
     environment = {**os.environ, **cuda.sanitized_environment()}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    with tempfile.TemporaryFile("w+") as stderr:  # no pipe: a symbolizer may outlive the child and hold it open
+        status = subprocess.run(command, env=environment, stderr=stderr, timeout=120, check=False).returncode
+        stderr.seek(0)
+        return status, stderr.read()
 
 
 def overrun(kernel: str, source: str) -> None:
@@ -687,17 +691,16 @@ def overrun(kernel: str, source: str) -> None:
 
 @pytest.mark.parametrize("kernel", ["heap_overrun", "static_overrun", "dynamic_overrun"])
 def test_the_sanitizer_names_the_line_of_an_overrun(kernel: str, probe_source: Path) -> None:
-    child = sanitized_child("overrun", kernel, str(probe_source))
-    assert child.returncode != 0
-    assert "ERROR: AddressSanitizer: " in child.stderr
-    assert "WRITE of size 4" in child.stderr
-    top = next(text for text in child.stderr.splitlines() if text.lstrip().startswith("#0"))
+    status, stderr = sanitized_child("overrun", kernel, str(probe_source))
+    assert status != 0
+    assert "ERROR: AddressSanitizer: " in stderr
+    assert "WRITE of size 4" in stderr
+    top = next(text for text in stderr.splitlines() if text.lstrip().startswith("#0"))
     assert f"probes.cu:{line(kernel)}" in top
 
 
 def test_every_operation_is_clean_under_the_sanitizer() -> None:
-    child = sanitized_child("every_operation")
-    assert (child.returncode, child.stderr) == (0, "")
+    assert sanitized_child("every_operation") == (0, "")
 
 
 def test_the_sanitised_build_asks_for_its_runtime(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,10 +86,10 @@ inline unsigned __float_as_uint(float value) {
 #define __device__
 
 // One block runs at a time, so its shared variables can be static. In a section of their own they are found and filled
-// before each block. The sanitizer puts redzones only around variables that the compiler places: its build leaves them
-// to it, unfilled.
+// before each block; `used` keeps the compiler from believing that nobody else writes them. The sanitizer puts redzones
+// only around variables that the compiler places: its build leaves them to it, unfilled.
 #if defined(__ELF__) && !defined(__SANITIZE_ADDRESS__)
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static __attribute__((section("cuda_shared"), used))
 extern "C" unsigned char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));
 extern "C" unsigned char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));
 #else
