@@ -183,6 +183,8 @@ def _judge(
 ) -> int:
     if debug:
         os.environ["KVCONFORM_DEBUG"] = "1"
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise AdapterError(f"--json {json_file}: there is no folder {json_file.parent}")
     if expect is not None:
         arguments = [*arguments, "--kv-expect", expect if expect == "none" else os.path.abspath(expect)]
     runs: list[Run] = []

@@ -36,5 +36,5 @@ EFFORTS: dict[str, Effort] = {
 STALL_SECONDS = 20.0
 """A call that is silent for so long is taken to hang."""
 
-FIRST_STALL_SECONDS = 90.0
-"""The same before the first case has been booked: imports and first compilations are slow."""
+STARTING_FACTOR = 4
+"""How many times as long the first cell may take: imports and first compilations are slow."""

@@ -18,7 +18,7 @@ from kvconform.harness.booking import BAD, NOT_OFFERED, Booked
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.search import Searcher, not_offered, planned
-from kvconform.harness.session import HOST_FILE, STATE, begin, refuse
+from kvconform.harness.session import HOST_FILE, STATE, State, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
 from kvconform.specs.case import Case
 from kvconform.specs.strategies import Cell, cells
@@ -130,32 +130,38 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     state = session.config.stash[STATE]
     if not state.judging:
         return
-    asked = [law for law in LAWS.values() if state.options.takes_law(law)]
     for searcher in state.searchers.values():
         try:
             searcher.read_expectations(LAWS)
+            attested = searcher.subject.attested()
         except AdapterError as e:
-            refuse(state.journal, str(e), booking.USAGE_EXIT)
-        plan = {}
-        for law in asked:
-            reason = not_offered(searcher.subject, law)
-            if reason:
-                row = Booked(searcher.subject.name, law.op, "*", "*", law.name, NOT_OFFERED, message=reason)
-                state.booked.append(row)
-                plan[row.key] = row.to_json()
-            plan |= {b.key: b.to_json() for _, b in planned(searcher.subject, law, state.options)}
+            refuse(state.journal, str(e), booking.USAGE_EXIT, e.__cause__)
+        plan = _plan(state, searcher)
         searcher.begin(sum(key not in searcher.closed for key in plan))
-        subject_ = searcher.subject
+        conventions = searcher.subject.conventions.items()
         state.journal.write(
             "plan",
-            impl=subject_.name,
-            backend=subject_.backend,
-            attested=subject_.attested(),
-            conventions={
-                k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in subject_.conventions.items()
-            },
-            cells=plan,
+            impl=searcher.subject.name,
+            backend=searcher.subject.backend,
+            attested=attested,
+            conventions={k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in conventions},
+            cells={key: row.to_json() for key, row in plan.items()},
         )
+
+
+def _plan(state: State, searcher: Searcher) -> dict[str, Booked]:
+    """Every cell of every law that is asked for; a law that is not offered is booked as such here."""
+    plan = {}
+    for law in LAWS.values():
+        if not state.options.takes_law(law):
+            continue
+        reason = not_offered(searcher.subject, law)
+        if reason:
+            row = Booked(searcher.subject.name, law.op, "*", "*", law.name, NOT_OFFERED, message=reason)
+            state.booked.append(row)
+            plan[row.key] = row
+        plan |= {row.key: row for _, row in planned(searcher.subject, law, state.options)}
+    return plan
 
 
 @pytest.fixture

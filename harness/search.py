@@ -110,7 +110,6 @@ class Searcher:
     closed              keys of cells that an earlier child has booked
     book                where booked cells are put
     witnesses           law -> counterexamples of earlier cells
-    settled             law -> mistakes that earlier cells were found to make
     """
 
     subject: Subject
@@ -120,7 +119,6 @@ class Searcher:
     closed: frozenset[str] = frozenset()
     book: Callable[[Booked], None] = lambda booked: None
     witnesses: dict[str, list[Case]] = field(default_factory=dict)
-    settled: dict[str, set[str]] = field(default_factory=dict)
     expectations: tuple[Expectation, ...] = ()
     cells_left: int = 1
     started: float = 0.0
@@ -162,6 +160,7 @@ class _Trial:
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
         self.witness: Case | None = None
+        self.pinned_witness: Case | None = None
         self.calls_after_failure = 0
         self.cut_short = False
 
@@ -181,7 +180,7 @@ class _Trial:
         except _Enough:
             pass
         except Violation:
-            if self.witness is None:
+            if not self.failures:
                 raise
         self._decide()
         booked.resolution = resolution(self.subject.weights)
@@ -194,10 +193,19 @@ class _Trial:
             self.booked.planned = 1
             self._judge(options.case)
             return
-        for case in self.law.pinned(self.cell):
-            with suppress(OutsideDomain):
+        self._judge_pinned()
+
+        def one(case: Case) -> None:
+            try:
                 self._judge(case)
-        key = f"{options.seed}/{self.booked.key}"
+            except OutsideDomain:
+                reject()
+
+        self._drive(one, "cases", (Phase.generate, Phase.shrink))
+
+    def _drive(self, judge: Callable[[Case], None], purpose: str, phases: tuple[Phase, ...]) -> None:
+        """Draw as many cases as are planned, from the run's seed, the cell and the purpose alone."""
+        key = f"{self.searcher.options.seed}/{self.booked.key}/{purpose}"
 
         @seed(zlib.crc32(key.encode()))
         @settings(
@@ -208,23 +216,29 @@ class _Trial:
             print_blob=False,
             report_multiple_bugs=False,
             verbosity=Verbosity.quiet,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=[
-                HealthCheck.too_slow,
-                HealthCheck.filter_too_much,
-            ],  # slow or picky kernels are legal
+            phases=phases,
+            # a kernel may be slow, and an arithmetic may rule many cases out
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         )
         @given(case=self.law.strategy(self.cell))
-        def one(case: Case) -> None:
+        def drawn(case: Case) -> None:
+            judge(case)
+
+        drawn()
+
+    def _judge_pinned(self) -> None:
+        """A pinned case that violates is kept, and a smaller one is looked for all the same."""
+        for case in self.law.pinned(self.cell):
             try:
                 self._judge(case)
             except OutsideDomain:
-                reject()
-
-        one()
+                continue
+            except Violation:
+                self.pinned_witness, self.witness = case, None
 
     def _judge(self, case: Case) -> None:
         if case in self.failures:
+            self.witness = case  # Hypothesis ends with the smallest one
             raise self.failures[case]
         if self.witness is not None:
             self.calls_after_failure += 1
@@ -258,6 +272,10 @@ class _Trial:
 
     def _keep(self, case: Case, violation: Violation) -> None:
         self.failures[case], self.witness = violation, case
+        self._narrow(violation)
+
+    def _narrow(self, violation: Violation) -> None:
+        """Keep the mistakes that explain this violation too."""
         names = violation.explanations if self.explained is None else self.explained
         self.explained = {n for n in names if n in violation.explanations and violation.explanations[n]()}
 
@@ -274,6 +292,7 @@ class _Trial:
 
     def _decide(self) -> None:
         booked = self.booked
+        self.witness = self.witness or self.pinned_witness
         if self.witness is not None:
             self.searcher.witnesses.setdefault(self.law.name, []).append(self.witness)
             self._book_violation(self.witness, str(self.failures[self.witness]))
@@ -287,18 +306,30 @@ class _Trial:
         self._check_expectations()
 
     def _name(self) -> str | None:
-        """The one mistake that explains every failing case; of several, the one that an earlier cell was settled on.
+        """The one mistake that explains every failing case that was seen."""
+        if len(self._likely()) > 1:
+            self._see_more_failures()
+        likely = self._likely()
+        return likely.pop() if len(likely) == 1 else None
 
-        A cell that took over its counterexample saw few failing cases, too few at times to tell mistakes apart.
-        """
-        settled = self.searcher.settled.setdefault(self.law.name, set())
-        likely = {name.rpartition("/")[0] for name in self.explained or ()}
-        if len(likely) > 1:
-            likely &= settled
-        if len(likely) != 1:
-            return None
-        settled |= likely
-        return likely.pop()
+    def _likely(self) -> set[str]:
+        return {name.rpartition("/")[0] for name in self.explained or ()}
+
+    def _see_more_failures(self) -> None:
+        """Judge further cases until at most one mistake is left: the smallest case is one on which many look alike."""
+
+        def one(case: Case) -> None:
+            try:
+                violation = self._violation(case)
+            except OutsideDomain:
+                return
+            if violation is not None:
+                self._narrow(violation)
+                if len(self._likely()) < 2:
+                    raise _Enough
+
+        with suppress(_Enough):
+            self._drive(one, "names", (Phase.generate,))
 
     def _check_expectations(self) -> None:
         """The witness of each expectation must still violate."""

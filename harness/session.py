@@ -15,7 +15,7 @@ import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -68,7 +68,7 @@ def begin(config: pytest.Config) -> None:
         refuse(journal, str(e), code, e.__cause__ or e)
 
 
-def refuse(journal: Journal, message: str, code: int, cause: BaseException | None = None) -> None:
+def refuse(journal: Journal, message: str, code: int, cause: BaseException | None = None) -> NoReturn:
     """End the session: a line in the journal, a sentence on the terminal."""
     import traceback
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kvconform.harness.adapters import AdapterError
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import declared
@@ -52,7 +53,10 @@ class Subject:
 
     def attested(self) -> dict[str, Any]:
         """What the adapter says of its launches, device and mode; empty where it says nothing."""
-        return dict(self.adapter.attest()) if hasattr(self.adapter, "attest") else {}
+        try:
+            return dict(self.adapter.attest()) if hasattr(self.adapter, "attest") else {}
+        except Exception as e:
+            raise AdapterError(f"{self.file}: attest() raised {type(e).__name__}: {e}") from e
 
     def offers_result(self, op: str, name: str) -> bool:
         """Whether an operation returns the named result."""
@@ -87,22 +91,28 @@ class Subject:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return getattr(self.adapter, op)(*positional, **keywords)
-        except (
-            BaseException
-        ) as e:  # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
+        except BaseException as e:
+            # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
             raise Violation(f"{op} raised {type(e).__name__}: {e}") from e
         finally:
             self.inside += time.perf_counter() - start
 
     def _launches(self) -> int | None:
-        return self.attested().get("launches")
+        try:
+            return self.attested().get("launches")
+        except AdapterError as e:
+            raise Violation(str(e)) from e
 
     def _to_device(self, array: Any) -> Any:
         convert = getattr(self.adapter, "to_device", None)
         if not isinstance(array, np.ndarray):
             return array
         copy = np.array(array, order="C")
-        return convert(copy) if convert else copy
+        try:
+            return convert(copy) if convert else copy
+        except Exception as e:
+            shown = f"{copy.dtype}{list(copy.shape)}"
+            raise Violation(f"to_device failed on {shown}: {type(e).__name__}: {e} ({self.file})") from e
 
     def _to_host(self, what: str, handle: Any) -> Array:
         convert = getattr(self.adapter, "to_host", None)

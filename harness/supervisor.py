@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from kvconform.harness import booking, journal
 from kvconform.harness.adapters import ROOT, Found
 from kvconform.harness.booking import BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, Booked, Run
-from kvconform.harness.efforts import FIRST_STALL_SECONDS, STALL_SECONDS
+from kvconform.harness.efforts import STALL_SECONDS, STARTING_FACTOR
 from kvconform.harness.search import replay_line
 
 MAX_DEATHS = 3
@@ -95,7 +95,7 @@ class _Supervisor:
                 return
             if watch.key is None:
                 self.book.exit = booking.USAGE_EXIT
-                self.book.message = f"the child ended ({watch.ending()}) outside any case\n{watch.tail()}"
+                self.book.message = f"{self.found.path}: {watch.said()} outside any call\n{watch.tail()}".strip()
                 return
             self._bury(watch)
 
@@ -104,8 +104,15 @@ class _Supervisor:
         closed.write_text(json.dumps(sorted(self.closed)), encoding="utf-8")
         path = self.folder / f"journal-{len(self.closed)}-{sum(self.deaths.values())}.jsonl"
         path.touch()
-        command = [sys.executable, "-P", str(ROOT / "__main__.py"), "child", "--kv-impl", self._ref(), *self.arguments]
-        environment = os.environ | {
+        command = [
+            sys.executable,
+            "-P",
+            str(ROOT / "__main__.py"),
+            "child",
+            f"--kv-impl={self._ref()}",
+            *self.arguments,
+        ]
+        environment = _without_pytest(os.environ) | {
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # whatever pytest plugins stand around have no say in a verdict
             "HYPOTHESIS_STORAGE_DIRECTORY": str(self.folder / "hypothesis"),
@@ -120,7 +127,7 @@ class _Supervisor:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-            watch = _Watch(child, path, self.folder / "log")
+            watch = _Watch(child, path, self.folder / "log", STARTING_FACTOR * self.stall)
             try:
                 self._follow(watch)
             finally:
@@ -140,9 +147,7 @@ class _Supervisor:
                 self._take(watch, row)
             if ended:
                 return
-            if time.monotonic() - beat > (
-                self.stall if watch.booked_any else max(self.stall, FIRST_STALL_SECONDS * (self.stall >= STALL_SECONDS))
-            ):
+            if time.monotonic() - beat > watch.patience:
                 watch.stalled = True
                 return
             time.sleep(POLL_SECONDS)
@@ -164,7 +169,7 @@ class _Supervisor:
             cell = Booked(**row["cell"])
             self.book.attested = row["attested"]
             watch.key = watch.case = None
-            watch.booked_any = True
+            watch.patience = self.stall
             self._close(cell)
         elif kind == "error":
             watch.error = row
@@ -182,8 +187,7 @@ class _Supervisor:
         cell = self.book.cells[watch.key]
         cell.outcome = TIMED_OUT if watch.stalled else CRASHED
         cell.examples = watch.examples
-        said = f"no answer for {self.stall:g} s" if watch.stalled else f"the process ended ({watch.ending()})"
-        cell.message = f"{said} inside a call of {cell.op}; the case is the one in flight, not made smaller"
+        cell.message = f"{watch.said()} inside a call of {cell.op}; the case is the one in flight, not made smaller"
         cell.counterexample = (watch.case or {}) | {"law": cell.law}
         cell.replay = replay_line(self.form, cell.counterexample, self.found.ref, cell.law)
         self._close(cell)
@@ -202,29 +206,37 @@ class _Supervisor:
 
 
 class _Watch:
-    """One child and what its journal has said."""
+    """One child and what its journal has said; `patience`: seconds of silence after which it is taken to hang."""
 
-    def __init__(self, child: subprocess.Popen[bytes], path: Path, log: Path) -> None:
-        self.child, self._path, self._log, self._offset = child, path, log, 0
+    def __init__(self, child: subprocess.Popen[bytes], path: Path, log: Path, patience: float) -> None:
+        self.child, self._path, self._log, self._offset, self.patience = child, path, log, 0, patience
         self.key: str | None = None
         self.case: dict[str, Any] | None = None
         self.error: dict[str, Any] | None = None
         self.examples = 0
-        self.done = self.stalled = self.booked_any = False
+        self.done = self.stalled = False
 
     def read(self) -> list[dict[str, Any]]:
         """New lines."""
         rows, self._offset = journal.read(self._path, self._offset)
         return rows
 
-    def ending(self) -> str:
-        """How the child ended: SIGSEGV, exit code 0."""
+    def said(self) -> str:
+        """How it went silent: `no answer for 20 s`, `the process ended (SIGSEGV)`."""
+        if self.stalled:
+            return f"no answer for {self.patience:g} s"
         code = self.child.poll()
-        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return f"the process ended ({name})"
 
     def tail(self) -> str:
         """The last lines that the child printed."""
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+
+
+def _without_pytest(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what a surrounding pytest, or its user, set for another session."""
+    return {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -32,6 +32,9 @@ def expect_merge(inputs: FusedInputs, row: Layout | None = None) -> dict[str, Ex
     return {"kv": Exact(merged(inputs, row), lambda index: case.row.where("kv", index, inputs.sizes, case.dtype))}
 
 
-def expect_extract(inputs: FusedInputs, fused: Array, side: int, row: Layout | None = None) -> dict[str, Exact]:
-    """K or V, bit for bit."""
-    return {SIDE_NAMES[side]: Exact(extracted(inputs, fused, side, row), by_axes(*inputs.case.row.axes))}
+def expect_extract(
+    inputs: FusedInputs, fused: Array, side: int, row: Layout | None = None, source: int | None = None
+) -> dict[str, Exact]:
+    """K or V, bit for bit; read as `row` and from the `source` side in a named mistake only."""
+    read = extracted(inputs, fused, side if source is None else source, row)
+    return {SIDE_NAMES[side]: Exact(read, by_axes(*inputs.case.row.axes))}

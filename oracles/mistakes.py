@@ -101,7 +101,7 @@ def _joined(
     def change(cut: Callable[[int, int, int], list[int]]) -> Change:
         return lambda inputs, right: replace(right, join=join, cut=cut)
 
-    return tuple(change(cut) for cut in (_cut_up, _cut_down, _cut_pages, _cut_evenly))
+    return tuple(change(cut) for cut in (_cut_up, _cut_down, _cut_pages, _cut_evenly, _cut_floor))
 
 
 def _cut_up(n: int, splits: int, page: int) -> list[int]:
@@ -118,6 +118,10 @@ def _cut_pages(n: int, splits: int, page: int) -> list[int]:
 
 def _cut_evenly(n: int, splits: int, page: int) -> list[int]:
     return [sum(n // splits + (j < n % splits) for j in range(i + 1)) for i in range(splits)]
+
+
+def _cut_floor(n: int, splits: int, page: int) -> list[int]:
+    return [n * (i + 1) // splits for i in range(splits)]
 
 
 def _added(parts: list[Bounded]) -> tuple[Array, Array]:
@@ -297,7 +301,7 @@ def of_fused(inputs: FusedInputs, fused_kv: Array | None, side: int | None) -> d
         }
     return {
         "heads_are_halves/0": lambda: fused.expect_extract(inputs, fused_kv, side, halves),
-        "k_and_v_are_swapped/0": lambda: fused.expect_extract(inputs, fused_kv, V - side, row),
+        "k_and_v_are_swapped/0": lambda: fused.expect_extract(inputs, fused_kv, side, row, V - side),
     }
 
 

@@ -63,6 +63,10 @@ def _sharp(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
     return _eighths(h) * (16.0 if tensor in ("q", "lse") else 1.0)
 
 
+def _steep(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+    return _eighths(h) * (128.0 if tensor in ("q", "lse") else 1.0)
+
+
 def _flat(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
     return _eighths(h) * (0.0 if tensor in ("q", "lse") else 1.0)
 
@@ -75,13 +79,17 @@ ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]]
     "plain": _plain,
     "wide": _wide,
     "sharp": _sharp,
+    "steep": _steep,
     "flat": _flat,
     "offset": _offset,
 }
 """What numbers an arithmetic case holds, simplest first.
 
-plain    eighths in [-1, 1)                         wide    eighths times 1/2 .. 4
-sharp    q and lse 16 times larger: few keys count  flat    q and lse 0: every key counts the same
+plain    eighths in [-1, 1)
+wide     eighths times 1/2 .. 4
+sharp    q and lse 16 times larger: few keys count
+steep    q and lse 128 times larger: exp overflows unless the maximum is taken away first
+flat     q and lse 0: every key counts the same
 offset   v around 4: outputs that cancel
 """
 

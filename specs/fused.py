@@ -29,7 +29,7 @@ class FusedInputs:
         case, shape = self.case, tuple(self.sizes.values())
         if case.family == "patterns":
             half = case.num_tokens * case.num_kv_heads * case.head_dim
-            return data.patterns(case.dtype, shape, case.seed + side * half)
+            return data.patterns(case.dtype, shape, case.seed + side * (half + 1))  # K and V differ everywhere
         return data.values(case.dtype, case.family, "kv"[side], data.hashes(case.seed, "kv"[side], *data.grid(*shape)))
 
     def arrays(self) -> dict[str, Array]:
