@@ -153,7 +153,7 @@ class Subject:
             raise Violation(
                 f"{op} returned {name} as {got.dtype}{list(got.shape)}, want {dtype}{list(shape)} ({self.file})"
             )
-        return got
+        return got.copy()  # the adapter may return the same buffer from its next call
 
     def _inputs_unchanged(self, op: str, arguments: Mapping[str, Any], handles: Mapping[str, Any], got: Any) -> None:
         for name, value in arguments.items():

@@ -87,12 +87,12 @@ def attended(
 def expected(
     inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading
 ) -> dict[str, Interval]:
-    """What `out` and `lse` must be (of a mistaken join: `out`). `profile` is complete (see `rounding`)."""
+    """What `out` and `lse` must be (of a mistaken join: `out` at least). `profile` is complete (see `rounding`)."""
     rows = [attended(inputs, cache, profile, reading, seq) for seq in range(len(reading.lens))]
     out, out_error, lse, lse_error = (np.stack([getattr(row, name) for row in rows]) for name in vars(rows[0]))
     unit = reading.lse_unit
     want = {"out": Interval(out, out_error, profile.out_format, by_axes("seq", "q_head", "dim"))}
-    if reading.join is None:
+    if reading.join is None or not np.isnan(lse_error).any():  # a mistaken join may leave it open
         want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, by_axes("seq", "q_head"))
     return want
 

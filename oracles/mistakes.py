@@ -89,14 +89,8 @@ def _lse_unit(unit: float) -> Change:
     return lambda inputs, right: replace(right, lse_unit=unit)
 
 
-def _joined(
-    combine: Callable[[list[Bounded]], tuple[Array, Array]],
-) -> tuple[Change, ...]:
+def _joined(join: Callable[[list[Bounded]], Bounded]) -> tuple[Change, ...]:
     """A join of split results, for each usual rule of cutting a sequence into splits."""
-
-    def join(parts: list[Bounded]) -> Bounded:
-        out, error = combine(parts)
-        return replace(parts[0], out=out, out_error=error)
 
     def change(cut: Callable[[int, int, int], list[int]]) -> Change:
         return lambda inputs, right: replace(right, join=join, cut=cut)
@@ -124,25 +118,27 @@ def _cut_floor(n: int, splits: int, page: int) -> list[int]:
     return [n * (i + 1) // splits for i in range(splits)]
 
 
-def _added(parts: list[Bounded]) -> tuple[Array, Array]:
+def _added(parts: list[Bounded]) -> Bounded:
+    """Outputs as they are; what such a kernel returns as lse is left open (NaN)."""
     total, error = sum(p.out for p in parts), sum(p.out_error for p in parts)
     slack = len(parts) * FORMATS["float32"].unit * sum(np.abs(p.out) for p in parts)
-    return np.asarray(total), np.asarray(error + slack)
+    unsaid = np.full(np.shape(total)[:-1], np.nan)
+    return Bounded(np.asarray(total), np.asarray(error + slack), unsaid, unsaid)
 
 
-def _averaged(parts: list[Bounded]) -> tuple[Array, Array]:
-    total, error = _added(parts)
-    return total / len(parts), error / len(parts)
+def _averaged(parts: list[Bounded]) -> Bounded:
+    added = _added(parts)
+    return replace(added, out=added.out / len(parts), out_error=added.out_error / len(parts))
 
 
-def _without_last(parts: list[Bounded]) -> tuple[Array, Array]:
+def _without_last(parts: list[Bounded]) -> Bounded:
     kept = parts[:-1] or parts
-    merged = _merged(kept)
-    return merged.out, merged.out_error + max(float(p.out_error.max(initial=0.0)) for p in kept)
-
-
-def _merged(parts: list[Bounded]) -> Bounded:
-    return merge_bound(np.stack([p.out for p in parts]), np.stack([p.lse for p in parts]), Profile(splits=len(parts)))
+    merged = merge_bound(np.stack([p.out for p in kept]), np.stack([p.lse for p in kept]), Profile(splits=len(kept)))
+    slack = [
+        max(float(e.max(initial=0.0)) for e in errors)
+        for errors in ([p.out_error for p in kept], [p.lse_error for p in kept])
+    ]
+    return replace(merged, out_error=merged.out_error + slack[0], lse_error=merged.lse_error + slack[1])
 
 
 _READ, _PAGED = ("gather", "paged_decode"), ("append", "gather", "paged_decode")

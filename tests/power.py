@@ -1,8 +1,8 @@
-"""What the suite must be able to tell: every wrong adapter, the laws that must kill it, the mistake it must be taken for.
+"""What the suite must be able to tell: wrong adapters, the laws that must kill each, the mistake it must be taken for.
 
-An adapter without a name makes a mistake that `oracles/mistakes.py` does not list, and must be taken for none. Ids such as
-O22 in the adapters' first lines are those of mutation operators, U11 and R08 those of bug reports, in the list of public
-KV-cache bugs that this table was started from.
+An adapter without a name makes a mistake that `oracles/mistakes.py` does not list, and must be taken for none. Ids in
+the adapters' first lines belong to the list of public KV-cache bugs that this table was started from: O22 is an
+operator that makes a kernel wrong, U11 and R08 are bug reports.
 """
 
 BOUND = "decode_is_within_the_bound"
@@ -81,6 +81,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "empty_parts_are_multiplied_by_zero": ((MERGE, TREE), None),
     "later_part_replaces_the_earlier": ((MERGE, TREE), None),
     "order_varies_between_calls": ((REPEATS, MERGE_REPEATS), None),
+    "order_varies_in_a_reused_buffer": ((REPEATS,), None),
     # append
     "skipped_tokens_go_to_the_last_slot": ((APPEND,), "skipped_tokens_go_to_the_last_slot"),
     "skipped_tokens_go_to_the_first_slot": ((APPEND,), "skipped_tokens_go_to_the_first_slot"),
@@ -97,10 +98,10 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
 
 SMALL = (
     "last_page_is_full",
-    "longest_length_for_all",
-    "pages_are_in_order",
-    "table_of_the_next_sequence",
+    "last_token_is_dropped",
     "q_heads_are_dealt_out",
+    "k_is_used_as_v",
+    "heads_are_halves",
     "dead_v_is_multiplied_by_zero",
     "last_split_is_dropped",
     "skipped_tokens_go_to_the_last_slot",

@@ -1,0 +1,5 @@
+"""Offers nothing."""
+
+NAME = "offers_nothing"
+BACKEND = "numpy"
+OFFERS = {}

@@ -1,0 +1,93 @@
+"""The suite's power: what is wrong dies and is called by its name or by none; what computes nothing fails everywhere.
+
+Wrong adapters are judged in this process, as a child of `kvconform run` would judge them.
+"""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from kvconform.harness import booking
+from kvconform.harness.adapters import find
+from kvconform.harness.booking import VIOLATES, Booked
+from kvconform.harness.cli import all_laws
+from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.search import Options, Searcher
+from kvconform.harness.subject import Subject
+from kvconform.specs.case import Case
+from kvconform.tests.power import FAULTS, MAIN, NULLS, SMALL
+
+WRONG = Path(__file__).resolve().parent / "wrong"
+EFFORT = replace(EFFORTS["quick"], examples=16, static_examples=8, seconds=3600.0)  # never cut short: counts decide
+
+
+@cache
+def booked(name: str, laws: tuple[str, ...] = ()) -> tuple[Booked, ...]:
+    """Every cell of a wrong adapter, under some laws or all."""
+    found = find(str(WRONG / f"{name}.py"))
+    searcher = Searcher(Subject(found.load(), found.name, str(found.path)), Options(EFFORT, laws=laws))
+    searcher.begin(1)
+    return tuple(cell for law in all_laws().values() if law.name in laws or not laws for cell in searcher.run(law))
+
+
+def killed(name: str) -> list[Booked]:
+    """The violating cells of a wrong adapter."""
+    return [cell for cell in booked(name) if cell.outcome == VIOLATES]
+
+
+def test_every_wrong_adapter_has_a_row_and_says_what_is_wrong():
+    files = {path.stem: path.read_text() for path in WRONG.glob("[!_]*.py")}
+    assert set(files) == {*FAULTS, *NULLS}
+    for name, text in files.items():
+        assert text.startswith('"""Null: ' if name in NULLS else '"""Wrong: '), name
+        assert f'NAME = "{name}"' in text
+        assert "oracles" not in text, f"{name} must not know the oracles"
+        assert "address" not in text.split('"""', 2)[2], f"{name} must not know the index formula"
+        assert len(text.splitlines()) <= 40, name
+
+
+@pytest.fixture(scope="module", params=FAULTS)
+def fault(request) -> str:
+    """A wrong adapter; of module scope, so that what is asked of one is asked in one go."""
+    return request.param
+
+
+def test_wrong_adapter_is_killed_by_its_laws(fault):
+    laws, _ = FAULTS[fault]
+    assert set(laws) <= {cell.law for cell in killed(fault)}
+    assert booking.exit_code([cell.outcome for cell in booked(fault)]) == booking.BAD_EXIT
+
+
+def test_wrong_adapter_is_taken_for_what_it_is_and_for_nothing_else(fault):
+    _, mistake = FAULTS[fault]
+    named = {cell.key: cell.looks_like for cell in killed(fault) if cell.law in MAIN}
+    assert named == dict.fromkeys(named, mistake)
+    assert {cell.looks_like for cell in killed(fault)} <= {None, mistake}
+
+
+def test_at_least_ten_mistakes_are_named():
+    assert len({mistake for _, mistake in FAULTS.values() if mistake}) >= 10
+
+
+@pytest.mark.parametrize("law", all_laws())
+def test_law_kills_at_least_one(law):
+    likely_first = sorted(FAULTS, key=lambda name: law not in FAULTS[name][0])
+    assert any(cell.law == law for name in likely_first for cell in killed(name))
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_null_implementation_fails_every_cell_that_it_claims(name):
+    cells = booked(name, laws=MAIN)
+    assert {cell.op for cell in cells} == set(find(str(WRONG / f"{name}.py")).load().OFFERS)
+    assert {cell.key: cell.outcome for cell in cells} == {cell.key: VIOLATES for cell in cells}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_witness_has_at_most_two_sequences_and_two_pages(name):
+    for cell in killed(name):
+        case = Case.from_json(cell.counterexample)
+        pages = sum(-(-length // case.page_size) for length in case.kv_lens)
+        assert len(case.kv_lens) <= 2, case
+        assert pages <= 2, case

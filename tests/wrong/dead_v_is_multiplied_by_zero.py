@@ -1,0 +1,28 @@
+"""Wrong: scores of dead slots are masked, their V is not: 0 * NaN (O30, vllm#641)."""
+
+import numpy as np
+
+from kvconform.impls import numpy_ref as right
+
+NAME = "dead_v_is_multiplied_by_zero"
+BACKEND = "numpy"
+OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}}}
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC | {"tile": 1}
+
+
+def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
+    views = right._views(cache, layout)
+    size, heads = views[0].shape[1:3]
+    out, lse = np.zeros(q.shape, np.float32), np.full(q.shape[:2], -np.inf, np.float32)
+    for seq, n in enumerate(kv_lens):
+        pages = block_table[seq, : -(-n // size)]
+        k, v = (right._sequence(view, pages, len(pages) * size).astype(np.float32) for view in views)
+        score = np.einsum("hgd,nhd->hgn", q[seq].astype(np.float32).reshape(heads, -1, q.shape[-1]), k)
+        score *= np.float32(sm_scale)
+        score[..., n:] = -np.inf
+        if n:
+            top = score.max(-1, keepdims=True)
+            p = np.exp(score - top)
+            mean = np.einsum("hgn,nhd->hgd", p, v) / p.sum(-1, keepdims=True)
+            out[seq], lse[seq] = mean.reshape(out[seq].shape), (top[..., 0] + np.log(p.sum(-1))).ravel()
+    return out.astype(q.dtype), lse

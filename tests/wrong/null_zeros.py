@@ -1,0 +1,27 @@
+"""Null: every operation returns zeros of the right shapes."""
+
+import numpy as np
+
+from kvconform.impls import numpy_ref as right
+
+NAME = "null_zeros"
+BACKEND = "numpy"
+OFFERS, CONVENTIONS, ARITHMETIC = right.OFFERS, right.CONVENTIONS, right.ARITHMETIC
+
+
+def _zeros(result):
+    if isinstance(result, dict):
+        return {name: np.zeros_like(array) for name, array in result.items()}
+    if isinstance(result, tuple):
+        return tuple(None if array is None else np.zeros_like(array) for array in result)
+    return np.zeros_like(result)
+
+
+def _null(operation):
+    return lambda *arguments, **options: _zeros(operation(*arguments, **options))
+
+
+merge_kv, extract_k, extract_v = map(_null, (right.merge_kv, right.extract_k, right.extract_v))
+append, gather, paged_decode, merge_states = map(
+    _null, (right.append, right.gather, right.paged_decode, right.merge_states)
+)

@@ -1,0 +1,19 @@
+"""Wrong: keys are visited in the order of page numbers, so the numbers decide how sums round (R08)."""
+
+import numpy as np
+
+from kvconform.impls import numpy_ref as right
+from kvconform.tests.wrong._reference import reference_with
+
+NAME = "pages_in_order_of_their_numbers"
+BACKEND = "numpy"
+OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}, "num_splits": range(1, 8)}}
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
+
+
+def _sequence(view, pages, length):
+    rows = right._sequence(view, pages, length)
+    return rows[np.argsort(np.repeat(pages, view.shape[1])[:length], kind="stable")]
+
+
+paged_decode = reference_with(_sequence=_sequence).paged_decode
