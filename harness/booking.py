@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kvconform.specs.case import Case
+
 CONFORMS, VIOLATES, EXPECTED = "conforms", "violates", "expected"
 NOT_OFFERED, NOT_REACHED, BLOCKED = "not offered", "not reached", "blocked"
 CRASHED, TIMED_OUT = "crashed", "timed out"
@@ -54,6 +56,18 @@ class Booked:
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
         return asdict(self)
+
+
+def paste(cell: Booked) -> str:
+    """One red cell: message, case, what it looks like, the line that shows it again."""
+    lines = [f"  {cell.layout}/{cell.dtype}: {cell.message}"]
+    if cell.counterexample:
+        lines.append(f"    case        {Case.from_json(cell.counterexample)}")
+    if cell.looks_like:
+        lines.append(f"    looks like  {cell.looks_like}")
+    if cell.replay:
+        lines.append(f"    replay      {cell.replay}")
+    return "\n".join(lines)
 
 
 @dataclass

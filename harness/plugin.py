@@ -14,13 +14,12 @@ import pytest
 
 from kvconform.harness import booking
 from kvconform.harness.adapters import AdapterError, nearest
-from kvconform.harness.booking import BAD, NOT_OFFERED, Booked
+from kvconform.harness.booking import BAD, NOT_OFFERED, Booked, paste
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.search import Searcher, not_offered, planned
 from kvconform.harness.session import HOST_FILE, STATE, State, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
-from kvconform.specs.case import Case
 from kvconform.specs.strategies import Cell, cells
 from kvconform.suites.law import LAWS, Law
 
@@ -183,19 +182,7 @@ class _Asked:
         __tracebackhide__ = True
         red = [b for b in self._searcher.run(law) if b.outcome in BAD or b.outcome == booking.NOT_REACHED]
         if red:
-            pytest.fail("\n\n".join(describe(b) for b in red), pytrace=False)
-
-
-def describe(b: Booked) -> str:
-    """One red cell as a paste: law, message, what it looks like, how to see it again."""
-    lines = [f"{b.outcome}: {b.key} ({b.impl})", f"  {b.message}"]
-    if b.looks_like:
-        lines.append(f"  looks like: {b.looks_like}")
-    if b.counterexample:
-        lines.append(f"  case: {Case.from_json(b.counterexample)}")
-    if b.replay:
-        lines.append(f"  replay: {b.replay}")
-    return "\n".join(lines)
+            pytest.fail("\n\n".join(f"{b.outcome} {b.law} ({b.impl})\n{paste(b)}" for b in red), pytrace=False)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

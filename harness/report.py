@@ -14,8 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 import kvconform
-from kvconform.harness.booking import BAD, CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, OUTCOMES, Booked, Run, worst
-from kvconform.specs.case import Case
+from kvconform.harness.booking import (
+    BAD,
+    CONFORMS,
+    EXPECTED,
+    NOT_OFFERED,
+    NOT_REACHED,
+    OUTCOMES,
+    Booked,
+    Run,
+    paste,
+    worst,
+)
 from kvconform.specs.operations import OPERATIONS
 
 SCHEMA = 1
@@ -113,18 +123,6 @@ def details(run: Run) -> list[Text]:
                 Text(f"{run.name} expected {cell.key}: {cell.message or f'{cell.expected} cases'}", style="yellow")
             )
     return out
-
-
-def paste(cell: Booked) -> str:
-    """One red cell: message, case, what it looks like, the line that shows it again."""
-    lines = [f"  {cell.layout}/{cell.dtype}: {cell.message}"]
-    if cell.counterexample:
-        lines.append(f"    case        {Case.from_json(cell.counterexample)}")
-    if cell.looks_like:
-        lines.append(f"    looks like  {cell.looks_like}")
-    if cell.replay:
-        lines.append(f"    replay      {cell.replay}")
-    return "\n".join(lines)
 
 
 def footer(run: Run) -> str:
