@@ -172,3 +172,26 @@ def test_no_module_of_the_tree_becomes_a_top_level_name(tmp_path):
     probe += "assert 'kvconform.specs' in sys.modules and 'specs' not in sys.modules"
     code, text = python("-c", probe, cwd=clone)
     assert code == 0, text
+
+
+@pytest.fixture
+def without_click(tmp_path):
+    """A folder that hides click and rich."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    for name in ("click", "rich"):
+        (hidden / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}', name='{name}')\n")
+    return str(hidden)
+
+
+def test_the_command_line_says_in_a_sentence_that_click_is_missing(tmp_path, without_click):
+    code, text = python("-P", ROOT, "list", cwd=tmp_path, PYTHONPATH=without_click)
+    assert code == 2
+    assert "kvconform's command line needs click: pip install click rich" in text
+    assert "Traceback" not in text
+
+
+def test_a_vendored_copy_run_by_pytest_needs_neither_click_nor_rich(tmp_path, without_click):
+    repo = adopter(tmp_path, RIGHT, package=False)
+    code, text = python("-m", "pytest", "tests", cwd=repo, PYTHONPATH=without_click)
+    assert code == 0, text

@@ -1,0 +1,97 @@
+"""The report: what its JSON holds, what its table shows, what its exit code is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import kvconform
+from kvconform.harness import report
+from kvconform.harness.booking import (
+    BLOCKED,
+    CONFORMS,
+    CRASHED,
+    EXPECTED,
+    NOT_OFFERED,
+    NOT_REACHED,
+    OUTCOMES,
+    TIMED_OUT,
+    VIOLATES,
+    Booked,
+    Run,
+    exit_code,
+    worst,
+)
+
+
+def run_of(*outcomes, **about):
+    cells = [
+        Booked("kernel", "gather", "nhd", f"dtype{i}", "law", outcome=o, examples=3, seconds=1.0, inside_seconds=0.5)
+        for i, o in enumerate(outcomes)
+    ]
+    return Run("kernel", "numpy", cells={cell.key: cell for cell in cells}, seconds=2.0, **about)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [
+        ([CONFORMS], 0),
+        ([CONFORMS, EXPECTED, NOT_OFFERED], 0),
+        ([CONFORMS, VIOLATES], 1),
+        ([CONFORMS, CRASHED], 1),
+        ([TIMED_OUT, NOT_REACHED], 1),
+        ([CONFORMS, NOT_REACHED], 3),
+        ([NOT_OFFERED], 3),
+        ([], 3),
+    ],
+)
+def test_exit_code_of_outcomes(outcomes, code):
+    assert exit_code(outcomes) == code
+
+
+def test_2_before_1_before_3_before_0():
+    assert [worst(codes) for codes in ([0, 3], [3, 1], [1, 2, 3], [])] == [3, 1, 2, 3]
+
+
+def test_a_blocked_implementation_matters_only_when_it_was_named():
+    blocked = Run("other", cells={"*": Booked("other", "*", "*", "*", "*", BLOCKED)}, exit=3)
+    runs = [run_of(CONFORMS), blocked]
+    assert report.exit_code(runs, blocked_is_fine=True) == 0
+    assert report.exit_code(runs) == 3
+
+
+def test_json_has_the_documented_form(tmp_path):
+    report.write_json(tmp_path / "r.json", [run_of(CONFORMS, VIOLATES)], 1)
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert (data["schema"], data["suite"]) == (1, kvconform.__version__)
+    assert set(data) == {"schema", "suite", "impls", "cells", "summary"}
+    wanted = {"impl", "op", "layout", "dtype", "law", "outcome", "examples", "expected", "resolution", "seconds"}
+    assert wanted | {"message", "counterexample", "looks_like", "replay"} <= set(data["cells"][0])
+    assert data["summary"] == {"outcomes": {CONFORMS: 1, VIOLATES: 1}, "exit": 1}
+
+
+def printed(run: Run) -> str:
+    console = Console(width=120, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
+    console.print(report.table([run]))
+    for text in report.details(run):
+        console.print(text)
+    console.file.close()
+    return console.export_text()
+
+
+def test_the_table_counts_cells_and_has_no_column_for_what_never_occurred():
+    text = printed(run_of(CONFORMS, CONFORMS, VIOLATES))
+    row = next(line for line in text.splitlines() if "gather" in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["kernel", "gather", "2", "1"]
+    assert "crashed" not in text
+
+
+@pytest.mark.parametrize("outcome", [o for o in OUTCOMES if o not in (CONFORMS, NOT_OFFERED, BLOCKED)])
+def test_every_cell_that_is_not_plainly_fine_is_printed(outcome):
+    assert f"kernel {outcome}" in printed(run_of(CONFORMS, outcome))
+
+
+def test_the_footer_gives_speed_and_the_share_inside_the_implementation():
+    text = report.footer(run_of(CONFORMS, CONFORMS))
+    assert "6 examples in 2.0 s, 3 examples/s, 50% of the time inside the implementation" in text
