@@ -129,9 +129,9 @@ def run(
     for value in laws:
         if value not in all_laws():
             raise AdapterError(f"no law {value!r}{nearest(value, all_laws())}")
-    arguments = ["--kv-profile", profile, "--kv-seed", str(seed)]
+    arguments = [f"--kv-profile={profile}", f"--kv-seed={seed}"]
     for option, values in (("--kv-op", ops), ("--kv-layout", layouts), ("--kv-law", laws)):
-        arguments += [word for value in values for word in (option, value)]
+        arguments += [f"{option}={value}" for value in values]
     found = [find(ref) for ref in impls] if impls else everything()
     return _judge(found, arguments, expect, json_file, stall, debug, named=bool(impls))
 
@@ -153,7 +153,7 @@ def replay(
     law = law or data.get("law")
     if law is not None and law not in all_laws():
         raise AdapterError(f"no law {law!r}{nearest(law, all_laws())}")
-    arguments = ["--kv-case", json.dumps(data), *(["--kv-law", law] if law else [])]
+    arguments = [f"--kv-case={json.dumps(data)}", *([f"--kv-law={law}"] if law else [])]
     return _judge([find(impl)], arguments, expect or "none", json_file, stall, debug, named=True)
 
 
@@ -186,7 +186,7 @@ def _judge(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise AdapterError(f"--json {json_file}: there is no folder {json_file.parent}")
     if expect is not None:
-        arguments = [*arguments, "--kv-expect", expect if expect == "none" else os.path.abspath(expect)]
+        arguments = [*arguments, f"--kv-expect={expect if expect == 'none' else os.path.abspath(expect)}"]
     runs: list[Run] = []
     with report.Bars(err) as bars:
         for one in found:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
-from hypothesis.errors import Unsatisfiable
+from hypothesis.errors import Flaky, Unsatisfiable
 
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.efforts import Effort
@@ -31,6 +31,9 @@ from kvconform.specs.case import Case
 from kvconform.specs.inputs import digest
 from kvconform.specs.strategies import Cell, OfferError, cells
 from kvconform.suites.law import Law
+
+ENOUGH_FAILURES = 4
+"""Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
 
 
 class _Enough(BaseException):
@@ -159,6 +162,7 @@ class _Trial:
         self.effort = searcher.options.effort
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
+        self.narrowed = 0
         self.witness: Case | None = None
         self.pinned_witness: Case | None = None
         self.calls_after_failure = 0
@@ -179,7 +183,7 @@ class _Trial:
             booked.message = "no case lies inside the domain of the declared arithmetic"
         except _Enough:
             pass
-        except Violation:
+        except (Violation, Flaky):  # flaky is the kernel, not the search: what it did once stands
             if not self.failures:
                 raise
         self._decide()
@@ -276,6 +280,7 @@ class _Trial:
 
     def _narrow(self, violation: Violation) -> None:
         """Keep the mistakes that explain this violation too."""
+        self.narrowed += 1
         names = violation.explanations if self.explained is None else self.explained
         self.explained = {n for n in names if n in violation.explanations and violation.explanations[n]()}
 
@@ -306,8 +311,8 @@ class _Trial:
         self._check_expectations()
 
     def _name(self) -> str | None:
-        """The one mistake that explains every failing case that was seen."""
-        if len(self._likely()) > 1:
+        """The one mistake that explains every failing case that was seen, and enough of them were."""
+        if self.searcher.options.case is None and not self._settled():
             self._see_more_failures()
         likely = self._likely()
         return likely.pop() if len(likely) == 1 else None
@@ -315,8 +320,13 @@ class _Trial:
     def _likely(self) -> set[str]:
         return {name.rpartition("/")[0] for name in self.explained or ()}
 
+    def _settled(self) -> bool:
+        """Whether no further failing case is needed: nothing is left, or one mistake that explained several."""
+        likely = len(self._likely())
+        return not likely or (likely == 1 and self.narrowed >= ENOUGH_FAILURES)
+
     def _see_more_failures(self) -> None:
-        """Judge further cases until at most one mistake is left: the smallest case is one on which many look alike."""
+        """Judge further cases: on the smallest one many mistakes look alike, and one by chance like another fault."""
 
         def one(case: Case) -> None:
             try:
@@ -325,7 +335,7 @@ class _Trial:
                 return
             if violation is not None:
                 self._narrow(violation)
-                if len(self._likely()) < 2:
+                if self._settled():
                     raise _Enough
 
         with suppress(_Enough):

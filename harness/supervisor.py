@@ -49,7 +49,8 @@ def supervise(
 ) -> Run:
     """Judge one implementation in children of its own.
 
-    arguments     options of the pytest plugin, without --kv-impl
+    arguments     options of the pytest plugin, without --kv-impl; each as one word, `--kv-seed=1`, since pytest takes a
+                  lone path for a folder to load a conftest from
     replay_form   how a counterexample is replayed (harness.search.Options)
     stall         seconds of silence after which a call is taken to hang
     """

@@ -77,7 +77,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "merged_lse_is_taken_for_base_2": ((MERGE, TREE, PARTS), "lse_is_taken_for_base_2"),
     "merge_drops_the_last_part": ((MERGE, TREE, ALONE, PARTS), "last_part_is_dropped"),
     "merge_of_nothing_is_nan": ((BOUND, MERGE, TREE, ALONE, PARTS), None),
-    "merge_without_maximum": ((MERGE,), None),
+    "merge_without_maximum": ((TREE, PARTS), None),
     "empty_parts_are_multiplied_by_zero": ((MERGE, TREE), None),
     "later_part_replaces_the_earlier": ((MERGE, TREE), None),
     "order_varies_between_calls": ((REPEATS, MERGE_REPEATS), None),
@@ -94,6 +94,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "returns_float64": (EVERY_DECODE, None),
     "returns_flat_heads": (EVERY_DECODE, None),
     "one_call_in_seven": ((REPEATS,), None),
+    "breaks_after_fifty_calls": ((BOUND,), None),
 }
 
 SMALL = (
@@ -108,5 +109,9 @@ SMALL = (
 )
 """Faults whose every counterexample must come down to two sequences and two pages."""
 
-NULLS = ("null_zeros", "null_mean", "null_previous")
-"""Implementations that compute nothing."""
+NULLS: dict[str, str | None] = {
+    "null_zeros": None,
+    "null_mean": "partials_are_averaged",
+    "null_previous": None,
+}
+"""Implementations that compute nothing, and what each may be taken for."""

@@ -5,6 +5,7 @@ Each is run as a person would run it, in processes of its own.
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kvconform.harness.adapters import AdapterError, find
 from kvconform.harness.booking import CONFORMS, CRASHED, NOT_OFFERED, NOT_REACHED, TIMED_OUT, VIOLATES
 from kvconform.specs.dtypes import DTYPES
 
@@ -223,17 +225,27 @@ BAD_ADAPTERS: dict[str, tuple[str, str]] = {
 """What is wrong with an adapter -> its source, part of the sentence."""
 
 
-def test_adapter_with_an_unknown_name_is_2_and_a_sentence_with_the_nearest(tmp_path):
-    function = "\n\n\ndef extract_k(kv):\n    return kv[:, 0::2]\n"
-    for name, (source, _) in BAD_ADAPTERS.items():
-        (tmp_path / f"{name}.py").write_text(source + function)
-    run = kvconform(tmp_path, "run", *(word for name in BAD_ADAPTERS for word in ("--impl", f"{name}.py")))
+FUNCTION = "\n\n\ndef extract_k(kv):\n    return kv[:, 0::2]\n"
+
+
+@pytest.mark.parametrize("name", BAD_ADAPTERS)
+def test_adapter_of_bad_form_is_refused_in_a_sentence(name, tmp_path):
+    source, sentence = BAD_ADAPTERS[name]
+    (tmp_path / "adapter.py").write_text(source + FUNCTION)
+    with pytest.raises(AdapterError, match=re.escape(sentence)) as refused:
+        find(str(tmp_path / "adapter.py")).load()
+    assert str(refused.value).startswith(f"{tmp_path / 'adapter.py'}: ")
+
+
+def test_adapters_of_bad_form_end_a_run_with_2(tmp_path):
+    names = ("operation", "dtype", "axis")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(BAD_ADAPTERS[name][0] + FUNCTION)
+    run = kvconform(tmp_path, "run", *(word for name in names for word in ("--impl", f"{name}.py")))
     assert run.code == 2
-    messages = {impl["impl"]: impl for impl in run.report["impls"]}
-    for name, (_, sentence) in BAD_ADAPTERS.items():
-        assert sentence in messages[name]["message"]
-        assert messages[name]["message"].startswith(f"{tmp_path / name}.py: ")
-        assert messages[name]["exit"] == 2
+    assert {impl["impl"]: impl["exit"] for impl in run.report["impls"]} == dict.fromkeys(names, 2)
+    for name in names:
+        assert BAD_ADAPTERS[name][1] in " ".join(run.text.split())
     assert "Traceback" not in run.text
 
 
@@ -269,7 +281,7 @@ def test_counterexample_replays_from_a_file_from_the_command_line_and_as_printed
         assert [(b["law"], b["message"], b["counterexample"]) for b in again.bad] == [
             (cell["law"], cell["message"], cell["counterexample"])
         ]
-        assert kvconform(tmp_path, "replay", case, "--impl", "numpy_ref").code == 0
+    assert kvconform(tmp_path, "replay", "case.json", "--impl", "numpy_ref").code == 0
     program, *words = shlex.split(cell["replay"])
     assert program == "kvconform"
     assert kvconform(tmp_path, *words).code == 1
@@ -284,7 +296,7 @@ def test_case_that_a_process_died_in_replays(tmp_path):
 
 def test_two_runs_write_the_same_report_apart_from_times(tmp_path):
     def report() -> Any:
-        return _without_times(kvconform(tmp_path, *LAST_PAGE, *impls("dies_every_time", "conforms")).report)
+        return _without_times(kvconform(tmp_path, *LAST_PAGE, *impls("crashes", "conforms")).report)
 
     first = report()
     assert any(cell["counterexample"] for cell in first["cells"])
@@ -297,10 +309,13 @@ def _without_times(value: Any) -> Any:
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def test_conftest_beside_an_adapter_is_not_loaded(tmp_path):
-    (tmp_path / "conftest.py").write_text('raise RuntimeError("of the host")\n')
-    (tmp_path / "adapter.py").write_text((ROGUE / "conforms.py").read_text())
-    run = kvconform(tmp_path, "run", "--impl", "adapter.py")
+def test_conftest_beside_an_adapter_or_its_expectations_is_not_loaded(tmp_path):
+    for folder in ("kernels", "known"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "conftest.py").write_text('raise RuntimeError("of the host")\n')
+    (tmp_path / "kernels" / "adapter.py").write_text((ROGUE / "conforms.py").read_text())
+    (tmp_path / "known" / "expectations.toml").touch()
+    run = kvconform(tmp_path, "run", "--impl", "kernels/adapter.py", "--expect", "known/expectations.toml")
     assert run.code == 0, run.text
 
 

@@ -17,17 +17,17 @@ from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.search import Options, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
-from kvconform.tests.power import FAULTS, MAIN, NULLS, SMALL
+from kvconform.tests.power import FAULTS, MAIN, NULLS, REPEATS, SMALL
 
 WRONG = Path(__file__).resolve().parent / "wrong"
 EFFORT = replace(EFFORTS["quick"], examples=16, static_examples=8, seconds=3600.0)  # never cut short: counts decide
 
 
 @cache
-def booked(name: str, laws: tuple[str, ...] = ()) -> tuple[Booked, ...]:
+def booked(name: str, laws: tuple[str, ...] = (), seed: int = 0) -> tuple[Booked, ...]:
     """Every cell of a wrong adapter, under some laws or all."""
     found = find(str(WRONG / f"{name}.py"))
-    searcher = Searcher(Subject(found.load(), found.name, str(found.path)), Options(EFFORT, laws=laws))
+    searcher = Searcher(Subject(found.load(), found.name, str(found.path)), Options(EFFORT, seed, laws=laws))
     searcher.begin(1)
     return tuple(cell for law in all_laws().values() if law.name in laws or not laws for cell in searcher.run(law))
 
@@ -81,6 +81,13 @@ def test_law_kills_at_least_one(law):
 def test_null_implementation_fails_every_cell_that_it_claims(name):
     cells = booked(name, laws=MAIN)
     assert {cell.op for cell in cells} == set(find(str(WRONG / f"{name}.py")).load().OFFERS)
+    assert {cell.key: cell.outcome for cell in cells} == {cell.key: VIOLATES for cell in cells}
+    assert {cell.looks_like for cell in cells} <= {None, NULLS[name]}
+
+
+@pytest.mark.parametrize("seed", [2, 12, 14, 18])
+def test_adapter_that_fails_now_and_then_violates_and_is_never_called_flaky(seed):
+    cells = booked("one_call_in_seven", laws=(REPEATS,), seed=seed)
     assert {cell.key: cell.outcome for cell in cells} == {cell.key: VIOLATES for cell in cells}
 
 
