@@ -144,7 +144,7 @@ ROGUES: dict[str, tuple[int, dict[str, str], tuple[str, ...]]] = {
 }
 """Rogue -> exit code, how every offered cell ends, parts of what is printed."""
 
-STALLS = {"hangs": 2, "hangs_at_import": 1}
+STALLS = {"hangs": 2, "hangs_at_import": 1, "leaves_a_thread": 2}
 """Seconds of silence that these are allowed; the first cell of a process gets several times as many."""
 
 
