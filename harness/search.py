@@ -254,13 +254,16 @@ class _Trial:
         violation = self._violation(case)
         if violation is None:
             return
-        if any(x.covers(self.law.name, case) for x in self.searcher.expectations):
+        if self._is_expected(case):
             self.booked.expected += 1
             return
         self._keep(case, violation)
         if len(self.failures) == 1:
             self._try_known_witnesses()
         raise violation
+
+    def _is_expected(self, case: Case) -> bool:
+        return any(x.covers(self.law.name, case) for x in self.searcher.expectations)
 
     def _violation(self, case: Case) -> Violation | None:
         self.searcher.journal.write("case", key=self.booked.key, case=case.to_json())
@@ -291,7 +294,7 @@ class _Trial:
             if moved.row.axes == known.row.axes and self.cell.draws(moved) and moved not in self.failures:
                 with suppress(OutsideDomain):
                     violation = self._violation(moved)
-                    if violation is not None:
+                    if violation is not None and not self._is_expected(moved):
                         self._keep(moved, violation)
                         raise _Enough
 
@@ -333,7 +336,7 @@ class _Trial:
                 violation = self._violation(case)
             except OutsideDomain:
                 return
-            if violation is not None:
+            if violation is not None and not self._is_expected(case):
                 self._narrow(violation)
                 if self._settled():
                     raise _Enough

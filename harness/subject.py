@@ -55,7 +55,7 @@ class Subject:
         """What the adapter says of its launches, device and mode; empty where it says nothing."""
         try:
             return dict(self.adapter.attest()) if hasattr(self.adapter, "attest") else {}
-        except Exception as e:
+        except BaseException as e:
             raise AdapterError(f"{self.file}: attest() raised {type(e).__name__}: {e}") from e
 
     def offers_result(self, op: str, name: str) -> bool:
@@ -110,7 +110,7 @@ class Subject:
         copy = np.array(array, order="C")
         try:
             return convert(copy) if convert else copy
-        except Exception as e:
+        except BaseException as e:
             shown = f"{copy.dtype}{list(copy.shape)}"
             raise Violation(f"to_device failed on {shown}: {type(e).__name__}: {e} ({self.file})") from e
 
@@ -118,7 +118,7 @@ class Subject:
         convert = getattr(self.adapter, "to_host", None)
         try:
             array = convert(handle) if convert else handle
-        except Exception as e:
+        except BaseException as e:
             raise Violation(f"{what}: to_host failed on {type(handle).__name__}: {e} ({self.file})") from e
         if not isinstance(array, np.ndarray):
             raise Violation(f"{what} is a {type(array).__name__} on the host, not a numpy array ({self.file})")

@@ -146,7 +146,7 @@ class _Supervisor:
             for row in watch.read():
                 beat = time.monotonic()
                 self._take(watch, row)
-            if ended:
+            if ended or watch.done:  # a thread that a kernel left behind may keep the process alive
                 return
             if time.monotonic() - beat > watch.patience:
                 watch.stalled = True

@@ -120,5 +120,5 @@ def smallest_step(v: Array, out: Array, error: Array, out_format: str) -> list[f
     """
     lever = np.abs(v - out[:, None])
     reach = (error + FORMATS[out_format].unit * np.abs(out))[:, None]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return [float(x) for x in np.where(lever > 0, reach / np.where(lever > 0, lever, 1.0), np.inf).min((1, 2))]
