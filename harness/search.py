@@ -32,6 +32,9 @@ from kvconform.specs.inputs import digest
 from kvconform.specs.strategies import Cell, OfferError, cells
 from kvconform.suites.law import Law
 
+HEAD_START = 0.4
+"""Share of an implementation's time that its first cells may use before the even pace of the others holds."""
+
 ENOUGH_FAILURES = 4
 """Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
 
@@ -123,6 +126,7 @@ class Searcher:
     book: Callable[[Booked], None] = lambda booked: None
     witnesses: dict[str, list[Case]] = field(default_factory=dict)
     expectations: tuple[Expectation, ...] = ()
+    num_cells: int = 1
     cells_left: int = 1
     started: float = 0.0
 
@@ -133,7 +137,8 @@ class Searcher:
 
     def begin(self, num_cells: int) -> None:
         """Start the clock that cells share."""
-        self.cells_left, self.started = max(1, num_cells), time.monotonic()
+        self.num_cells = self.cells_left = max(1, num_cells)
+        self.started = time.monotonic()
 
     def run(self, law: Law) -> list[Booked]:
         """Try a law on each of its cells."""
@@ -148,10 +153,14 @@ class Searcher:
             done.append(booked)
         return done
 
-    def share(self) -> float:
-        """Seconds that the next cell may take: thrice its even share of what is left, since most take less."""
-        left = self.started + self.options.effort.seconds - time.monotonic()
-        return max(0.0, 3 * left / self.cells_left)
+    def until(self) -> float:
+        """time.monotonic() at which the next cell's time is up: cells end at an even pace, behind a head start.
+
+        The head start is for first cells, which compile; a cell that took less leaves the rest to those after it.
+        """
+        seconds, done = self.options.effort.seconds, self.num_cells - self.cells_left
+        head_start = seconds * HEAD_START
+        return self.started + head_start + (seconds - head_start) * (done + 1) / self.num_cells
 
 
 class _Trial:
@@ -171,7 +180,7 @@ class _Trial:
     def run(self) -> None:
         """Fill in the booking."""
         start, inside = time.perf_counter(), self.subject.inside
-        self.until = time.monotonic() + self.searcher.share()
+        self.until = self.searcher.until()
         self.subject.weights = []
         booked = self.booked
         booked.planned = self.effort.static_examples if self.cell.static else self.effort.examples
