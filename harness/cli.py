@@ -16,7 +16,7 @@ import kvconform
 from kvconform.harness import reference, report
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest
 from kvconform.harness.booking import USAGE_EXIT, Run
-from kvconform.harness.efforts import EFFORTS, STALL_SECONDS
+from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.supervisor import supervise
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -98,7 +98,9 @@ def _shared(command: Any) -> Any:
 @click.option("--op", "ops", multiple=True, metavar="OP", help="Only this operation; may be repeated.")
 @click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
 @click.option("--law", "laws", multiple=True, metavar="LAW", help="Only this law; may be repeated.")
-@click.option("--profile", default="quick", show_default=True, metavar="|".join(EFFORTS), help="How hard to try.")
+@click.option(
+    "--profile", default=DEFAULT_EFFORT, show_default=True, metavar="|".join(EFFORTS), help="How hard to try."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every drawn case.")
 @_shared
 def run(

@@ -33,6 +33,9 @@ EFFORTS: dict[str, Effort] = {
     "thorough": Effort(examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0),
 }
 
+DEFAULT_EFFORT = "quick"
+"""The row of a run that names none."""
+
 STALL_SECONDS = 20.0
 """A call that is silent for so long is taken to hang."""
 

@@ -15,9 +15,9 @@ import pytest
 from kvconform.harness import booking
 from kvconform.harness.adapters import AdapterError, nearest
 from kvconform.harness.booking import BAD, NOT_OFFERED, Booked, paste
-from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import FILE_NAME
-from kvconform.harness.search import Searcher, not_offered, planned
+from kvconform.harness.search import Searcher, left_out, not_offered, planned
 from kvconform.harness.session import HOST_FILE, STATE, State, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
 from kvconform.specs.strategies import Cell, cells
@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="implementation: built-in name, path to an adapter, or dotted module",
     )
-    add("--kv-profile", choices=list(EFFORTS), help="how hard to try (default: quick)")
+    add("--kv-profile", choices=list(EFFORTS), help=f"how hard to try (default: {DEFAULT_EFFORT})")
     add("--kv-seed", type=int, metavar="N", help="seed of every drawn case (default: 0)")
     add("--kv-op", action="append", metavar="OP", help="only this operation")
     add("--kv-layout", action="append", metavar="LAYOUT", help="only this layout")
@@ -157,6 +157,9 @@ def _plan(state: State, searcher: Searcher) -> dict[str, Booked]:
         reason = not_offered(searcher.subject, law)
         if reason:
             row = Booked(searcher.subject.name, law.op, "*", "*", law.name, NOT_OFFERED, message=reason)
+            state.booked.append(row)
+            plan[row.key] = row
+        for row in left_out(searcher.subject, law, state.options):
             state.booked.append(row)
             plan[row.key] = row
         plan |= {row.key: row for _, row in planned(searcher.subject, law, state.options)}

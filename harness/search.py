@@ -20,7 +20,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_REACHED, VIOLATES, Booked
+from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.efforts import Effort
 from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
@@ -89,16 +89,27 @@ def not_offered(subject: Subject, law: Law) -> str:
 
 
 def planned(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
-    """The cells of a law, none where it is not offered."""
+    """The cells of a law that are to be tried, none where it is not offered."""
+    return [(cell, booked) for cell, booked in _asked(subject, law, options) if booked.outcome != NOT_OFFERED]
+
+
+def left_out(subject: Subject, law: Law, options: Options) -> list[Booked]:
+    """The cells of a law for which a second operation that it needs is not offered."""
+    return [booked for _, booked in _asked(subject, law, options) if booked.outcome == NOT_OFFERED]
+
+
+def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
     if not_offered(subject, law):
         return []
-    found = cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries)
-    others = [need.partition(":")[0] for need in law.needs]
-    return [
-        (cell, Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name))
-        for cell in found
-        if options.takes_cell(cell) and all(_offers_too(subject, op, cell) for op in others)
-    ]
+    asked = []
+    for cell in cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries):
+        if options.takes_cell(cell):
+            booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
+            lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
+            if lacking:
+                booked.outcome, booked.message = NOT_OFFERED, f"needs {' and '.join(lacking)} there too"
+            asked.append((cell, booked))
+    return asked
 
 
 def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:

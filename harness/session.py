@@ -22,7 +22,7 @@ import pytest
 from kvconform.harness import booking
 from kvconform.harness.adapters import ROOT, AdapterError, BlockedError, Found, find, nearest
 from kvconform.harness.booking import Booked
-from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.journal import ENV_CLOSED, ENV_PATH, Journal
 from kvconform.harness.search import Options, Searcher
@@ -107,7 +107,7 @@ def _options(config: pytest.Config, host: dict[str, Any]) -> Options:
         for value in chosen[name]:
             if value not in known:
                 raise AdapterError(f"no {name} {value!r}{nearest(value, known)}")
-    effort = _asked(config, "profile", host.get("profile", "quick"))
+    effort = _asked(config, "profile", host.get("profile", DEFAULT_EFFORT))
     if effort not in EFFORTS:
         raise AdapterError(f"no profile {effort!r}{nearest(effort, EFFORTS)}")
     text = _asked(config, "case", None)

@@ -17,6 +17,9 @@ from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
 
+LOCATE = {"out": by_axes("seq", "q_head", "dim"), "lse": by_axes("seq", "q_head")}
+"""How an index of each result of attention is named."""
+
 LSE_UNIT = {"e": 1.0, "2": float(np.log(2.0))}
 """What one unit of lse is worth in nats, by the declared base."""
 
@@ -91,9 +94,9 @@ def expected(
     rows = [attended(inputs, cache, profile, reading, seq) for seq in range(len(reading.lens))]
     out, out_error, lse, lse_error = (np.stack([getattr(row, name) for row in rows]) for name in vars(rows[0]))
     unit = reading.lse_unit
-    want = {"out": Interval(out, out_error, profile.out_format, by_axes("seq", "q_head", "dim"))}
+    want = {"out": Interval(out, out_error, profile.out_format, LOCATE["out"])}
     if reading.join is None or not np.isnan(lse_error).any():  # a mistaken join may leave it open
-        want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, by_axes("seq", "q_head"))
+        want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, LOCATE["lse"])
     return want
 
 

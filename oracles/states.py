@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from kvconform.oracles.bound import merge_bound
-from kvconform.oracles.decode import smallest_step
-from kvconform.oracles.verdict import Interval, by_axes
+from kvconform.oracles.decode import LOCATE, smallest_step
+from kvconform.oracles.verdict import Interval
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.profile import Profile
-
-LOCATE_OUT, LOCATE_LSE = by_axes("seq", "q_head", "dim"), by_axes("seq", "q_head")
 
 
 def expected(outs: Array, lses: Array, profile: Profile, lse_unit: float = 1.0) -> dict[str, Interval]:
@@ -24,8 +22,8 @@ def expected(outs: Array, lses: Array, profile: Profile, lse_unit: float = 1.0) 
     """
     merged = merge_bound(outs.astype(np.float64), lses.astype(np.float64), profile)
     return {
-        "out": Interval(merged.out, merged.out_error, profile.out_format, LOCATE_OUT),
-        "lse": Interval(merged.lse / lse_unit, merged.lse_error / lse_unit, profile.lse_format, LOCATE_LSE),
+        "out": Interval(merged.out, merged.out_error, profile.out_format, LOCATE["out"]),
+        "lse": Interval(merged.lse / lse_unit, merged.lse_error / lse_unit, profile.lse_format, LOCATE["lse"]),
     }
 
 
@@ -36,7 +34,7 @@ def weighted(outs: Array, weights: Array, profile: Profile) -> dict[str, Interva
     """
     terms = weights[..., None] * np.where(weights[..., None] != 0, outs.astype(np.float64), 0.0)
     slack = 2 * len(outs) * FORMATS["float32"].unit * np.abs(terms).sum(0)
-    return {"out": Interval(terms.sum(0), slack, profile.out_format, LOCATE_OUT)}
+    return {"out": Interval(terms.sum(0), slack, profile.out_format, LOCATE["out"])}
 
 
 def visible_weight(outs: Array, lses: Array, want: dict[str, Interval]) -> list[float]:

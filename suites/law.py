@@ -78,6 +78,11 @@ class Law:
         return cases(cell, self.families, self.only)
 
     @property
+    def operations(self) -> tuple[str, ...]:
+        """The further operations that the check calls."""
+        return tuple(op for op in (need.partition(":")[0] for need in self.needs) if op != self.op)
+
+    @property
     def claim(self) -> str:
         """The first line of the check's docstring."""
         return (self.check.__doc__ or self.name).strip().splitlines()[0]

@@ -4,11 +4,9 @@ import numpy as np
 
 from kvconform.oracles import decode, mistakes, paged
 from kvconform.oracles.decode import DecodeReading
-from kvconform.oracles.verdict import by_axes, require, require_same
+from kvconform.oracles.verdict import require, require_same
 from kvconform.specs.inputs import inputs
 from kvconform.suites.law import law
-
-OUTPUTS = {"out": by_axes("seq", "q_head", "dim"), "lse": by_axes("seq", "q_head")}
 
 
 def _attend(subject, case, cache, table=None, **changed):
@@ -27,7 +25,7 @@ def _attend(subject, case, cache, table=None, **changed):
 
 def _same(got, want, what):
     for name in want:
-        require_same(got[name], want[name], f"{name} {what}", OUTPUTS[name])
+        require_same(got[name], want[name], f"{name} {what}", decode.LOCATE[name])
 
 
 @law("paged_decode")

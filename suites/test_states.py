@@ -59,7 +59,7 @@ def test_the_only_live_part_is_the_result(subject, case):
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_parts)
     want = states.expected(outs, nats, profile, unit)
     kept = np.where(live[..., None], outs[alone], np.zeros_like(outs[alone]))
-    require(got, {"out": Exact(kept, states.LOCATE_OUT), "lse": want["lse"]})
+    require(got, {"out": Exact(kept, decode.LOCATE["out"]), "lse": want["lse"]})
 
 
 @law("merge_states", wants=lambda conventions: conventions["deterministic"])
@@ -67,5 +67,5 @@ def test_merging_repeats_bit_for_bit(subject, case):
     """The same parts in the same order give the same bits."""
     outs, given, _, _ = _parts(subject, case)
     first, second = (subject.call(case, "merge_states", outs=outs, lses=given) for _ in range(2))
-    for name, locate in (("out", states.LOCATE_OUT), ("lse", states.LOCATE_LSE)):
+    for name, locate in decode.LOCATE.items():
         require_same(second[name], first[name], f"{name} of the second call against the first", locate)

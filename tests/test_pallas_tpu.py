@@ -16,11 +16,9 @@ jnp = pytest.importorskip("jax.numpy")
 pl = pytest.importorskip("jax.experimental.pallas")
 pltpu = pytest.importorskip("jax.experimental.pallas.tpu")
 sharding = pytest.importorskip("jax.sharding")
-pallas_tpu = pytest.importorskip("kvconform.impls.pallas_tpu")
-launch = pytest.importorskip("kvconform.impls.pallas_kernels.launch")
-movement = pytest.importorskip("kvconform.impls.pallas_kernels.movement")
-decode = pytest.importorskip("kvconform.impls.pallas_kernels.decode")
-merge = pytest.importorskip("kvconform.impls.pallas_kernels.merge")
+# our own modules are imported plainly: one that no longer imports is a failure, not a skip
+from kvconform.impls import pallas_tpu  # noqa: E402
+from kvconform.impls.pallas_kernels import decode, launch, merge, movement  # noqa: E402
 
 interpreted_only = pytest.mark.skipif(launch.COMPILED, reason="the interpreter's alarms; there is a TPU here")
 
