@@ -123,3 +123,16 @@ def test_a_benchmark_s_case_lies_inside_the_offer():
 
 def test_mistakes_name_known_operations():
     assert all(op in OPERATIONS for mistake in MISTAKES.values() for op in mistake.ops)
+
+
+def test_k_and_v_differ_in_every_element_of_the_bit_pattern_cases():
+    """Else a swap of the two would pass the very cases that claim to be exhaustive."""
+    from kvconform.specs.inputs import inputs
+
+    checked = 0
+    for cell in cells("merge_kv", numpy_ref.OFFERS["merge_kv"], FREE):
+        for case in every_bit_pattern(cell):
+            k, v = (side.view(f"uint{8 * side.dtype.itemsize}") for side in inputs(case).sides)
+            assert (k != v).all()
+            checked += 1
+    assert checked == 6
