@@ -102,14 +102,23 @@ def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Boo
     if not_offered(subject, law):
         return []
     asked = []
-    for cell in cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries):
+    for alone in cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries):
+        cell = replace(alone, also=tuple(_claims(subject, op, alone) for op in law.operations))
         if options.takes_cell(cell):
             booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
             lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
-            if lacking:
+            if not law.rows(cell.row):
+                booked.outcome, booked.message = NOT_OFFERED, f"says nothing about {cell.layout}"
+            elif lacking:
                 booked.outcome, booked.message = NOT_OFFERED, f"needs {' and '.join(lacking)} there too"
             asked.append((cell, booked))
     return asked
+
+
+def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
+    """What a second operation of a law asks of a Case; what it asks of layout and dtype is `_offers_too`."""
+    claims = replace(cell, op=op, offer=subject.offers[op]).claims
+    return {axis: claims[axis] for axis in claims if axis not in ("layout", "dtype", "static", "returns")}
 
 
 def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
@@ -311,7 +320,7 @@ class _Trial:
         """A counterexample of an earlier cell, moved here: if it violates too, it is small already."""
         for known in self.searcher.witnesses.get(self.law.name, ()):
             moved = replace(known, layout=self.cell.layout, dtype=self.cell.dtype)
-            if moved.row.axes == known.row.axes and self.cell.draws(moved) and moved not in self.failures:
+            if moved.row.kind == known.row.kind and self.cell.draws(moved) and moved not in self.failures:
                 with suppress(OutsideDomain):
                     violation = self._violation(moved)
                     if violation is not None and not self._is_expected(moved):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from kvconform.specs.data import Array
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.profile import Profile, profile_of
 from kvconform.specs.results import has_work, results
+from kvconform.specs.storage import wrap
 
 
 class Subject:
@@ -73,7 +75,8 @@ class Subject:
         for name in row.optional:
             if name not in self.offers[op]:
                 arguments.pop(name, None)
-        handles = {name: _each(value, self._to_device) for name, value in arguments.items()}
+        placed = {name: _each(value, lambda one: self._place(one, case.strides)) for name, value in arguments.items()}
+        handles = {name: _each(value, lambda one: one.handle) for name, value in placed.items()}
         before = self._launches()
         raw = self._run(op, [handles[n] for n in row.positional], {n: handles[n] for n in row.keywords if n in handles})
         if before is not None and has_work(arguments) and self._launches() == before:
@@ -83,6 +86,9 @@ class Subject:
             )
         got = self._named(op, case, arguments, raw)
         self._inputs_unchanged(op, arguments, handles, got)
+        for name, value in placed.items():
+            for label, one in _labelled(name, value):
+                self._guards_unchanged(op, label, one)
         return got
 
     def _run(self, op: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
@@ -103,11 +109,35 @@ class Subject:
         except AdapterError as e:
             raise Violation(str(e)) from e
 
-    def _to_device(self, array: Any) -> Any:
+    def _place(self, value: Any, strides: str) -> _Placed:
+        """A copy of a host array on the device, in the storage that the Case asks for; other values as they are."""
+        if not isinstance(value, np.ndarray):
+            return _Placed(value)
+        storage, slices = wrap(np.array(value, order="C"), strides)
+        handle = self._to_device(storage.copy())
+        if not slices:
+            return _Placed(handle)
+        try:
+            return _Placed(handle[slices], handle, storage, slices)
+        except BaseException as e:
+            raise Violation(
+                f"strides {strides!r} are offered, but a handle of {type(handle).__name__} cannot be sliced: "
+                f"{type(e).__name__}: {e} ({self.file})"
+            ) from e
+
+    def _guards_unchanged(self, op: str, label: str, one: _Placed) -> None:
+        if one.storage is None:
+            return
+        after = self._to_host(f"the storage of {label}", one.storage)
+        want = one.contents.copy()
+        want[one.slices] = after[one.slices]  # the argument itself is judged elsewhere
+        if after.tobytes() != want.tobytes():
+            raise Violation(
+                f"{op} wrote beside its argument {label}, {_change(want, after)} of the storage around it ({self.file})"
+            )
+
+    def _to_device(self, copy: Array) -> Any:
         convert = getattr(self.adapter, "to_device", None)
-        if not isinstance(array, np.ndarray):
-            return array
-        copy = np.array(array, order="C")
         try:
             return convert(copy) if convert else copy
         except BaseException as e:
@@ -192,6 +222,28 @@ class TimedSubject(Subject):
         wait = getattr(self.adapter, "synchronize", lambda handles: handles)
         function = getattr(self.adapter, op)
         return self._benchmark(lambda: wait(function(*positional, **keywords)))
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """One argument as an adapter takes it.
+
+    handle     what is passed
+    storage    the handle that it is a view of; None: it is the whole of its storage
+    contents   what the storage held;  slices: where in it the argument lies
+    """
+
+    handle: Any
+    storage: Any = None
+    contents: Any = None
+    slices: tuple[slice, ...] = ()
+
+
+def _labelled(name: str, value: Any) -> list[tuple[str, _Placed]]:
+    """The parts of an argument with their names: a cache has fields, an absent V has none."""
+    if isinstance(value, dict):
+        return [(f"{name}[{field!r}]", one) for field, one in value.items()]
+    return [] if value is None else [(name, value)]
 
 
 def _each(value: Any, convert: Any) -> Any:

@@ -31,7 +31,7 @@ with warnings.catch_warnings():  # jax 0.11 deprecates the module on import; it 
     from jax.experimental.pallas.ops.gpu.paged_attention import paged_attention
 
 NAME = "jax_gpu_paged_attention"
-BACKEND = "pallas"
+BACKEND = "pallas_gpu"
 REQUIRES = ("jax", "ml_dtypes")
 ENV = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -49,6 +49,7 @@ OFFERS = {
         "num_splits": {1, 2, 3},
         "sm_scale": {1.0},
         "returns": {"out"},
+        "index_dtype": {"int32"},
         "static": True,
     }
 }

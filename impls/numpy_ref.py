@@ -13,18 +13,19 @@ BACKEND = "numpy"
 REQUIRES = ()
 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
-_PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x"}
+_PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x", "bshd", "bhsd"}
 _CODES = {"code_rows", "code_columns"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
+_ANY = {"strides": {"contiguous", "outer", "all"}}
 
 OFFERS = {
-    "merge_kv": {"layout": {"fused"}, "dtype": _MOVED},
-    "extract_k": {"layout": {"fused"}, "dtype": _MOVED},
-    "extract_v": {"layout": {"fused"}, "dtype": _MOVED},
-    "append": {"layout": _PAGED | _CODES, "dtype": _MOVED},
-    "gather": {"layout": _PAGED | _CODES, "dtype": _MOVED},
-    "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "num_splits": range(1, 65)},
-    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED},
+    "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
+    "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
+    "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
+    "append": {"layout": _PAGED | _CODES, "dtype": _MOVED, **_ANY},
+    "gather": {"layout": _PAGED | _CODES, "dtype": _MOVED, **_ANY},
+    "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -32,6 +33,13 @@ CONVENTIONS = {
     "table_padding": {"valid", "minus_one"},
     "empty_rows": "zero",
     "deterministic": True,
+}
+_ORDER = {  # of page, slot, head, dim among the axes of a field
+    "nhd": (0, 1, 2, 3),
+    "hnd": (0, 2, 1, 3),
+    "heads_first": (1, 2, 0, 3),
+    "bshd": (0, 1, 2, 3),
+    "bhsd": (0, 2, 1, 3),
 }
 TILE = 16  # keys between two updates of the running maximum
 ARITHMETIC = {"tile": TILE, "merge_levels": 1, "renormalises": True}
@@ -61,8 +69,7 @@ def _views(cache, layout):
         return cache["codes"].transpose(0, 2, 1), None
     if layout == "split_x":
         return cache["k"].transpose(0, 3, 1, 2, 4), cache["v"].transpose(0, 3, 1, 2)
-    order = {"nhd": (0, 1, 2, 3), "hnd": (0, 2, 1, 3), "heads_first": (1, 2, 0, 3)}[layout]
-    return cache["k"].transpose(order), cache["v"].transpose(order)
+    return cache["k"].transpose(_ORDER[layout]), cache["v"].transpose(_ORDER[layout])
 
 
 def append(cache, k, v, slot_mapping, *, layout):

@@ -17,7 +17,7 @@ import numpy as np
 from kvconform.impls.pallas_kernels import decode, launch, merge, movement
 
 NAME = "pallas_tpu"
-BACKEND = "pallas"
+BACKEND = "pallas_tpu"
 REQUIRES = ("jax", "ml_dtypes")
 ENV = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -28,13 +28,14 @@ _ROW_AT_A_TIME = {"nhd", "interleaved"} if launch.COMPILED else _PAGED | {"code_
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "bfloat16"}
 _HEADS = {"num_kv_heads": {1, 2, 3}, "head_dim": {128} if launch.COMPILED else {8, 16}, "static": True}
-_PAGES = {"page_size": {8, 16} if launch.COMPILED else {1, 2, 3, 4}, **_HEADS}
+_INDEX = {"index_dtype": {"int32"}}  # JAX without x64 has no other
+_PAGES = {"page_size": {8, 16} if launch.COMPILED else {1, 2, 3, 4}, **_INDEX, **_HEADS}
 
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
-    "append": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, "index_dtype": {"int32"}, **_PAGES},
+    "append": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_PAGES},
     "gather": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_PAGES},
     "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "group": {1, 2, 3}, "num_splits": {1, 2, 3}, **_PAGES},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},

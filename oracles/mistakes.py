@@ -246,7 +246,7 @@ def _other_rows(row: Layout, sizes: Mapping[str, int], dtype: str) -> Iterator[t
         if (
             other is not row
             and tuple(other.fields) == tuple(row.fields)
-            and other.axes == row.axes
+            and other.kind == row.kind
             and other.admits(sizes, dtype)
         ):
             yield f"taken_for_{other.name}", other

@@ -34,7 +34,9 @@ class Case:
     spare_pages         pages that no sequence owns
     spare_columns       columns of the block table beyond the longest sequence
     table_padding       what the block table holds beyond a sequence's pages: valid, minus_one
-    index_dtype         dtype of slot_mapping
+    index_dtype         dtype of slot_mapping, block_table and kv_lens
+    strides             how arrays lie in memory: contiguous; outer: views into larger storage, every axis but the last
+                        with a wider stride; all: every axis, the last with stride 2 (specs/storage.py)
     skip                every skip-th token of slot_mapping is -1; 0: none
     num_splits          parts that paged_decode cuts each sequence into
     sm_scale            factor of q . k; None: head_dim ** -0.5
@@ -67,6 +69,7 @@ class Case:
     sm_scale: float | None = None
     num_parts: int = 1
     empty_parts: str = "none"
+    strides: str = "contiguous"
     capacity: int = 0
 
     @property
@@ -107,7 +110,11 @@ class Case:
         if unknown:
             raise CaseError(f"a case with unknown field {unknown[0]!r}")
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
-        return cls(**values)
+        case = cls(**values)
+        longest = max(case.kv_lens, default=0)
+        if case.row.contiguous and longest > case.page_size:
+            raise CaseError(f"a case of {longest} tokens on {case.layout}, where a sequence has {case.page_size} slots")
+        return case
 
     def __str__(self) -> str:
         """`paged_decode(layout='nhd', dtype='float32', ...)`, without fields at their defaults."""

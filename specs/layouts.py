@@ -38,6 +38,7 @@ class Layout:
     source   who documents it
     bytes    inner axes whose size is a number of bytes, such as x = 16 bytes
     dtypes   storage types it is defined for
+    contiguous   every sequence has one page of its own: page i is the whole of sequence i, page_size its capacity
     """
 
     name: str
@@ -46,6 +47,12 @@ class Layout:
     source: str
     bytes: Mapping[str, int] = field(default_factory=dict)
     dtypes: tuple[str, ...] = tuple(DTYPES)
+    contiguous: bool = False
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What a Case must share with a row to be moved to it: the axes, and whether pages are found by a table."""
+        return self.axes, self.contiguous
 
     @cached_property
     def fuses(self) -> bool:
@@ -158,6 +165,20 @@ LAYOUTS: dict[str, Layout] = {
             },
             bytes={"x": 16},
             source="vLLM csrc/cache_kernels.cu, reshape_and_cache; x = 16 bytes",
+        ),
+        Layout(
+            name="bshd",
+            axes=PAGED,
+            fields=_both("page slot head dim -> page slot head dim"),
+            source="flash-attention flash_attn_with_kvcache, k_cache (batch, seqlen, nheads_k, headdim)",
+            contiguous=True,
+        ),
+        Layout(
+            name="bhsd",
+            axes=PAGED,
+            fields=_both("page slot head dim -> page head slot dim"),
+            source="torch.nn.functional.scaled_dot_product_attention, key (N, Hkv, S, E)",
+            contiguous=True,
         ),
         Layout(
             name="code_rows",

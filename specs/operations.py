@@ -29,6 +29,7 @@ class Operation:
     dtypes       storage types it is specified for
     case_axes    fields of a Case that shape its inputs, beside op, layout, dtype, seed and family
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
+    unasked      axes that keep to one value unless OFFERS lists them
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
     """
 
@@ -39,6 +40,7 @@ class Operation:
     rows: tuple[tuple[str, ...], ...]
     case_axes: tuple[str, ...]
     optional: Mapping[str, Any] = field(default_factory=dict)
+    unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous"})
     dtypes: tuple[str, ...] = tuple(DTYPES)
     rounds: bool = False
 
@@ -59,7 +61,7 @@ class Operation:
 
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "num_subspaces", "kv_lens", "spare_pages", "capacity")
-_TABLE = ("spare_columns", "table_padding")
+_TABLE = ("spare_columns", "table_padding", "index_dtype")
 
 OPERATIONS: dict[str, Operation] = {
     op.name: op
@@ -70,7 +72,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("k", "v"),
             returns=("kv",),
             rows=(TOKENS,),
-            case_axes=("num_tokens", "num_kv_heads", "head_dim"),
+            case_axes=("num_tokens", "num_kv_heads", "head_dim", "strides"),
         ),
         Operation(
             name="extract_k",
@@ -78,7 +80,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("kv",),
             returns=("k",),
             rows=(TOKENS,),
-            case_axes=("num_tokens", "num_kv_heads", "head_dim"),
+            case_axes=("num_tokens", "num_kv_heads", "head_dim", "strides"),
         ),
         Operation(
             name="extract_v",
@@ -86,7 +88,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("kv",),
             returns=("v",),
             rows=(TOKENS,),
-            case_axes=("num_tokens", "num_kv_heads", "head_dim"),
+            case_axes=("num_tokens", "num_kv_heads", "head_dim", "strides"),
         ),
         Operation(
             name="append",
@@ -94,7 +96,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("cache", "k", "v", "slot_mapping", "*", "layout"),
             returns=("cache",),
             rows=(PAGED, CODES),
-            case_axes=(*_PAGES, "index_dtype", "skip"),
+            case_axes=(*_PAGES, "index_dtype", "skip", "strides"),
         ),
         Operation(
             name="gather",
@@ -102,7 +104,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("cache", "block_table", "kv_lens", "*", "layout"),
             returns=("k", "v"),
             rows=(PAGED, CODES),
-            case_axes=(*_PAGES, *_TABLE),
+            case_axes=(*_PAGES, *_TABLE, "strides"),
         ),
         Operation(
             name="paged_decode",
@@ -119,6 +121,7 @@ OPERATIONS: dict[str, Operation] = {
                 "num_splits",
                 "sm_scale",
                 "dead",
+                "strides",
             ),
             rounds=True,
         ),
@@ -129,7 +132,7 @@ OPERATIONS: dict[str, Operation] = {
             returns=("out", "lse"),
             rows=(PARTS,),
             dtypes=ROUNDED,
-            case_axes=("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead"),
+            case_axes=("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
             rounds=True,
         ),
     )

@@ -21,14 +21,16 @@ class PagedInputs:
 
     k, v           [num_rows, *token axes]   the live tokens, sequence after sequence; with `capacity` also surplus rows
     q              [num_seqs, num_q_heads, head_dim]
-    block_table    int32 [num_seqs, width]   a permutation of the pages, cut among the sequences
-    kv_lens        int32 [num_seqs]
-    slot_mapping   [num_rows]                page * page_size + slot; -1 skips
+    block_table    [num_seqs, width]   a permutation of the pages, cut among the sequences
+    kv_lens        [num_seqs]
+    slot_mapping   [num_rows]          page * page_size + slot; -1 skips
+
+    The last three are of `index_dtype`. In a contiguous layout page i is the whole of sequence i.
     """
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.pages_of = [-(-n // case.page_size) for n in case.kv_lens]
+        self.pages_of = [1 if case.row.contiguous else -(-n // case.page_size) for n in case.kv_lens]
         pages = case.capacity * len(case.kv_lens) if case.capacity else sum(self.pages_of)
         self.sizes = {
             "page": max(1, pages + case.spare_pages),
@@ -54,11 +56,13 @@ class PagedInputs:
 
     @cached_property
     def block_table(self) -> Array:
-        """int32 [num_seqs, width]: each sequence's pages in order, then `table_padding`."""
+        """[num_seqs, width]: each sequence's pages in order, then `table_padding`."""
         case = self.case
+        if case.row.contiguous:
+            return np.arange(len(case.kv_lens), dtype=case.index_dtype)[:, None]
         width = case.capacity or max([1, *self.pages_of]) + case.spare_columns
         order = np.argsort(data.hashes(case.seed, "pages", *data.grid(self.sizes["page"])), kind="stable")
-        table = np.full((len(case.kv_lens), width), -1, np.int32)
+        table = np.full((len(case.kv_lens), width), -1, case.index_dtype)
         if case.table_padding == "valid" and self.sizes["page"]:
             table[:] = data.hashes(case.seed, "padding", *data.grid(*table.shape)) % np.uint64(self.sizes["page"])
         start = 0
@@ -69,8 +73,8 @@ class PagedInputs:
 
     @cached_property
     def kv_lens(self) -> Array:
-        """int32 [num_seqs]."""
-        return np.array(self.case.kv_lens, np.int32)
+        """[num_seqs]."""
+        return np.array(self.case.kv_lens, self.case.index_dtype)
 
     @cached_property
     def slots(self) -> Array:
@@ -117,9 +121,8 @@ class PagedInputs:
     def with_pages_renamed(self) -> PagedInputs:
         """The same tokens under other page numbers: the pages' order reversed."""
         other = PagedInputs(self.case)
-        other.block_table = np.where(self.block_table < 0, -1, self.sizes["page"] - 1 - self.block_table).astype(
-            np.int32
-        )
+        renamed = np.where(self.block_table < 0, -1, self.sizes["page"] - 1 - self.block_table)
+        other.block_table = renamed.astype(self.block_table.dtype)
         return other
 
     def in_parts(self, num_parts: int) -> PagedInputs:

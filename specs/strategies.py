@@ -19,9 +19,10 @@ from kvconform.specs import data
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.dtypes import DTYPES
-from kvconform.specs.layouts import LAYOUTS
+from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.offers import holds, members
 from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.storage import STRIDES
 
 POOL: dict[str, tuple[Any, ...]] = {
     "num_tokens": (1, 0, 2, 3, 5, 8),
@@ -41,11 +42,20 @@ POOL: dict[str, tuple[Any, ...]] = {
     "empty_parts": ("none", "some", "all"),
     "dead": ("finite", "zero", "nan"),
     "table_padding": ("valid", "minus_one"),
+    "strides": STRIDES,
 }
 """Values of each axis that are drawn where an offer allows them, simplest first."""
 
 LONGEST = 40
 """Tokens of the longest sequence that is drawn where lengths are free."""
+
+CONTIGUOUS: dict[str, tuple[Any, ...]] = {
+    "page_size": (*POOL["page_size"], LONGEST),
+    "spare_pages": (0,),
+    "spare_columns": (0,),
+    "table_padding": ("valid",),
+}
+"""Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
 STATIC_AXES = ("page_size", "num_kv_heads", "group", "head_dim", "num_subspaces", "num_splits", "num_parts")
 """Axes that a compiled kernel is specialised on."""
@@ -65,6 +75,7 @@ class Cell:
     offer            the operation's entry of OFFERS
     conventions      the adapter's conventions, completed (specs/conventions.py)
     num_geometries   how many shapes a static offer is drawn from
+    also             claims of further operations that a law calls on the same Case
     """
 
     op: str
@@ -73,6 +84,7 @@ class Cell:
     offer: Mapping[str, Any]
     conventions: Mapping[str, Any]
     num_geometries: int = STATIC_GEOMETRIES
+    also: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def static(self) -> bool:
@@ -83,7 +95,17 @@ class Cell:
     def claims(self) -> dict[str, Any]:
         """Axis -> predicate: the offer's, else the conventions', else what leaving out an optional keyword means."""
         several = {name: self.conventions[name] for name, row in CONVENTIONS.items() if row.several}
-        return {**OPERATIONS[self.op].optional, **several, **self.offer}
+        operation = OPERATIONS[self.op]
+        return {**operation.optional, **operation.unasked, **several, **self.offer}
+
+    def predicates(self, axis: str) -> list[Any]:
+        """What a value of an axis has to satisfy."""
+        return [claims[axis] for claims in (self.claims, *self.also) if axis in claims]
+
+    @property
+    def row(self) -> Layout:
+        """The row of the layout."""
+        return LAYOUTS[self.layout]
 
     def allowed(self, axis: str, only: Iterable[Any] | None = None) -> list[Any]:
         """Values of an axis that may be drawn, simplest first.
@@ -91,39 +113,38 @@ class Cell:
         only   values a law restricts itself to
         Raises OfferError when nothing is left.
         """
-        predicate = self.claims.get(axis)
-        pool = list(POOL[axis])
-        if predicate is not None:
-            pool = [v for v in pool if holds(predicate, v)] or members(predicate)
+        predicates = self.predicates(axis)
+        pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
+        if predicates and len(pool) > 1:
+            pools = [[v for v in some if _all_hold(predicates, v)] for some in (pool, *map(members, predicates))]
+            pool = next(filter(None, pools), [])
         if axis == "empty_parts" and self.conventions["empty_rows"] == "undefined":
             pool = ["none"]
         if only is not None:
             pool = [v for v in pool if v in set(only)]
         if axis == "head_dim":
-            pool = [v for v in pool if self._admits(v)] or ([] if predicate is not None else self._chunks())
+            pool = [v for v in pool if self._admits(v)] or ([] if predicates else self._chunks())
         if not pool:
-            raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis} to draw from {predicate!r}")
+            asked = " and ".join(map(repr, predicates))
+            raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis} to draw from {asked}")
         return pool
 
     def _admits(self, head_dim: int) -> bool:
-        row = LAYOUTS[self.layout]
-        return row.admits(dict.fromkeys(row.axes, 1) | {"dim": head_dim}, self.dtype)
+        return self.row.admits(dict.fromkeys(self.row.axes, 1) | {"dim": head_dim}, self.dtype)
 
     def _chunks(self) -> list[int]:
-        width = max(LAYOUTS[self.layout].bytes.values(), default=1) // DTYPES[self.dtype].itemsize
+        width = max(self.row.bytes.values(), default=1) // DTYPES[self.dtype].itemsize
         return [width, 2 * width]
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""
-        claims = self.claims
-        axes = [axis for axis in OPERATIONS[self.op].case_axes if axis in claims]
         shapes = [{k: v for k, v in g.items() if k != "num_seqs"} for g in self.geometries()] if self.static else [{}]
         return (
             self._admits(case.head_dim)
             and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
             and all(
-                holds(claims[axis], value)
-                for axis in axes
+                _all_hold(self.predicates(axis), value)
+                for axis in OPERATIONS[self.op].case_axes
                 for value in (case.kv_lens if axis == "kv_lens" else (getattr(case, axis),))
             )
         )
@@ -149,8 +170,14 @@ class Cell:
 
         num_seqs, capacity = {"smallest": (1, 1), "telling": (2, 2)}.get(kind, (3, 4))
         fixed = {"capacity": capacity, "num_tokens": 4 * capacity, "spare_pages": 1, "spare_columns": 0}
+        if self.row.contiguous:
+            fixed |= {"capacity": 1, "spare_pages": 0}
         shape = {axis: pick(axis) for axis in STATIC_AXES if axis in seen}
         return {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}, **shape}
+
+
+def _all_hold(predicates: list[Any], value: Any) -> bool:
+    return all(holds(predicate, value) for predicate in predicates)
 
 
 def cells(
@@ -174,14 +201,15 @@ _NUM_SEQS = st.sampled_from((1, 2, 3, 4))
 
 def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int]:
     """Lengths of one sequence: half of them on an edge, half anywhere."""
-    longest = capacity * page_size if capacity else LONGEST
+    longest = capacity * page_size if capacity else page_size if cell.row.contiguous else LONGEST
     edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
     least = 1 if cell.conventions["empty_rows"] == "undefined" else 0
-    limit = cell.claims.get("kv_lens", range(least, longest + 1))
-    fits = [n for n in edges if least <= n <= longest and holds(limit, n)]
-    anywhere = [n for n in range(1, longest + 1) if holds(limit, n)]
+    limits = cell.predicates("kv_lens")
+    fits = [n for n in edges if least <= n <= longest and _all_hold(limits, n)]
+    anywhere = [n for n in range(1, longest + 1) if _all_hold(limits, n)]
     if not fits or not anywhere:
-        raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {limit!r}")
+        asked = " and ".join(map(repr, limits))
+        raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {asked}")
     return st.one_of(st.sampled_from(fits), st.sampled_from(anywhere))
 
 
@@ -266,6 +294,8 @@ def bench_case(cell: Cell) -> Case:
         "num_splits": 2,
     }
     wish |= {"num_parts": 8, "num_seqs": 4, "num_tokens": 256, "spare_pages": 1}
+    if cell.row.contiguous:
+        wish |= {"page_size": max(BENCH_LENGTHS), "spare_pages": 0}
     if cell.static:
         wish |= cell.geometries()[-1]
     for axis, value in wish.items():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
+from kvconform.specs.layouts import Layout
 from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import Cell, cases
 
@@ -61,6 +62,7 @@ class Law:
     only       axes it restricts
     needs      further operations that the implementation must offer
     wants      condition on the implementation's conventions without which the law says nothing
+    rows       condition on the layout without which it says nothing
     pinned     cases of a cell that are tried before anything is drawn
     """
 
@@ -71,6 +73,7 @@ class Law:
     only: Mapping[str, tuple[Any, ...]] | None = None
     needs: tuple[str, ...] = ()
     wants: Callable[[Mapping[str, Any]], bool] = lambda conventions: True
+    rows: Callable[[Layout], bool] = lambda row: True
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
 
     def strategy(self, cell: Cell) -> st.SearchStrategy[Case]:

@@ -1,4 +1,4 @@
-"""Imports point one way: specs <- oracles <- suites <- harness, specs <- impls."""
+"""Imports point one way: specs <- oracles <- suites <- claims <- harness, specs <- impls <- claims."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,8 @@ MAY_IMPORT = {
     "specs": {"specs"},
     "oracles": {"specs", "oracles"},
     "suites": {"specs", "oracles", "suites"},
-    "harness": {"specs", "oracles", "suites", "harness"},
+    "claims": {"specs", "oracles", "impls", "suites", "claims"},
+    "harness": {"specs", "oracles", "suites", "claims", "harness"},
     "impls": {"specs", "impls"},
 }
 FRAMEWORKS = {"jax", "torch", "triton", "cuda", "cupy", "tensorflow"}
