@@ -13,19 +13,20 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import kvconform
-from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.dtypes import DTYPES, FORMATS
 from kvconform.specs.layouts import LAYOUTS
-from kvconform.specs.offers import members
+from kvconform.specs.offers import flaw, members
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.profile import Profile
+from kvconform.specs.strategies import vocabulary
 
 GROUP = "kvconform.impls"
 """Entry-point group under which an installed package offers its adapters."""
@@ -103,6 +104,15 @@ class Found:
 def builtin() -> dict[str, Path]:
     """Name -> file of the implementations that come with the suite."""
     return {p.stem: p for p in sorted((ROOT / "impls").glob("*.py")) if not p.stem.startswith("_")}
+
+
+def adapters_in(folder: Path) -> list[str]:
+    """Names of the adapters whose files stand in a folder."""
+    names = []
+    for path in sorted(folder.glob("*.py")):
+        with suppress(AdapterError):
+            names.append(_literals(path)["NAME"] or path.stem)
+    return names
 
 
 def find(ref: str) -> Found:
@@ -210,10 +220,11 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
     for axis, predicate in offer.items():
         if axis not in axes:
             raise AdapterError(f"{file}: OFFERS[{op!r}] names axis {axis!r}{nearest(axis, axes)}")
-        known = {"layout": [r.name for r in row.layouts], "dtype": list(row.dtypes), "returns": list(row.returns)}.get(
-            axis
-        )
-        if known is None:
+        if axis != "static" and flaw(predicate):
+            raise AdapterError(f"{file}: OFFERS[{op!r}][{axis!r}]: {flaw(predicate)}")
+        special = {"layout": [r.name for r in row.layouts], "dtype": list(row.dtypes), "returns": list(row.returns)}
+        known = special.get(axis, vocabulary(axis))
+        if not known:
             continue
         anything = {"layout": list(LAYOUTS), "dtype": list(DTYPES)}.get(axis, known)
         for value in members(predicate):
@@ -244,9 +255,3 @@ def _check_arithmetic(file: str, arithmetic: Any) -> None:
                 raise AdapterError(f"{file}: ARITHMETIC[{name!r}] names dtype {dtype!r}{nearest(str(dtype), DTYPES)}")
             if name.endswith(("_format", "_accumulator")) and one is not None and one not in FORMATS:
                 raise AdapterError(f"{file}: ARITHMETIC[{name!r}] says {one!r}{nearest(str(one), FORMATS)}")
-
-
-def unknown_case_axis(axis: str) -> str:
-    """Complaint about an axis of `when` that no Case has, or nothing."""
-    known = [f.name for f in fields(Case)]
-    return "" if axis in known else f"no case has {axis!r}{nearest(axis, known)}"

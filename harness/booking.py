@@ -27,6 +27,8 @@ class Booked:
     expected         judged cases that violate inside an expectation's region
     resolution       median least change of one key's weight that would have been seen; None for bitwise verdicts
     counterexample   the smallest violating Case, as JSON with its digest
+    entire_law       whether an expectation's region takes in every case of this cell
+    witness_conforms whether it is red because the witness of an expectation conforms
     looks_like       the one mistake that explains every violating case
     replay           the line that shows the violation again
     """
@@ -45,6 +47,8 @@ class Booked:
     inside_seconds: float = 0.0
     message: str = ""
     counterexample: dict[str, Any] | None = None
+    entire_law: bool = False
+    witness_conforms: bool = False
     looks_like: str | None = None
     replay: str | None = None
 
@@ -75,6 +79,7 @@ class Run:
     """Everything booked of one implementation.
 
     name, backend    what it is
+    ref              how the command line named it: a built-in name, a path, a dotted module
     attested         what its attest() said last: launches, device, mode
     conventions      its declared conventions, completed
     exit             what the supervisor itself has to say: 0, 2 (adapter), 3 (blocked)
@@ -83,6 +88,7 @@ class Run:
 
     name: str
     backend: str = ""
+    ref: str = ""
     attested: dict[str, Any] = field(default_factory=dict)
     conventions: dict[str, Any] = field(default_factory=dict)
     cells: dict[str, Booked] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from kvconform.harness import reference, report
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest
 from kvconform.harness.booking import USAGE_EXIT, Run
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
+from kvconform.harness.expect_command import expect
 from kvconform.harness.supervisor import supervise
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -57,6 +58,7 @@ def commands() -> None:
     kvconform run --impl my_adapter.py     your kernel, behind an adapter of two functions
     kvconform list                         what there is: implementations, operations, layouts, laws
     kvconform replay CASE --impl X         one case again, from a report
+    kvconform expect update report.json    known violations become data, fixed ones go
 
     Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a
     bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
@@ -240,6 +242,9 @@ def list_(markdown: bool) -> None:
         laws.add_row(law.op, law.name, law.claim)
     for grid in (impls, ops, layouts, laws):
         out.print(grid)
+
+
+commands.add_command(expect)
 
 
 def all_laws() -> dict[str, Any]:

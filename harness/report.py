@@ -119,9 +119,9 @@ def details(run: Run) -> list[Text]:
             out.append(Text(f"  and {rest}", style="dim"))
     for cell in run.cells.values():
         if cell.outcome == EXPECTED:
-            out.append(
-                Text(f"{run.name} expected {cell.key}: {cell.message or f'{cell.expected} cases'}", style="yellow")
-            )
+            how = f"{EXPECTED} (entire law)" if cell.entire_law else EXPECTED
+            reason = cell.message or f"{cell.expected} cases"
+            out.append(Text(f"{run.name} {how} {cell.key}: {reason}", style="yellow"))
     return out
 
 
@@ -158,6 +158,7 @@ def write_json(path: Path, runs: Sequence[Run], code: int) -> None:
     impls = [
         {
             "impl": run.name,
+            "ref": run.ref,
             "backend": run.backend,
             "attested": run.attested,
             "conventions": run.conventions,

@@ -115,6 +115,10 @@ def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Boo
     return asked
 
 
+def _cell_names(asked: list[tuple[Cell, Booked]]) -> list[str]:
+    return [f"{cell.layout}/{cell.dtype}" for cell, _ in asked]
+
+
 def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
     """What a second operation of a law asks of a Case; what it asks of layout and dtype is `_offers_too`."""
     claims = replace(cell, op=op, offer=subject.offers[op]).claims
@@ -132,7 +136,7 @@ def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
 class Searcher:
     """Tries laws on one implementation and books what it sees.
 
-    expectations_file   known violations, or None
+    expectations_file   known violations, or None; `expectations_beside`: found beside the adapter, not named by the run
     closed              keys of cells that an earlier child has booked
     book                where booked cells are put
     witnesses           law -> counterexamples of earlier cells
@@ -141,6 +145,7 @@ class Searcher:
     subject: Subject
     options: Options
     expectations_file: Path | None = None
+    expectations_beside: bool = True
     journal: Journal = field(default_factory=Journal)
     closed: frozenset[str] = frozenset()
     book: Callable[[Booked], None] = lambda booked: None
@@ -153,7 +158,13 @@ class Searcher:
     def read_expectations(self, laws: Mapping[str, Law]) -> None:
         """Read the file. Raises AdapterError."""
         if self.expectations_file is not None:
-            self.expectations = load(self.expectations_file, self.subject.name, laws)
+            beside = self.expectations_beside
+            self.expectations = load(self.expectations_file, self.subject.name, laws, beside=beside)
+        if self.expectations:
+            everything = Options(self.options.effort)
+            offered = {law.name: _cell_names(planned(self.subject, law, everything)) for law in laws.values()}
+            for expectation in self.expectations:
+                expectation.require_a_cell(offered)
 
     def begin(self, num_cells: int) -> None:
         """Start the clock that cells share."""
@@ -341,6 +352,8 @@ class _Trial:
         if self.cut_short:
             booked.message = f"cut short {booked.examples}/{booked.planned}"
         self._check_expectations()
+        if booked.outcome == EXPECTED:
+            booked.entire_law = any(x.covers_all(self.law, self.cell) for x in self.searcher.expectations)
 
     def _name(self) -> str | None:
         """The one mistake that explains every failing case that was seen, and enough of them were."""
@@ -379,13 +392,19 @@ class _Trial:
             at = (x.witness.op, x.witness.layout, x.witness.dtype)
             if self.law.name not in x.laws or at != (self.cell.op, self.cell.layout, self.cell.dtype):
                 continue
-            if self._violation(x.witness) is None:
-                text = f"the witness of the expectation {x.reason!r} conforms now: remove this line"
+            try:
+                still = self._violation(x.witness)
+            except OutsideDomain as e:
+                self._book_violation(x.witness, f"the witness of {x.where} cannot be judged: {e}")
+                return
+            if still is None:
+                text = f"the witness of the expectation {x.reason!r} conforms now: remove this line ({x.where})"
                 self._book_violation(x.witness, text)
+                self.booked.witness_conforms = True
                 return
             self.booked.outcome = EXPECTED
             self.booked.expected += 1
-            self.booked.message = x.reason if x.when else f"entire law: {x.reason}"
+            self.booked.message = x.reason
 
     def _book_violation(self, case: Case, message: str) -> None:
         data = case.to_json() | {"law": self.law.name, "digest": digest(case)}

@@ -152,6 +152,7 @@ def _add(config: pytest.Config, state: State, found: Found) -> None:
         closed=frozenset(json.loads(Path(closed).read_text(encoding="utf-8"))) if closed else frozenset(),
         book=state.booked.append,
         expectations_file=_expectations_file(config, found),
+        expectations_beside=_asked(config, "expect", None) is None,
     )
 
 

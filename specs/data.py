@@ -101,6 +101,9 @@ bits       random bit patterns: NaN payloads, -0.0, subnormals
 patterns   every bit pattern in turn
 """
 
+FAMILIES = tuple(dict.fromkeys([*ARITHMETIC_FAMILIES, *MOVEMENT_FAMILIES]))
+"""Every kind of contents."""
+
 
 def bits(dtype: str, h: Hashes) -> Array:
     """Random bit patterns of a storage type."""

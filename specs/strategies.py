@@ -64,6 +64,13 @@ STATIC_GEOMETRIES = 3
 """How many geometries a static cell is drawn from, unless a run asks for fewer."""
 
 
+def vocabulary(axis: str) -> tuple[str, ...]:
+    """The words that an axis of a Case is drawn from; none where it is a number."""
+    named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": DTYPES, "family": data.FAMILIES}
+    words = tuple(named.get(axis, POOL.get(axis, ())))
+    return words if all(isinstance(word, str) for word in words) else ()
+
+
 class OfferError(ValueError):
     """An offer from which no case can be drawn; the text says which axis and why."""
 
@@ -148,6 +155,25 @@ class Cell:
                 for value in (case.kv_lens if axis == "kv_lens" else (getattr(case, axis),))
             )
         )
+
+    def within(
+        self, region: Mapping[str, Any], families: Iterable[str] | None, only: Mapping[str, Iterable[Any]]
+    ) -> bool:
+        """Whether every Case that could be drawn lies in a region; lengths and seeds are never all in one.
+
+        families, only   as in `cases`
+        """
+        drawn: dict[str, Iterable[Any]] = {"op": (self.op,), "layout": (self.layout,), "dtype": (self.dtype,)}
+        drawn["family"] = self.families(families)
+        for axis in region:
+            if axis in POOL and axis in OPERATIONS[self.op].case_axes:
+                drawn[axis] = self.allowed(axis, only.get(axis))
+        return all(axis in drawn and all(holds(region[axis], v) for v in drawn[axis]) for axis in region)
+
+    def families(self, families: Iterable[str] | None) -> tuple[str, ...]:
+        """The kinds of contents that are drawn: a law's own, or those of the operation's verdict."""
+        default = data.ARITHMETIC_FAMILIES if OPERATIONS[self.op].rounds else ("plain", "bits")
+        return tuple(default if families is None else families)
 
     def geometries(self) -> list[dict[str, Any]]:
         """The few shapes of a static cell, smallest first; a cell that has only one has a telling one.
@@ -236,8 +262,7 @@ def cases(
     shapes = _restricted(cell, only or {}) if cell.static else [{}]
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
     choices = {axis: st.sampled_from(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
-    default = tuple(data.ARITHMETIC_FAMILIES) if OPERATIONS[cell.op].rounds else ("plain", "bits")
-    family = st.sampled_from(families or default)
+    family = st.sampled_from(cell.families(families))
     lengths = cache(partial(_lengths, cell))
 
     @st.composite
