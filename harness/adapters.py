@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.offers import flaw, members
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.profile import Profile
-from kvconform.specs.strategies import vocabulary
+from kvconform.specs.strategies import POOL, vocabulary
 
 GROUP = "kvconform.impls"
 """Entry-point group under which an installed package offers its adapters."""
@@ -75,12 +75,21 @@ class Found:
         """Why it cannot run here, or nothing."""
         missing = [name for name in self.literals["REQUIRES"] if not _importable(name)]
         if missing:
-            extra = f"pip install 'kvconform[{self.name}]'" if self.is_builtin else f"pip install {' '.join(missing)}"
-            return f"needs {', '.join(missing)}: {extra}"
+            extra = f"'kvconform[{self.literals['BACKEND']}]'" if self.is_builtin else " ".join(missing)
+            return f"needs {', '.join(missing)}: pip install {extra}"
         programs = self.literals["PROGRAMS"]
         if programs and not any(map(shutil.which, programs)):
             return f"needs one of {', '.join(programs)} on PATH"
         return ""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Installed versions of what it requires, where they are packages of that name."""
+        found = {}
+        for name in self.literals["REQUIRES"]:
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
+        return found
 
     @property
     def is_builtin(self) -> bool:
@@ -144,6 +153,15 @@ def everything() -> list[Found]:
     ]
 
 
+def of_backend(backend: str) -> list[Found]:
+    """All implementations of one backend. Raises AdapterError when there is none."""
+    known = everything()
+    of_it = [one for one in known if one.literals["BACKEND"] == backend]
+    if not of_it:
+        raise AdapterError(f"no backend {backend!r}{nearest(backend, {str(one.literals['BACKEND']) for one in known})}")
+    return of_it
+
+
 def _literals(path: Path) -> dict[str, Any]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -201,6 +219,7 @@ def check(adapter: Any, file: str, name: str) -> None:
     for convention, value in getattr(adapter, "CONVENTIONS", {}).items():
         _check_convention(file, convention, value)
     _check_arithmetic(file, getattr(adapter, "ARITHMETIC", {}))
+    _check_reasons(file, getattr(adapter, "WHY_NOT", {}))
     for op, argument in getattr(adapter, "IN_PLACE", {}).items():
         if op not in OPERATIONS or argument not in OPERATIONS[op].arguments:
             raise AdapterError(f"{file}: IN_PLACE says {op!r} changes {argument!r}; there is no such argument")
@@ -243,6 +262,17 @@ def _check_convention(file: str, name: str, value: Any) -> None:
     for one in value if row.several else [value]:
         if one not in row.choices:
             raise AdapterError(f"{file}: CONVENTIONS[{name!r}] says {one!r}; {row.meaning}: one of {row.choices}")
+
+
+def _check_reasons(file: str, reasons: Any) -> None:
+    axes = [*POOL, "layout", "dtype"]
+    known = [*OPERATIONS, *(word for axis in axes for word in vocabulary(axis))]
+    known += [word for row in OPERATIONS.values() for word in (*row.returns, *row.optional)]
+    for word, reason in reasons.items():
+        if word not in known:
+            raise AdapterError(f"{file}: WHY_NOT names {word!r}{nearest(str(word), known)}")
+        if not isinstance(reason, str) or not reason:
+            raise AdapterError(f"{file}: WHY_NOT[{word!r}] must be a sentence, not {reason!r}")
 
 
 def _check_arithmetic(file: str, arithmetic: Any) -> None:

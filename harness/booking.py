@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class Booked:
     counterexample   the smallest violating Case, as JSON with its digest
     entire_law       whether an expectation's region takes in every case of this cell
     witness_conforms whether it is red because the witness of an expectation conforms
+    findings         the expectations whose witness belongs to this cell and still violates: reason, link, when, said
+                     (the violation's message), witness, replay
     looks_like       the one mistake that explains every violating case
     replay           the line that shows the violation again
     """
@@ -49,6 +52,7 @@ class Booked:
     counterexample: dict[str, Any] | None = None
     entire_law: bool = False
     witness_conforms: bool = False
+    findings: list[dict[str, Any]] = field(default_factory=list)
     looks_like: str | None = None
     replay: str | None = None
 
@@ -74,13 +78,24 @@ def paste(cell: Booked) -> str:
     return "\n".join(lines)
 
 
+def attested(said: Mapping[str, Any]) -> str:
+    """What an adapter attests, for people: `812 launches on NVIDIA H200, compiled, 24 compilations`."""
+    if not said:
+        return "attests nothing"
+    words = [f"{said.get('launches', '?')} launches on {said.get('device', 'unknown')}"]
+    words += [str(said["mode"])] if "mode" in said else []
+    words += [f"{said['compilations']} compilations"] if "compilations" in said else []
+    return ", ".join(words)
+
+
 @dataclass
 class Run:
     """Everything booked of one implementation.
 
     name, backend    what it is
     ref              how the command line named it: a built-in name, a path, a dotted module
-    attested         what its attest() said last: launches, device, mode
+    versions         of what it requires
+    attested         what its attest() said last: launches, device, mode, compilations
     conventions      its declared conventions, completed
     exit             what the supervisor itself has to say: 0, 2 (adapter), 3 (blocked)
     message          why
@@ -89,6 +104,7 @@ class Run:
     name: str
     backend: str = ""
     ref: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
     attested: dict[str, Any] = field(default_factory=dict)
     conventions: dict[str, Any] = field(default_factory=dict)
     cells: dict[str, Booked] = field(default_factory=dict)

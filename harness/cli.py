@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 import kvconform
-from kvconform.harness import reference, report
-from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest
+from kvconform.harness import findings_page, offers_page, reference, report
+from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest, of_backend
 from kvconform.harness.booking import USAGE_EXIT, Run
+from kvconform.harness.claims_command import claims
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.expect_command import expect
 from kvconform.harness.supervisor import supervise
@@ -59,6 +61,7 @@ def commands() -> None:
     kvconform list                         what there is: implementations, operations, layouts, laws
     kvconform replay CASE --impl X         one case again, from a report
     kvconform expect update report.json    known violations become data, fixed ones go
+    kvconform findings report.json         what known violations there are, as a page
 
     Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a
     bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
@@ -97,6 +100,7 @@ def _shared(command: Any) -> Any:
     metavar="NAME",
     help="Built-in name, path to an adapter, or dotted module; may be repeated.  [default: everything runnable]",
 )
+@click.option("--backend", "backends", multiple=True, metavar="BACKEND", help="All of this backend; may be repeated.")
 @click.option("--op", "ops", multiple=True, metavar="OP", help="Only this operation; may be repeated.")
 @click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
 @click.option("--law", "laws", multiple=True, metavar="LAW", help="Only this law; may be repeated.")
@@ -107,6 +111,7 @@ def _shared(command: Any) -> Any:
 @_shared
 def run(
     impls: tuple[str, ...],
+    backends: tuple[str, ...],
     ops: tuple[str, ...],
     layouts: tuple[str, ...],
     laws: tuple[str, ...],
@@ -136,8 +141,8 @@ def run(
     arguments = [f"--kv-profile={profile}", f"--kv-seed={seed}"]
     for option, values in (("--kv-op", ops), ("--kv-layout", layouts), ("--kv-law", laws)):
         arguments += [f"{option}={value}" for value in values]
-    found = [find(ref) for ref in impls] if impls else everything()
-    return _judge(found, arguments, expect, json_file, stall, debug, named=bool(impls))
+    named = [find(ref) for ref in impls] + [one for backend in backends for one in of_backend(backend)]
+    return _judge(named or everything(), arguments, expect, json_file, stall, debug, named=bool(named))
 
 
 @commands.command()
@@ -210,9 +215,14 @@ def _judge(
 
 
 @commands.command("list")
-@click.option("--markdown", is_flag=True, help="Print docs/reference.md instead: everything but implementations.")
-def list_(markdown: bool) -> None:
+@click.option("--offers", is_flag=True, help="Show who offers what, and why not, instead; imports every adapter.")
+@click.option("--markdown", is_flag=True, help="Print docs/reference.md instead; with --offers docs/offers.md.")
+def list_(offers: bool, markdown: bool) -> None:
     """Show implementations (and why one is blocked), operations, layouts and laws."""
+    if offers:
+        text = offers_page.markdown(offers_page.subjects())
+        click.echo(text, nl=False) if markdown else out.print(Markdown(text))
+        return
     if markdown:
         click.echo(reference.markdown(all_laws()), nl=False)
         return
@@ -244,6 +254,13 @@ def list_(markdown: bool) -> None:
         out.print(grid)
 
 
+@commands.command()
+@click.argument("report_file", metavar="REPORT", type=click.Path(dir_okay=False, path_type=Path))
+def findings(report_file: Path) -> None:
+    """Print what kernels do differently, as a page: REPORT is a file that `kvconform run --json` wrote."""
+    click.echo(findings_page.markdown(report.read_json(report_file)), nl=False)
+
+
 commands.add_command(expect)
 
 
@@ -256,3 +273,6 @@ def all_laws() -> dict[str, Any]:
     for path in sorted((ROOT / "suites").glob("test_*.py")):
         importlib.import_module(f"kvconform.suites.{path.stem}")
     return LAWS
+
+
+commands.add_command(claims)

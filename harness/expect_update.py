@@ -6,7 +6,6 @@ order of the file stay. What a fault is and why it is tolerated stays for a pers
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tomlkit.items import AoT, Table
 from kvconform.harness.adapters import AdapterError, find, nearest
 from kvconform.harness.booking import VIOLATES, Booked
 from kvconform.harness.expectations import FILE_NAME
-from kvconform.harness.report import SCHEMA
+from kvconform.harness.report import read_json
 from kvconform.specs.case import Case
 from kvconform.specs.offers import inside
 from kvconform.specs.strategies import POOL, vocabulary
@@ -41,12 +40,7 @@ class Changes:
 
 def read_report(path: Path) -> tuple[dict[str, str], list[Booked]]:
     """(implementation -> how it was named, its violating cells). Raises AdapterError."""
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as e:
-        raise AdapterError(f"{path}: cannot be read as a report: {e}") from e
-    if report.get("schema") != SCHEMA or "cells" not in report:
-        raise AdapterError(f"{path}: a report of schema {report.get('schema')!r}; this kvconform reads {SCHEMA}")
+    report = read_json(path)
     cells = [Booked(**cell) for cell in report["cells"]]
     red = [cell for cell in cells if cell.outcome == VIOLATES and cell.counterexample]
     return {row["impl"]: row["ref"] for row in report["impls"]}, red

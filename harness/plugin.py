@@ -6,18 +6,19 @@ command line: pytest's 5 becomes 3.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from kvconform.harness import booking
 from kvconform.harness.adapters import AdapterError, nearest
-from kvconform.harness.booking import BAD, NOT_OFFERED, Booked, paste
+from kvconform.harness.booking import BAD, NOT_OFFERED, Booked, attested, paste
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import FILE_NAME
-from kvconform.harness.search import Searcher, left_out, not_offered, planned
+from kvconform.harness.plan import left_out, not_offered, planned
+from kvconform.harness.search import Searcher
 from kvconform.harness.session import HOST_FILE, STATE, State, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
 from kvconform.specs.strategies import Cell, cells
@@ -219,5 +220,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"{sum(b.outcome == o for b in rows)} {o}" for o in booking.OUTCOMES if any(b.outcome == o for b in rows)
         ]
         examples = sum(b.examples for b in rows)
-        seconds = time.monotonic() - searcher.started
-        terminalreporter.write_line(f"{name}: {', '.join(counts)}; {examples} examples in {seconds:.1f} s")
+        terminalreporter.write_line(f"{name}: {', '.join(counts)}; {examples} examples in {searcher.spent:.1f} s")
+        with suppress(AdapterError):
+            terminalreporter.write_line(f"{name}: {attested(searcher.subject.attested())}")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import kvconform
+from kvconform.harness.adapters import AdapterError
 from kvconform.harness.booking import (
     BAD,
     CONFORMS,
@@ -23,6 +24,7 @@ from kvconform.harness.booking import (
     OUTCOMES,
     Booked,
     Run,
+    attested,
     paste,
     worst,
 )
@@ -137,7 +139,7 @@ def footer(run: Run) -> str:
     if seen:
         line += f"; sees a key's weight change by {min(seen):.1g} to {max(seen):.1g}"
     if run.attested:
-        line += f"; {run.attested.get('launches', '?')} launches on {run.attested.get('device', 'unknown')}"
+        line += f"; {attested(run.attested)}"
     cut = sum(c.message.startswith("cut short") for c in cells)
     return line + (f"; {cut} cells cut short by the time limit" if cut else "")
 
@@ -153,6 +155,17 @@ def exit_code(runs: Sequence[Run], *, blocked_is_fine: bool = False) -> int:
     return worst([run.code for run in runs if not (blocked_is_fine and "*" in run.cells)])
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A report that `write_json` wrote. Raises AdapterError."""
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as e:
+        raise AdapterError(f"{path}: cannot be read as a report: {e}") from e
+    if report.get("schema") != SCHEMA or "cells" not in report:
+        raise AdapterError(f"{path}: a report of schema {report.get('schema')!r}; this kvconform reads {SCHEMA}")
+    return report
+
+
 def write_json(path: Path, runs: Sequence[Run], code: int) -> None:
     """`{"schema", "suite", "impls", "cells", "summary"}`; two runs from one seed differ in times alone."""
     impls = [
@@ -160,6 +173,7 @@ def write_json(path: Path, runs: Sequence[Run], code: int) -> None:
             "impl": run.name,
             "ref": run.ref,
             "backend": run.backend,
+            "versions": run.versions,
             "attested": run.attested,
             "conventions": run.conventions,
             "exit": run.code,

@@ -20,16 +20,17 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
-from kvconform.harness.efforts import Effort
+from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
+from kvconform.harness.plan import Options, offered, planned
 from kvconform.harness.subject import Subject
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Violation, resolution
 from kvconform.specs.case import Case
 from kvconform.specs.inputs import digest
-from kvconform.specs.strategies import Cell, OfferError, cells
+from kvconform.specs.offers import holds
+from kvconform.specs.strategies import Cell, OfferError
 from kvconform.suites.law import Law
 
 HEAD_START = 0.4
@@ -44,101 +45,13 @@ class _Enough(BaseException):
 
 
 @dataclass
-class Options:
-    """What a run asks for, whoever started it.
-
-    effort, seed                  how hard, and from where
-    ops, layouts, laws            restrictions; empty: everything
-    case                          judge this Case alone
-    replay_form                   how a counterexample is replayed; `{case}` `{impl}` `{law}` are filled in
-    """
-
-    effort: Effort
-    seed: int = 0
-    ops: tuple[str, ...] = ()
-    layouts: tuple[str, ...] = ()
-    laws: tuple[str, ...] = ()
-    case: Case | None = None
-    replay_form: str = "kvconform replay {case} --impl {impl} --law {law}"
-
-    def takes_law(self, law: Law) -> bool:
-        """Whether a law is asked for."""
-        return (
-            (not self.ops or law.op in self.ops)
-            and (not self.laws or law.name in self.laws)
-            and (self.case is None or self.case.op == law.op)
-        )
-
-    def takes_cell(self, cell: Cell) -> bool:
-        """Whether a cell is asked for."""
-        same = self.case is None or (self.case.layout, self.case.dtype) == (cell.layout, cell.dtype)
-        return same and (not self.layouts or cell.layout in self.layouts)
-
-
-def not_offered(subject: Subject, law: Law) -> str:
-    """Why an implementation does not answer for a law, or nothing."""
-    if law.op not in subject.offers:
-        return f"{law.op} is not in OFFERS"
-    for need in law.needs:
-        op, _, result = need.partition(":")
-        if op not in subject.offers or (result and not subject.offers_result(op, result)):
-            return f"needs {need.replace(':', ' to return ')}"
-    if not law.wants(subject.conventions):
-        return "its conventions leave nothing to claim"
-    return ""
-
-
-def planned(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
-    """The cells of a law that are to be tried, none where it is not offered."""
-    return [(cell, booked) for cell, booked in _asked(subject, law, options) if booked.outcome != NOT_OFFERED]
-
-
-def left_out(subject: Subject, law: Law, options: Options) -> list[Booked]:
-    """The cells of a law for which a second operation that it needs is not offered."""
-    return [booked for _, booked in _asked(subject, law, options) if booked.outcome == NOT_OFFERED]
-
-
-def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
-    if not_offered(subject, law):
-        return []
-    asked = []
-    for alone in cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries):
-        cell = replace(alone, also=tuple(_claims(subject, op, alone) for op in law.operations))
-        if options.takes_cell(cell):
-            booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
-            lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
-            if not law.rows(cell.row):
-                booked.outcome, booked.message = NOT_OFFERED, f"says nothing about {cell.layout}"
-            elif lacking:
-                booked.outcome, booked.message = NOT_OFFERED, f"needs {' and '.join(lacking)} there too"
-            asked.append((cell, booked))
-    return asked
-
-
-def _cell_names(asked: list[tuple[Cell, Booked]]) -> list[str]:
-    return [f"{cell.layout}/{cell.dtype}" for cell, _ in asked]
-
-
-def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
-    """What a second operation of a law asks of a Case; what it asks of layout and dtype is `_offers_too`."""
-    claims = replace(cell, op=op, offer=subject.offers[op]).claims
-    return {axis: claims[axis] for axis in claims if axis not in ("layout", "dtype", "static", "returns")}
-
-
-def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
-    """Whether a second operation of a law is offered for the cell's dtype, and for its layout where both work on it."""
-    matching = cells(op, subject.offers[op], subject.conventions)
-    layouts = {c.layout for c in matching}
-    return any(c.dtype == cell.dtype and (c.layout == cell.layout or cell.layout not in layouts) for c in matching)
-
-
-@dataclass
 class Searcher:
     """Tries laws on one implementation and books what it sees.
 
     expectations_file   known violations, or None; `expectations_beside`: found beside the adapter, not named by the run
     closed              keys of cells that an earlier child has booked
     book                where booked cells are put
+    spent               seconds that its cells have taken
     witnesses           law -> counterexamples of earlier cells
     """
 
@@ -153,7 +66,7 @@ class Searcher:
     expectations: tuple[Expectation, ...] = ()
     num_cells: int = 1
     cells_left: int = 1
-    started: float = 0.0
+    spent: float = 0.0
 
     def read_expectations(self, laws: Mapping[str, Law]) -> None:
         """Read the file. Raises AdapterError."""
@@ -161,15 +74,14 @@ class Searcher:
             beside = self.expectations_beside
             self.expectations = load(self.expectations_file, self.subject.name, laws, beside=beside)
         if self.expectations:
-            everything = Options(self.options.effort)
-            offered = {law.name: _cell_names(planned(self.subject, law, everything)) for law in laws.values()}
+            cells = offered(self.subject, laws, self.options.effort)
             for expectation in self.expectations:
-                expectation.require_a_cell(offered)
+                expectation.require_a_cell(cells)
 
     def begin(self, num_cells: int) -> None:
         """Start the clock that cells share."""
         self.num_cells = self.cells_left = max(1, num_cells)
-        self.started = time.monotonic()
+        self.spent = 0.0
 
     def run(self, law: Law) -> list[Booked]:
         """Try a law on each of its cells."""
@@ -177,7 +89,9 @@ class Searcher:
         for cell, booked in planned(self.subject, law, self.options):
             if booked.key in self.closed:
                 continue
+            start = time.monotonic()
             _Trial(self, law, cell, booked).run()
+            self.spent += time.monotonic() - start
             self.cells_left = max(1, self.cells_left - 1)
             self.journal.write("booked", cell=booked.to_json(), attested=self.subject.attested())
             self.book(booked)
@@ -187,11 +101,12 @@ class Searcher:
     def until(self) -> float:
         """time.monotonic() at which the next cell's time is up: cells end at an even pace, behind a head start.
 
-        The head start is for first cells, which compile; a cell that took less leaves the rest to those after it.
+        The head start is for first cells, which compile; a cell that took less leaves the rest to those after it. Only
+        time of this implementation counts: in one pytest session several take turns, law by law.
         """
         seconds, done = self.options.effort.seconds, self.num_cells - self.cells_left
         head_start = seconds * HEAD_START
-        return self.started + head_start + (seconds - head_start) * (done + 1) / self.num_cells
+        return time.monotonic() + head_start + (seconds - head_start) * (done + 1) / self.num_cells - self.spent
 
 
 class _Trial:
@@ -305,6 +220,11 @@ class _Trial:
     def _is_expected(self, case: Case) -> bool:
         return any(x.covers(self.law.name, case) for x in self.searcher.expectations)
 
+    def _is_here(self, expectation: Expectation) -> bool:
+        """Whether a region reaches into this cell."""
+        cell = {"layout": self.cell.layout, "dtype": self.cell.dtype}
+        return all(holds(expectation.when.get(axis, value), value) for axis, value in cell.items())
+
     def _violation(self, case: Case) -> Violation | None:
         self.searcher.journal.write("case", key=self.booked.key, case=case.to_json())
         self.booked.examples += self.witness is None
@@ -353,7 +273,10 @@ class _Trial:
             booked.message = f"cut short {booked.examples}/{booked.planned}"
         self._check_expectations()
         if booked.outcome == EXPECTED:
-            booked.entire_law = any(x.covers_all(self.law, self.cell) for x in self.searcher.expectations)
+            about = [x for x in self.searcher.expectations if self.law.name in x.laws]
+            booked.entire_law = any(x.covers_all(self.law, self.cell) for x in about)
+            here = [x for x in about if x.witness.op == self.cell.op and self._is_here(x)]
+            booked.message = booked.message or "; ".join(x.reason for x in here)
 
     def _name(self) -> str | None:
         """The one mistake that explains every failing case that was seen, and enough of them were."""
@@ -405,12 +328,18 @@ class _Trial:
             self.booked.outcome = EXPECTED
             self.booked.expected += 1
             self.booked.message = x.reason
+            witness, replay = self._pasted(x.witness)
+            known = {"reason": x.reason, "link": x.link, "when": dict(x.when), "said": str(still)}
+            self.booked.findings.append(known | {"witness": witness, "replay": replay})
 
     def _book_violation(self, case: Case, message: str) -> None:
+        self.booked.outcome, self.booked.message = VIOLATES, message
+        self.booked.counterexample, self.booked.replay = self._pasted(case)
+
+    def _pasted(self, case: Case) -> tuple[dict[str, Any], str]:
+        """A case as JSON with its law and digest, and the line that shows it again."""
         data = case.to_json() | {"law": self.law.name, "digest": digest(case)}
-        form = self.searcher.options.replay_form
-        self.booked.outcome, self.booked.message, self.booked.counterexample = VIOLATES, message, data
-        self.booked.replay = replay_line(form, data, self.subject.ref, self.law.name)
+        return data, replay_line(self.searcher.options.replay_form, data, self.subject.ref, self.law.name)
 
 
 def replay_line(form: str, case: dict[str, Any], impl: str, law: str) -> str:

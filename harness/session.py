@@ -25,7 +25,8 @@ from kvconform.harness.booking import Booked
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.journal import ENV_CLOSED, ENV_PATH, Journal
-from kvconform.harness.search import Options, Searcher
+from kvconform.harness.plan import Options
+from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.layouts import LAYOUTS

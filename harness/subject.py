@@ -32,6 +32,7 @@ class Subject:
     ref           how a command line names it
     offers        OFFERS
     conventions   CONVENTIONS, completed with the defaults
+    why_not       WHY_NOT: what is left out of OFFERS, and the reason
     inside        seconds spent in the adapter's own functions
     """
 
@@ -40,6 +41,7 @@ class Subject:
         self.backend = str(getattr(adapter, "BACKEND", "") or "unnamed")
         self.offers: dict[str, dict[str, Any]] = adapter.OFFERS
         self.conventions = declared(getattr(adapter, "CONVENTIONS", {}))
+        self.why_not: Mapping[str, str] = getattr(adapter, "WHY_NOT", {})
         self._arithmetic: Mapping[str, Any] = getattr(adapter, "ARITHMETIC", {})
         self.inside = 0.0
         self.weights: list[float] = []

@@ -54,7 +54,7 @@ def supervise(
     replay_form   how a counterexample is replayed (harness.search.Options)
     stall         seconds of silence after which a call is taken to hang
     """
-    run = Run(found.name, str(found.literals["BACKEND"]), found.ref)
+    run = Run(found.name, str(found.literals["BACKEND"]), found.ref, found.versions)
     start = time.monotonic()
     if found.blocked:
         run.exit, run.message = booking.NOTHING_EXIT, found.blocked

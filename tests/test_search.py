@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from kvconform.harness.booking import NOT_OFFERED
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
-from kvconform.harness.search import Options, left_out, planned
+from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 

@@ -1,0 +1,111 @@
+"""What is to be tried: the cells of a law that an implementation answers for, and why it does not answer for others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kvconform.harness.booking import NOT_OFFERED, Booked
+from kvconform.harness.efforts import Effort
+from kvconform.harness.subject import Subject
+from kvconform.specs.case import Case
+from kvconform.specs.strategies import Cell, cells
+from kvconform.suites.law import Law
+
+
+@dataclass
+class Options:
+    """What a run asks for, whoever started it.
+
+    effort, seed                  how hard, and from where
+    ops, layouts, laws            restrictions; empty: everything
+    case                          judge this Case alone
+    replay_form                   how a counterexample is replayed; `{case}` `{impl}` `{law}` are filled in
+    """
+
+    effort: Effort
+    seed: int = 0
+    ops: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()
+    laws: tuple[str, ...] = ()
+    case: Case | None = None
+    replay_form: str = "kvconform replay {case} --impl {impl} --law {law}"
+
+    def takes_law(self, law: Law) -> bool:
+        """Whether a law is asked for."""
+        return (
+            (not self.ops or law.op in self.ops)
+            and (not self.laws or law.name in self.laws)
+            and (self.case is None or self.case.op == law.op)
+        )
+
+    def takes_cell(self, cell: Cell) -> bool:
+        """Whether a cell is asked for."""
+        same = self.case is None or (self.case.layout, self.case.dtype) == (cell.layout, cell.dtype)
+        return same and (not self.layouts or cell.layout in self.layouts)
+
+
+def not_offered(subject: Subject, law: Law) -> str:
+    """Why an implementation does not answer for a law, or nothing."""
+    if law.op not in subject.offers:
+        return f"{law.op} is not in OFFERS" + _because(subject, law.op)
+    for need in law.needs:
+        op, _, result = need.partition(":")
+        if op not in subject.offers or (result and not subject.offers_result(op, result)):
+            return f"needs {need.replace(':', ' to return ')}" + _because(subject, result or op)
+    if not law.wants(subject.conventions):
+        return "its conventions leave nothing to claim"
+    return ""
+
+
+def _because(subject: Subject, word: str) -> str:
+    return f": {subject.why_not[word]}" if word in subject.why_not else ""
+
+
+def planned(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
+    """The cells of a law that are to be tried, none where it is not offered."""
+    return [(cell, booked) for cell, booked in _asked(subject, law, options) if booked.outcome != NOT_OFFERED]
+
+
+def left_out(subject: Subject, law: Law, options: Options) -> list[Booked]:
+    """The cells of a law for which a second operation that it needs is not offered."""
+    return [booked for _, booked in _asked(subject, law, options) if booked.outcome == NOT_OFFERED]
+
+
+def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
+    if not_offered(subject, law):
+        return []
+    asked = []
+    for alone in cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries):
+        cell = replace(alone, also=tuple(_claims(subject, op, alone) for op in law.operations))
+        if options.takes_cell(cell):
+            booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
+            lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
+            if not law.rows(cell.row):
+                booked.outcome, booked.message = NOT_OFFERED, f"says nothing about {cell.layout}"
+            elif lacking:
+                booked.outcome, booked.message = NOT_OFFERED, f"needs {' and '.join(lacking)} there too"
+            asked.append((cell, booked))
+    return asked
+
+
+def offered(subject: Subject, laws: Mapping[str, Law], effort: Effort) -> dict[str, list[str]]:
+    """Law -> `layout/dtype` of each cell that an implementation answers for, whatever a run restricts itself to."""
+    return {
+        law.name: [f"{cell.layout}/{cell.dtype}" for cell, _ in planned(subject, law, Options(effort))]
+        for law in laws.values()
+    }
+
+
+def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
+    """What a second operation of a law asks of a Case; what it asks of layout and dtype is `_offers_too`."""
+    claims = replace(cell, op=op, offer=subject.offers[op]).claims
+    return {axis: claims[axis] for axis in claims if axis not in ("layout", "dtype", "static", "returns")}
+
+
+def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
+    """Whether a second operation of a law is offered for the cell's dtype, and for its layout where both work on it."""
+    matching = cells(op, subject.offers[op], subject.conventions)
+    layouts = {c.layout for c in matching}
+    return any(c.dtype == cell.dtype and (c.layout == cell.layout or cell.layout not in layouts) for c in matching)
