@@ -91,7 +91,8 @@ def synchronize(result: Any) -> Any:
 
 def attest() -> dict[str, Any]:
     mode = "compiled" if launch.COMPILED else "interpreted"
-    return {"launches": launch.launches, "device": launch.DEVICE.device_kind, "mode": mode}
+    told = {"launches": launch.launches, "device": launch.DEVICE.device_kind, "mode": mode}
+    return told | {"compilations": launch.compilations()}
 
 
 def _bits(cache: Cache) -> dict[str, jax.Array]:

@@ -29,6 +29,13 @@ DEVICE = jax.devices("tpu" if COMPILED else "cpu")[0]
 launches = 0
 """How often `launch` has started a kernel in this process."""
 
+_started: set[Any] = set()
+
+
+def compilations() -> int:
+    """How many shapes of its kernels JAX has compiled in this process."""
+    return sum(kernel._cache_size() for kernel in _started)
+
 
 class RaceError(RuntimeError):
     """Two accesses of one kernel to the same memory, at least one a write, that nothing orders."""
@@ -46,6 +53,7 @@ def launch(kernel: Callable[..., Any], *arrays: Any, interpret: Any = INTERPRET,
         with jax.default_device(DEVICE):
             result = kernel(*arrays, interpret=interpret, **static)
             launches += 1
+            _started.add(kernel)
             jax.block_until_ready(result)
     except BaseException:
         pltpu.reset_tpu_interpret_mode_state()  # or the next kernel would find the memory of this one
