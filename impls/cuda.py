@@ -4,8 +4,9 @@ Environment, read at the first call:
 
 KVCONFORM_CUDA            device or emulated: insist on one (unset: a GPU where there is one)
 KVCONFORM_CUDA_SCHEDULE   forward, reversed or shuffled: how emulated threads take turns (unset: launches rotate)
-KVCONFORM_CUDA_SANITIZE   1: the emulator's AddressSanitizer build, in a process that was started with the variables
-                          of `sanitized_environment()`; an overrun then ends the process and names the kernel's line
+KVCONFORM_CUDA_SANITIZE   address or thread: the emulator's AddressSanitizer or ThreadSanitizer build, in a process
+                          that was started with the variables of `sanitized_environment`; the first overrun, or the
+                          first data race between threads of a block, ends the process and names the kernel's line
 """
 
 from __future__ import annotations
@@ -41,16 +42,18 @@ CODES = {  # one tensor, no heads
 }
 ROUNDED = {"float32", "float16", "bfloat16"}
 
-_FUSED = {"layout": {"fused"}, "dtype": set(DTYPES)}
-_MOVED = {"layout": {*PAGES, *CODES}, "dtype": set(DTYPES)}
+_STRIDED = {"strides": {"contiguous", "outer", "all"}}
+_INDEXED = {**_STRIDED, "index_dtype": {"int32", "int64"}}
+_FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_STRIDED}
+_MOVED = {"layout": {*PAGES, *CODES}, "dtype": set(DTYPES), **_INDEXED}
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
     "extract_v": _FUSED,
-    "append": {**_MOVED, "index_dtype": {"int32", "int64"}},
+    "append": _MOVED,
     "gather": _MOVED,
-    "paged_decode": {"layout": set(PAGES), "dtype": ROUNDED},
-    "merge_states": {"dtype": ROUNDED},
+    "paged_decode": {"layout": set(PAGES), "dtype": ROUNDED, **_INDEXED},
+    "merge_states": {"dtype": ROUNDED, **_STRIDED},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -85,13 +88,18 @@ def to_host(handle: DeviceArray) -> Array:
 
 def attest() -> dict[str, Any]:
     place = runtime.current()
-    return {"launches": place.launches, "device": place.device, "mode": place.mode}
+    return {
+        "launches": place.launches,
+        "device": place.device,
+        "mode": place.mode,
+        "compilations": place.compilations,
+    }
 
 
 def merge_kv(k: DeviceArray, v: DeviceArray) -> DeviceArray:
     num_tokens, num_kv_heads, head_dim = k.shape
     kv = DeviceArray((num_tokens, 2 * num_kv_heads, head_dim), k.dtype)
-    told = arguments.MergeKv(k.address, v.address, kv.address, num_kv_heads, head_dim)
+    told = arguments.MergeKv(_tensor(k), _tensor(v), _tensor(kv), num_kv_heads, head_dim)
     _launch(f"merge_kv_{k.dtype.itemsize}", (num_tokens,), told)
     return kv
 
@@ -109,9 +117,9 @@ def append(cache: Cache, k: DeviceArray, v: DeviceArray | None, slot_mapping: De
     told = arguments.Append(
         k_cache=pages.k,
         v_cache=pages.v,
-        k=k.address,
-        v=v and v.address,
-        slot_mapping=slot_mapping.address,
+        k=_tokens(k),
+        v=_tokens(v),
+        slot_mapping=_tensor(slot_mapping),
         page_size=pages.page_size,
         num_kv_heads=pages.num_kv_heads,
         head_dim=pages.head_dim,
@@ -132,17 +140,16 @@ def gather(
     told = arguments.Gather(
         k_cache=pages.k,
         v_cache=pages.v,
-        k=k.address,
-        v=v and v.address,
-        block_table=block_table.address,
-        kv_lens=kv_lens.address,
-        starts=first_rows.address,
-        width=block_table.shape[1],
+        k=_tokens(k),
+        v=_tokens(v),
+        block_table=_tensor(block_table),
+        kv_lens=_tensor(kv_lens),
+        starts=_tensor(first_rows),
         page_size=pages.page_size,
         num_kv_heads=pages.num_kv_heads,
         head_dim=pages.head_dim,
     )
-    _launch(f"gather_{pages.dtype.itemsize}", block_table.shape, told)
+    _launch(f"gather_{pages.dtype.itemsize}_{block_table.dtype}", block_table.shape, told)
     return k, v
 
 
@@ -161,21 +168,20 @@ def paged_decode(
     outs = DeviceArray((num_splits, *q.shape), np.dtype(np.float32))
     lses = DeviceArray((num_splits, num_seqs, num_q_heads), np.dtype(np.float32))
     told = arguments.Decode(
-        q=q.address,
+        q=_tensor(q),
         k_cache=pages.k,
         v_cache=pages.v,
-        block_table=block_table.address,
-        kv_lens=kv_lens.address,
-        outs=outs.address,
-        lses=lses.address,
-        width=block_table.shape[1],
+        block_table=_tensor(block_table),
+        kv_lens=_tensor(kv_lens),
+        outs=_tensor(outs),
+        lses=_tensor(lses),
         page_size=pages.page_size,
         group=num_q_heads // pages.num_kv_heads,
         head_dim=head_dim,
         sm_scale=sm_scale,
     )
     shared_bytes = 2 * head_dim * outs.dtype.itemsize  # q and the accumulator
-    _launch(f"decode_{q.dtype}", (num_seqs, num_q_heads, num_splits), told, shared_bytes)
+    _launch(f"decode_{q.dtype}_{block_table.dtype}", (num_seqs, num_q_heads, num_splits), told, shared_bytes)
     return _merge(outs, lses, q.dtype)
 
 
@@ -196,7 +202,7 @@ class Pages:
 
     @staticmethod
     def of(cache: Cache, layout: str) -> Pages:
-        """Sizes and strides of a cache's fields, from their shapes alone."""
+        """Sizes and strides of a cache's fields, by the names of their axes."""
         fields = (PAGES | CODES)[layout]
         k, *v = (_paged(cache[field], axes.split(), side) for side, (field, axes) in enumerate(fields))
         first, axes = fields[0]
@@ -211,38 +217,51 @@ class Pages:
         )
 
 
-def _paged(tensor: DeviceArray, axes: list[str], side: int) -> arguments.Paged:
-    """Where one side, 0 K or 1 V, begins in a contiguous tensor, and its strides."""
-    size = dict(zip(axes, tensor.shape, strict=True))
-    stride = {axis: math.prod(tensor.shape[place + 1 :]) for place, axis in enumerate(axes)}
+def _paged(field: DeviceArray, axes: list[str], side: int) -> arguments.Paged:
+    """Where one side, 0 K or 1 V, begins in a field of a cache, and its strides."""
+    size = dict(zip(axes, field.shape, strict=True))
+    stride = dict(zip(axes, field.strides, strict=True))
+    inner = "dim" if "dim" in stride else "inner"
     row = stride.get("row", 0)  # V begins one row behind K, and a head is two rows
     return arguments.Paged(
-        data=tensor.address + side * row * tensor.dtype.itemsize,
+        data=field.address + side * row * field.dtype.itemsize,
         page=stride["page"],
         slot=stride["slot"],
-        head=2 * row or stride.get("head", 0),
+        head=2 * row if "row" in stride else stride.get("head", 0),
         chunk=stride.get("chunk", 0),
-        inner=stride.get("dim") or stride["inner"],
-        width=size.get("dim") or size["inner"],
+        inner=stride[inner],
+        width=size[inner],
     )
+
+
+def _tensor(array: DeviceArray) -> arguments.Tensor:
+    return arguments.Tensor(array.address, array.strides)
+
+
+def _tokens(rows: DeviceArray | None) -> arguments.Tensor:
+    """[num_tokens, num_kv_heads, head_dim], where codes have no axis of heads; a null pointer for no rows."""
+    if rows is None:
+        return arguments.Tensor()
+    if len(rows.shape) == 3:
+        return _tensor(rows)
+    token, dim = rows.strides
+    return arguments.Tensor(rows.address, (token, 0, dim))
 
 
 def _extract(kv: DeviceArray, first_row: int) -> DeviceArray:
     num_tokens, num_rows, head_dim = kv.shape
     rows = DeviceArray((num_tokens, num_rows // 2, head_dim), kv.dtype)
-    told = arguments.Extract(kv.address, rows.address, first_row, num_rows // 2, head_dim)
+    told = arguments.Extract(_tensor(kv), _tensor(rows), first_row, num_rows // 2, head_dim)
     _launch(f"extract_{kv.dtype.itemsize}", (num_tokens,), told)
     return rows
 
 
 def _merge(outs: DeviceArray, lses: DeviceArray, dtype: np.dtype[Any]) -> tuple[DeviceArray, DeviceArray]:
-    num_parts, *rows, head_dim = outs.shape
-    out = DeviceArray((*rows, head_dim), dtype)
-    lse = DeviceArray(tuple(rows), lses.dtype)
-    told = arguments.MergeStates(
-        outs.address, lses.address, out.address, lse.address, num_parts, math.prod(rows), head_dim
-    )
-    _launch(f"merge_{outs.dtype}_into_{dtype}", (math.prod(rows),), told)
+    num_parts, num_seqs, num_q_heads, head_dim = outs.shape
+    out = DeviceArray((num_seqs, num_q_heads, head_dim), dtype)
+    lse = DeviceArray((num_seqs, num_q_heads), lses.dtype)
+    told = arguments.MergeStates(_tensor(outs), _tensor(lses), _tensor(out), _tensor(lse), num_parts, head_dim)
+    _launch(f"merge_{outs.dtype}_into_{dtype}", lse.shape, told)
     return out, lse
 
 

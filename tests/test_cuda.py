@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -19,44 +16,43 @@ from typing import Any
 import numpy as np
 import pytest
 
-import kvconform
 from kvconform.impls import cuda
 from kvconform.impls.cuda_kernels import arguments, build, device, host, runtime
 from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.storage import wrap
+from kvconform.tests.cuda_calls import (
+    BARRIERS,
+    GROUP,
+    HEAD_DIM,
+    KV_LENS,
+    NUM_KV_HEADS,
+    NUM_PAGES,
+    PAGE_SIZE,
+    ROUNDED,
+    TABLE,
+    Array,
+    bits,
+    call,
+    decode,
+    every_movement,
+    every_operation,
+    live,
+    pages_of,
+    queries,
+    random_bits,
+    random_cache,
+    sides,
+    without_barrier,
+)
 
-Array = np.ndarray[Any, Any]
 Call = Callable[..., Any]
 
 NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
-ROUNDED = sorted(cuda.ROUNDED)
 KERNELS = re.findall(r"^KERNEL\((\w+),", build.KERNELS.read_text(), re.MULTILINE)
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 SCHEDULES = ("forward", "reversed", "shuffled")
 
-PAGE_SIZE, NUM_KV_HEADS, GROUP, HEAD_DIM, NUM_PAGES = 4, 2, 2, 16, 11
-KV_LENS = (9, 0, 12, 1)
-TABLE = np.array([[7, 0, 3], [-1, -1, -1], [10, 2, 5], [4, -1, -1]], np.int32)
-
-
 # ---- what runs where ----
-
-
-def call(operation: str, *args: Any, **keywords: Any) -> Any:
-    """An operation of the adapter from numpy to numpy."""
-
-    def there(leaf: Any) -> Any:
-        if isinstance(leaf, dict):
-            return {name: there(value) for name, value in leaf.items()}
-        return leaf if leaf is None else cuda.to_device(leaf)
-
-    def back(leaf: Any) -> Any:
-        if isinstance(leaf, dict):
-            return {name: back(value) for name, value in leaf.items()}
-        if isinstance(leaf, tuple):
-            return tuple(map(back, leaf))
-        return leaf if leaf is None else cuda.to_host(leaf)
-
-    return back(getattr(cuda, operation)(*map(there, args), **keywords))
 
 
 @cache
@@ -74,137 +70,6 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Call:
         monkeypatch.setattr(runtime, "current", lambda: place)
 
     return choose
-
-
-# ---- data ----
-
-
-def bits(array: Array) -> Array:
-    """The bytes of an array, the last axis split into them."""
-    return np.ascontiguousarray(array)[..., None].view(np.uint8)
-
-
-def random_bits(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
-    """Every bit drawn: NaN payloads, subnormals, both zeros."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (*shape, DTYPES[dtype].itemsize), np.uint8).view(DTYPES[dtype])[..., 0]
-
-
-def field_shapes(layout: str, dtype: str) -> dict[str, tuple[int, ...]]:
-    pages, slots, heads, dims = NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM
-    x = 16 // DTYPES[dtype].itemsize
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {
-        "nhd": dict.fromkeys("kv", (pages, slots, heads, dims)),
-        "hnd": dict.fromkeys("kv", (pages, heads, slots, dims)),
-        "heads_first": dict.fromkeys("kv", (heads, pages, slots, dims)),
-        "interleaved": {"kv": (pages, slots, 2 * heads, dims)},
-        "split_x": {"k": (pages, heads, dims // x, slots, x), "v": (pages, heads, dims, slots)},
-        "code_rows": {"codes": (pages, slots, dims)},
-        "code_columns": {"codes": (pages, dims, slots)},
-    }
-    return shapes[layout]
-
-
-def sides(cache: dict[str, Array], layout: str) -> list[Array]:
-    """K and V of a cache as [page, slot, head, dim], by transposition; codes as [page, slot, subspace]."""
-    if layout == "nhd":
-        return [cache["k"], cache["v"]]
-    if layout == "hnd":
-        return [cache[name].transpose(0, 2, 1, 3) for name in "kv"]
-    if layout == "heads_first":
-        return [cache[name].transpose(1, 2, 0, 3) for name in "kv"]
-    if layout == "interleaved":
-        return [cache["kv"][:, :, 0::2], cache["kv"][:, :, 1::2]]
-    if layout == "split_x":
-        k = cache["k"].transpose(0, 3, 1, 2, 4)
-        return [k.reshape(*k.shape[:3], -1), cache["v"].transpose(0, 3, 1, 2)]
-    return [cache["codes"] if layout == "code_rows" else cache["codes"].transpose(0, 2, 1)]
-
-
-def packed(k: Array, v: Array, layout: str) -> dict[str, Array]:
-    """A cache from K and V [page, slot, head, dim]: `sides`, undone."""
-    if layout == "interleaved":
-        return {"kv": np.stack([k, v], 3).reshape(*k.shape[:2], -1, k.shape[3])}
-    if layout == "split_x":
-        chunks = k.reshape(*k.shape[:3], -1, 16 // k.dtype.itemsize)
-        return {"k": chunks.transpose(0, 2, 3, 1, 4).copy(), "v": v.transpose(0, 2, 3, 1).copy()}
-    order = {"nhd": (0, 1, 2, 3), "hnd": (0, 2, 1, 3), "heads_first": (2, 0, 1, 3)}[layout]
-    return {"k": k.transpose(order).copy(), "v": v.transpose(order).copy()}
-
-
-def random_cache(layout: str, dtype: str) -> dict[str, Array]:
-    shapes = field_shapes(layout, dtype).items()
-    return {name: random_bits(shape, dtype, seed) for seed, (name, shape) in enumerate(shapes)}
-
-
-CELLS = [
-    *((layout, dtype) for layout in cuda.PAGES for dtype in DTYPES),
-    *((layout, "uint8") for layout in cuda.CODES),
-]
-
-
-def live(seq: int) -> tuple[Array, Array]:
-    """Pages and slots of a sequence's tokens, in order."""
-    position = np.arange(KV_LENS[seq])
-    return TABLE[seq, position // PAGE_SIZE], position % PAGE_SIZE
-
-
-def decode(
-    layout: str, dtype: str, k: Array, v: Array, q: Array, num_splits: int, sm_scale: float = 1.0
-) -> tuple[Array, Array]:
-    cache = packed(k.astype(DTYPES[dtype]), v.astype(DTYPES[dtype]), layout)
-    lens = np.array(KV_LENS, np.int32)
-    keywords = {"layout": layout, "sm_scale": sm_scale, "num_splits": num_splits}
-    out, lse = call("paged_decode", q.astype(DTYPES[dtype]), cache, TABLE, lens, **keywords)
-    return out.astype(np.float32), lse
-
-
-def pages_of(fill: float) -> Array:
-    return np.full((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM), fill, np.float32)
-
-
-def queries(fill: float) -> Array:
-    return np.full((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM), fill, np.float32)
-
-
-def every_movement() -> list[Array]:
-    """Results of each operation that moves data, on each layout it knows, with elements of each size."""
-    results: list[Any] = []
-    lens = np.array(KV_LENS, np.int32)
-    for dtype in ("float32", "bfloat16", "uint8"):
-        k, v = (random_bits((5, NUM_KV_HEADS, HEAD_DIM), dtype, seed) for seed in (1, 2))
-        kv = call("merge_kv", k, v)
-        results += [kv, call("extract_k", kv), call("extract_v", kv)]
-        for layout in [*cuda.PAGES, *(cuda.CODES if dtype == "uint8" else ())]:
-            tokens = (k, v) if layout in cuda.PAGES else (k[:, 0].copy(), None)
-            for index in (np.int32, np.int64):
-                slots = np.array([43, -1, 0, 17, 8], index)
-                results.append(call("append", random_cache(layout, dtype), *tokens, slots, layout=layout))
-            results.append(call("gather", random_cache(layout, dtype), TABLE, lens, layout=layout))
-    return [leaf for result in results for leaf in _leaves(result)]
-
-
-def every_attention() -> list[Array]:
-    """Results of paged_decode and merge_states, on each layout and in each format."""
-    rng = np.random.default_rng(3)
-    results: list[Any] = []
-    for dtype in ROUNDED:
-        k, v, outs = (rng.standard_normal((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in range(3))
-        q = rng.standard_normal((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM))
-        results += [decode(layout, dtype, k, v, q, splits) for layout in cuda.PAGES for splits in (1, 3)]
-        lses = rng.standard_normal(outs.shape[:3]).astype(np.float32)
-        results.append(call("merge_states", outs.astype(DTYPES[dtype]), lses))
-    return [leaf for result in results for leaf in _leaves(result)]
-
-
-def every_operation() -> list[Array]:
-    return every_movement() + every_attention()
-
-
-def _leaves(result: Any) -> list[Array]:
-    if isinstance(result, dict):
-        return list(result.values())
-    return [leaf for leaf in (result if isinstance(result, tuple) else (result,)) if leaf is not None]
 
 
 # ---- formats ----
@@ -258,6 +123,11 @@ def test_narrowing_rounds_to_nearest_even_like_ml_dtypes(dtype: str) -> None:
 
 # ---- data movement ----
 
+CELLS = [
+    *((layout, dtype) for layout in cuda.PAGES for dtype in DTYPES),
+    *((layout, "uint8") for layout in cuda.CODES),
+]
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fused_rows_alternate_and_come_apart_again(dtype: str) -> None:
@@ -300,6 +170,75 @@ def test_append_returns_the_cache_it_was_given() -> None:
     k = cuda.to_device(random_bits((1, NUM_KV_HEADS, HEAD_DIM), "float16"))
     got = cuda.append(handles, k, k, cuda.to_device(np.array([3], np.int32)), layout="nhd")
     assert all(got[name] is handle for name, handle in handles.items())
+
+
+# ---- views, and indices of each width ----
+
+SLICES = {
+    "prefix": (slice(0, 2),),
+    "inside": (slice(1, 4), slice(1, None), slice(2, -2)),
+    "every_second": (slice(None, None, 2), slice(1, None, 2), slice(0, 9, 2)),
+    "none": (slice(3, 3),),
+    "whole": (),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("slices", SLICES)
+def test_a_view_is_what_numpy_takes(slices: str, dtype: str) -> None:
+    array = random_bits((5, 4, 10), dtype)
+    handle = cuda.to_device(array)
+    view = handle[SLICES[slices]]
+    np.testing.assert_array_equal(bits(cuda.to_host(view)), bits(array[SLICES[slices]]))
+    again = (slice(1, None), slice(None), slice(None, None, 3))
+    np.testing.assert_array_equal(bits(cuda.to_host(view[again])), bits(array[SLICES[slices]][again]))
+    np.testing.assert_array_equal(bits(cuda.to_host(handle)), bits(array))
+
+
+def test_a_view_that_goes_backward_is_refused() -> None:
+    with pytest.raises(IndexError, match="a view goes forward"):
+        cuda.to_device(np.arange(4))[(slice(None, None, -1),)]
+
+
+def test_memory_is_freed_with_the_last_view_of_it(on: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, freed = shipped(), []
+    on(place)
+    free = place.free
+    monkeypatch.setattr(place, "free", lambda address: (freed.append(address), free(address)))
+    handle = cuda.to_device(np.arange(6))
+    address, view = handle.address, handle[(slice(2, None, 2),)]
+    del handle
+    assert freed == []
+    np.testing.assert_array_equal(cuda.to_host(view), [2, 4])
+    del view
+    assert freed == [address]
+
+
+@pytest.mark.parametrize("strides", ["outer", "all"])
+def test_views_give_the_same_bits_as_arrays(strides: str) -> None:
+    for packed, strided in zip(every_operation(), every_operation(strides=strides), strict=True):
+        np.testing.assert_array_equal(bits(packed), bits(strided))
+
+
+@pytest.mark.parametrize("strides", ["outer", "all"])
+@pytest.mark.parametrize("layout", [*cuda.PAGES, *cuda.CODES])
+def test_append_to_a_view_writes_through_it_and_nowhere_else(layout: str, strides: str) -> None:
+    cache = random_cache(layout, "uint8")
+    tokens = random_bits((3, HEAD_DIM) if layout in cuda.CODES else (3, NUM_KV_HEADS, HEAD_DIM), "uint8")
+    arguments = (tokens, None if layout in cuda.CODES else tokens, np.array([43, 0, 17], np.int32))
+    want = call("append", cache, *arguments, layout=layout)
+    storages = {name: wrap(array, strides) for name, array in cache.items()}
+    handles = {name: cuda.to_device(storage) for name, (storage, _) in storages.items()}
+    views = {name: handles[name][slices] for name, (_, slices) in storages.items()}
+    cuda.append(views, *(leaf if leaf is None else cuda.to_device(leaf) for leaf in arguments), layout=layout)
+    for name, (storage, slices) in storages.items():
+        storage[slices] = want[name]
+        np.testing.assert_array_equal(cuda.to_host(handles[name]), storage)
+
+
+def test_tables_and_lengths_of_either_width_give_the_same_bits() -> None:
+    for narrow, wide in zip(every_operation(np.int32), every_operation(np.int64), strict=True):
+        np.testing.assert_array_equal(bits(narrow), bits(wide))
 
 
 # ---- attention: what is exact whatever the rounding ----
@@ -455,24 +394,6 @@ PROBE(two_barriers) {
 
 PROBE(two_masks) { __syncwarp(threadIdx.x ? 0xFFFFFFFFu : 0x3u); }
 
-PROBE(heap_overrun) {
-    __syncthreads();
-    a.words[threadIdx.x] = 1;  // line: heap_overrun
-}
-
-PROBE(static_overrun) {
-    __shared__ unsigned few[32];
-    __syncthreads();
-    few[threadIdx.x] = 1;  // line: static_overrun
-    a.words[0] = few[0];
-}
-
-PROBE(dynamic_overrun) {
-    CUDA_DYNAMIC_SHARED(unsigned, few);
-    __syncthreads();
-    few[threadIdx.x] = 1;  // line: dynamic_overrun
-    a.words[0] = few[0];
-}
 """
 
 
@@ -590,7 +511,7 @@ def test_a_launch_that_cuda_would_refuse_is_refused() -> None:
     told = arguments.Convert(0, 0, 0)
     for kernel, grid, block, complaint in (
         ("nonsense", 1, 1, "kernel nonsense: no kernel of that name is exported"),
-        ("append_1_int32", 1, 1, "kernel append_1_int32: it takes 160 bytes of arguments, not 24"),
+        ("append_1_int32", 1, 1, "kernel append_1_int32: it takes 256 bytes of arguments, not 24"),
         ("widen_float16", 0, 1, "kernel widen_float16: a grid has 1 to 2[*][*]32 - 1 blocks here, not 0"),
         ("widen_float16", 1, 2048, "kernel widen_float16: a block has 1 to 1024 threads, not 2048"),
     ):
@@ -611,6 +532,14 @@ def test_every_call_with_work_is_counted_where_it_is_launched() -> None:
     assert cuda.attest() == after
 
 
+def test_one_compilation_serves_every_shape_and_dtype() -> None:
+    before = cuda.attest()
+    every_operation()
+    after = cuda.attest()
+    assert after["launches"] > before["launches"]
+    assert after["compilations"] == before["compilations"] == 1
+
+
 def test_results_have_the_same_bits_under_each_schedule(on: Call) -> None:
     results = []
     for schedule in SCHEDULES:
@@ -621,22 +550,13 @@ def test_results_have_the_same_bits_under_each_schedule(on: Call) -> None:
             np.testing.assert_array_equal(bits(forward), bits(other))
 
 
-BARRIERS = 3
-"""`__syncthreads()` in attention.cuh: behind the query, behind the scores of a tile, before those of the next."""
-
-
 def test_every_barrier_of_the_decode_kernel_is_known_here() -> None:
     assert (build.SOURCES / "attention.cuh").read_text().count("__syncthreads();") == BARRIERS
 
 
 @pytest.mark.parametrize("missing", range(BARRIERS))
 def test_some_schedule_sees_a_missing_barrier(missing: int, tmp_path: Path, on: Call) -> None:
-    for path in build.SOURCES.glob("*.cu*"):
-        shutil.copy(path, tmp_path)
-    before, *after = (tmp_path / "attention.cuh").read_text().split("__syncthreads();")
-    kept = [*["__syncthreads();"] * missing, "", *["__syncthreads();"] * (BARRIERS - missing - 1)]
-    (tmp_path / "attention.cuh").write_text(before + "".join(map("".join, zip(kept, after, strict=True))))
-    mutant = host.Host(build.library(tmp_path / "kernels.cu"))
+    mutant = host.Host(build.library(without_barrier(missing, tmp_path)))
     rng = np.random.default_rng(7)
     k, v = (rng.standard_normal((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in "kv")
     q = rng.standard_normal((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM))
@@ -648,65 +568,6 @@ def test_some_schedule_sees_a_missing_barrier(missing: int, tmp_path: Path, on: 
         out, _ = decode("nhd", "float32", k, v, q, 1)
         wrong.append(not np.array_equal(bits(out), bits(right)))
     assert any(wrong)
-
-
-# ---- the sanitizer ----
-
-CHILD = """
-import importlib.util, sys
-
-def load(name, path, **more):
-    spec = importlib.util.spec_from_file_location(name, path, **more)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-root, this, task, *rest = sys.argv[1:]
-load("kvconform", root + "/__init__.py", submodule_search_locations=[root])
-getattr(load("test_cuda", this), task)(*rest)
-"""
-
-
-def sanitized_child(task: str, *rest: str) -> tuple[int, str]:
-    """Exit status and stderr of a process that runs a function of this module on the sanitised build."""
-    root = Path(str(kvconform.__file__)).parent
-    command = [sys.executable, "-P", "-c", CHILD, str(root), __file__, task, *rest]
-    environment = {**os.environ, **cuda.sanitized_environment()}
-    with tempfile.TemporaryFile("w+") as stderr:  # no pipe: a symbolizer may outlive the child and hold it open
-        status = subprocess.run(command, env=environment, stderr=stderr, timeout=120, check=False).returncode
-        stderr.seek(0)
-        return status, stderr.read()
-
-
-def overrun(kernel: str, source: str) -> None:
-    """In the child: 64 threads over 40 words of memory, or over 32 of shared memory."""
-    emulator = host.Host(build.library(Path(source), sanitize=True))
-
-    class Words(ctypes.Structure):
-        _fields_ = (("words", ctypes.c_void_p),)
-
-    told = Words(emulator.allocate(40 * 4))
-    emulator.launch(kernel, (1, 1, 1), (64, 1, 1), 32 * 4, told)
-
-
-@pytest.mark.parametrize("kernel", ["heap_overrun", "static_overrun", "dynamic_overrun"])
-def test_the_sanitizer_names_the_line_of_an_overrun(kernel: str, probe_source: Path) -> None:
-    status, stderr = sanitized_child("overrun", kernel, str(probe_source))
-    assert status != 0
-    assert "ERROR: AddressSanitizer: " in stderr
-    assert "WRITE of size 4" in stderr
-    top = next(text for text in stderr.splitlines() if text.lstrip().startswith("#0"))
-    assert f"probes.cu:{line(kernel)}" in top
-
-
-def test_every_operation_is_clean_under_the_sanitizer() -> None:
-    assert sanitized_child("every_operation") == (0, "")
-
-
-def test_the_sanitised_build_asks_for_its_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KVCONFORM_CUDA_SANITIZE", "1")
-    with pytest.raises(build.BuildError, match="AddressSanitizer is not loaded"):
-        host.load()
 
 
 # ---- building ----
@@ -854,10 +715,10 @@ def device_is_missing() -> str | None:
 
 def test_the_adapter_names_every_kernel_there_is() -> None:
     sizes, indices = (1, 2, 4), ("int32", "int64")
-    moved = [f"{name}_{size}" for name in ("merge_kv", "extract", "gather") for size in sizes]
-    moved += [f"append_{size}_{index}" for size in sizes for index in indices]
+    moved = [f"{name}_{size}" for name in ("merge_kv", "extract") for size in sizes]
+    moved += [f"{name}_{size}_{index}" for name in ("append", "gather") for size in sizes for index in indices]
     merged = {f"merge_{part}_into_{dtype}" for dtype in ROUNDED for part in ("float32", dtype)}
-    decoded = [f"decode_{dtype}" for dtype in ROUNDED]
+    decoded = [f"decode_{dtype}_{index}" for dtype in ROUNDED for index in indices]
     converted = [f"{way}_{dtype}" for way in ("widen", "narrow") for dtype in NARROW]
     assert sorted(KERNELS) == sorted([*moved, *merged, *decoded, *converted])
 

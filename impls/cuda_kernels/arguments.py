@@ -8,51 +8,62 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+AXES = 4
+"""Most axes of a Tensor."""
 
-def _fields(pointers: str, integers: str) -> list[tuple[str, Any]]:
-    return [(name, ctypes.c_void_p) for name in pointers.split()] + [
-        (name, ctypes.c_int64) for name in integers.split()
-    ]
+
+class Tensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * AXES)]
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
 
 
 class Paged(ctypes.Structure):
-    _fields_ = _fields("data", "page slot head chunk inner width")
+    _fields_ = [("data", ctypes.c_void_p), *_fields(ctypes.c_int64, "page slot head chunk inner width")]
 
 
-_CACHES = [("k_cache", Paged), ("v_cache", Paged)]
+_CACHES = _fields(Paged, "k_cache v_cache")
 
 
 class MergeKv(ctypes.Structure):
-    _fields_ = _fields("k v kv", "num_kv_heads head_dim")
+    _fields_ = [*_fields(Tensor, "k v kv"), *_fields(ctypes.c_int64, "num_kv_heads head_dim")]
 
 
 class Extract(ctypes.Structure):
-    _fields_ = _fields("kv rows", "first_row num_kv_heads head_dim")
+    _fields_ = [*_fields(Tensor, "kv rows"), *_fields(ctypes.c_int64, "first_row num_kv_heads head_dim")]
 
 
 class Append(ctypes.Structure):
-    _fields_ = [*_CACHES, *_fields("k v slot_mapping", "page_size num_kv_heads head_dim")]
+    _fields_ = [
+        *_CACHES,
+        *_fields(Tensor, "k v slot_mapping"),
+        *_fields(ctypes.c_int64, "page_size num_kv_heads head_dim"),
+    ]
 
 
 class Gather(ctypes.Structure):
     _fields_ = [
         *_CACHES,
-        *_fields("k v block_table kv_lens starts", "width page_size num_kv_heads head_dim"),
+        *_fields(Tensor, "k v block_table kv_lens starts"),
+        *_fields(ctypes.c_int64, "page_size num_kv_heads head_dim"),
     ]
 
 
 class Decode(ctypes.Structure):
     _fields_ = [
-        ("q", ctypes.c_void_p),
+        ("q", Tensor),
         *_CACHES,
-        *_fields("block_table kv_lens outs lses", "width page_size group head_dim"),
+        *_fields(Tensor, "block_table kv_lens outs lses"),
+        *_fields(ctypes.c_int64, "page_size group head_dim"),
         ("sm_scale", ctypes.c_double),
     ]
 
 
 class MergeStates(ctypes.Structure):
-    _fields_ = _fields("outs lses out lse", "num_parts num_rows head_dim")
+    _fields_ = [*_fields(Tensor, "outs lses out lse"), *_fields(ctypes.c_int64, "num_parts head_dim")]
 
 
 class Convert(ctypes.Structure):
-    _fields_ = _fields("source target", "count")
+    _fields_ = [*_fields(ctypes.c_void_p, "source target"), ("count", ctypes.c_int64)]

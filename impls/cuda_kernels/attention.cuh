@@ -26,7 +26,7 @@ __device__ inline float sum_over_lanes(float value) {
 // Shared: q and the accumulator, float32 [head_dim] each (dynamic), and the scores of one tile. Every thread follows
 // the running maximum and the sum by itself; of the accumulator it owns every THREADS-th element. A split without keys
 // has lse -inf and leaves its part of `outs` as it was.
-template <typename Element>
+template <typename Element, typename Index>
 __device__ void decode(const Decode& a) {
     CUDA_DYNAMIC_SHARED(float, shared);
     __shared__ float scores[TILE];
@@ -34,14 +34,13 @@ __device__ void decode(const Decode& a) {
     float* const accumulator = shared + a.head_dim;
 
     const i64 seq = blockIdx.x, q_head = blockIdx.y, split = blockIdx.z;
-    const i64 row = seq * gridDim.y + q_head, kv_head = q_head / a.group;
-    const i64 length = a.kv_lens[seq], share = (length + gridDim.z - 1) / gridDim.z;
+    const i64 kv_head = q_head / a.group;
+    const i64 length = at<const Index>(a.kv_lens, seq), share = (length + gridDim.z - 1) / gridDim.z;
     const i64 first = split * share, last = first + share < length ? first + share : length;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % LANES, mine = thread / LANES;
-    const int* const pages = a.block_table + seq * a.width;
 
     for (i64 dim = thread; dim < a.head_dim; dim += THREADS) {
-        q[dim] = widen(static_cast<const Element*>(a.q)[row * a.head_dim + dim]);
+        q[dim] = widen(at<const Element>(a.q, seq, q_head, dim));
         accumulator[dim] = 0.0f;
     }
     __syncthreads();
@@ -50,7 +49,8 @@ __device__ void decode(const Decode& a) {
     for (i64 tile = first; tile < last; tile += TILE) {
         float score = minus_infinity();
         if (const i64 key = tile + mine; key < last) {
-            const PagedRow<const Element> k(a.k_cache, pages[key / a.page_size], key % a.page_size, kv_head);
+            const i64 page = at<const Index>(a.block_table, seq, key / a.page_size);
+            const PagedRow<const Element> k(a.k_cache, page, key % a.page_size, kv_head);
             score = 0.0f;
             for (i64 dim = lane; dim < a.head_dim; dim += LANES) score += q[dim] * widen(k[dim]);
         }
@@ -65,8 +65,8 @@ __device__ void decode(const Decode& a) {
         sum *= fade;
         for (i64 dim = thread; dim < a.head_dim; dim += THREADS) accumulator[dim] *= fade;
         for (int key = 0; key < num_keys; ++key) {
-            const i64 at = tile + key;
-            const PagedRow<const Element> v(a.v_cache, pages[at / a.page_size], at % a.page_size, kv_head);
+            const i64 position = tile + key, page = at<const Index>(a.block_table, seq, position / a.page_size);
+            const PagedRow<const Element> v(a.v_cache, page, position % a.page_size, kv_head);
             const float p = weight(scores[key], max);
             sum += p;
             for (i64 dim = thread; dim < a.head_dim; dim += THREADS) accumulator[dim] += p * widen(v[dim]);
@@ -74,10 +74,10 @@ __device__ void decode(const Decode& a) {
         __syncthreads();  // before the next tile's scores
     }
 
-    const i64 part = split * gridDim.x * gridDim.y + row;
-    if (thread == 0) a.lses[part] = first < last ? max + logf(sum) : minus_infinity();
+    if (thread == 0) at<float>(a.lses, split, seq, q_head) = first < last ? max + logf(sum) : minus_infinity();
     if (first >= last) return;
-    for (i64 dim = thread; dim < a.head_dim; dim += THREADS) a.outs[part * a.head_dim + dim] = accumulator[dim] / sum;
+    for (i64 dim = thread; dim < a.head_dim; dim += THREADS)
+        at<float>(a.outs, split, seq, q_head, dim) = accumulator[dim] / sum;
 }
 
 // A part's element as it is where the formats agree, rounded where they do not.
@@ -90,41 +90,38 @@ __device__ void copy(To* to, const From& from) {
     store(to, widen(from));
 }
 
-// One block a row. Parts with lse -inf are empty: nothing of their outs is looked at.
+// One block a (sequence, q head). Parts with lse -inf are empty: nothing of their outs is looked at.
 template <typename Part, typename Out>
 __device__ void merge_states(const MergeStates& a) {
-    const i64 row = blockIdx.x;
-    const Part* const outs = static_cast<const Part*>(a.outs);
-    Out* const out = static_cast<Out*>(a.out) + row * a.head_dim;
+    const i64 seq = blockIdx.x, q_head = blockIdx.y;
+    const auto lse_of = [&](i64 part) { return at<const float>(a.lses, part, seq, q_head); };
 
     i64 num_live = 0, only = 0;
     float max = minus_infinity();
     for (i64 part = 0; part < a.num_parts; ++part) {
-        const float lse = a.lses[part * a.num_rows + row];
-        if (lse == minus_infinity()) continue;
-        max = fmaxf(max, lse);
+        if (lse_of(part) == minus_infinity()) continue;
+        max = fmaxf(max, lse_of(part));
         only = part;
         ++num_live;
     }
     if (num_live == 1) {  // bit for bit, -0 and NaN included
         for (i64 dim = threadIdx.x; dim < a.head_dim; dim += blockDim.x)
-            copy(out + dim, outs[(only * a.num_rows + row) * a.head_dim + dim]);
-        if (threadIdx.x == 0) a.lse[row] = a.lses[only * a.num_rows + row];
+            copy(&at<Out>(a.out, seq, q_head, dim), at<const Part>(a.outs, only, seq, q_head, dim));
+        if (threadIdx.x == 0) at<float>(a.lse, seq, q_head) = lse_of(only);
         return;
     }
 
     float sum = 0.0f;
-    for (i64 part = 0; part < a.num_parts; ++part) sum += weight(a.lses[part * a.num_rows + row], max);
+    for (i64 part = 0; part < a.num_parts; ++part) sum += weight(lse_of(part), max);
     for (i64 dim = threadIdx.x; dim < a.head_dim; dim += blockDim.x) {
         float merged = 0.0f;
         for (i64 part = 0; part < a.num_parts; ++part) {
-            const float lse = a.lses[part * a.num_rows + row];
-            if (lse == minus_infinity()) continue;
-            merged += weight(lse, max) * widen(outs[(part * a.num_rows + row) * a.head_dim + dim]);
+            if (lse_of(part) == minus_infinity()) continue;
+            merged += weight(lse_of(part), max) * widen(at<const Part>(a.outs, part, seq, q_head, dim));
         }
-        store(out + dim, num_live ? merged / sum : 0.0f);
+        store(&at<Out>(a.out, seq, q_head, dim), num_live ? merged / sum : 0.0f);
     }
-    if (threadIdx.x == 0) a.lse[row] = num_live ? max + logf(sum) : minus_infinity();
+    if (threadIdx.x == 0) at<float>(a.lse, seq, q_head) = num_live ? max + logf(sum) : minus_infinity();
 }
 
 }  // namespace

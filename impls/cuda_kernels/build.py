@@ -8,7 +8,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +20,37 @@ COMPILERS = ("g++", "clang++")
 
 FLAGS = ("-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra")
 OPTIMISED = ("-O2",)
-SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address")
-CLANG_SANITIZED = ("-shared-libasan",)  # g++ links its runtime so by default
+SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer")
+CLANG_SANITIZED = ("-shared-libsan",)  # g++ links its runtime so by default
 
-ASAN_OPTIONS = "detect_leaks=0:detect_stack_use_after_return=0"
-"""Python never frees everything; fibers have stacks of their own, so no fake ones beside them."""
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """A sanitizer of the host compiler, linked into the kernels' library and loaded before everything else.
+
+    title     for people
+    runtime   the name of its shared library: lib{runtime}.so, or libclang_rt.{runtime}-{machine}.so
+    symbol    a function of that library
+    options   name and value of its environment variable
+    """
+
+    title: str
+    runtime: str
+    symbol: str
+    options: tuple[str, str]
+
+
+SANITIZERS = {
+    # Python never frees everything; fibers have stacks of their own, so no fake ones beside them.
+    "address": Sanitizer(
+        "AddressSanitizer", "asan", "__asan_init", ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
+    ),
+    # Races are the kernels' alone: what Python and its libraries do is not looked at.
+    "thread": Sanitizer(
+        "ThreadSanitizer", "tsan", "__tsan_init", ("TSAN_OPTIONS", "halt_on_error=1:ignore_noninstrumented_modules=1")
+    ),
+}
+"""Choices of KVCONFORM_CUDA_SANITIZE."""
 
 
 class BuildError(RuntimeError):
@@ -38,16 +66,16 @@ def compiler() -> str:
     raise BuildError(f"no C++ compiler on PATH (one of {', '.join(COMPILERS)}) to run the CUDA kernels on this CPU")
 
 
-def library(source: Path = KERNELS, *, sanitize: bool = False) -> Path:
+def library(source: Path = KERNELS, *, sanitizer: str = "") -> Path:
     """Path of the shared library of a .cu source that includes `cuda_on_cpu.h`; compiled unless the cache has it.
 
-    source     the .cu file; what it includes lies beside it or beside this module
-    sanitize   with AddressSanitizer; loads only into a process started in `sanitized_environment`
+    source      the .cu file; what it includes lies beside it or beside this module
+    sanitizer   one of SANITIZERS; loads only into a process started in `sanitized_environment`. Empty: none
 
     Raises BuildError with the compiler's first errors.
     """
-    flags = [*FLAGS, *(SANITIZED if sanitize else OPTIMISED)]
-    if sanitize and _is_clang():
+    flags = [*FLAGS, *((*SANITIZED, f"-fsanitize={sanitizer}") if sanitizer else OPTIMISED)]
+    if sanitizer and _is_clang():
         flags += CLANG_SANITIZED
     target = _directory() / f"{source.stem}-{_key(source, flags)}.so"
     if not target.exists():
@@ -55,19 +83,46 @@ def library(source: Path = KERNELS, *, sanitize: bool = False) -> Path:
     return target
 
 
-def sanitized_environment() -> dict[str, str]:
-    """Variables of a child process in which the adapter runs the AddressSanitizer build. Builds it, too."""
-    library(sanitize=True)
-    runtime = f"libclang_rt.asan-{platform.machine()}.so" if _is_clang() else "libasan.so"
+def sanitized_environment(kind: str) -> dict[str, str]:
+    """Variables of a child process in which the adapter runs the build of one of SANITIZERS. Builds it, too.
+
+    Raises BuildError where this Python does not start with them.
+    """
+    if kind not in SANITIZERS:
+        raise ValueError(f"no sanitizer {kind!r}: one of {', '.join(SANITIZERS)}")
+    sanitizer = SANITIZERS[kind]
+    library(sanitizer=kind)
+    clang = f"libclang_rt.{sanitizer.runtime}-{platform.machine()}.so"
+    runtime = clang if _is_clang() else f"lib{sanitizer.runtime}.so"
     path = Path(_output(compiler(), f"-print-file-name={runtime}").strip())
     if not path.is_absolute():
-        raise BuildError(f"{compiler()} comes without {runtime}, the AddressSanitizer runtime")
-    return {
+        raise BuildError(f"{compiler()} comes without {runtime}, the runtime of {sanitizer.title}")
+    option, value = sanitizer.options
+    variables = {
         "KVCONFORM_CUDA": "emulated",
-        "KVCONFORM_CUDA_SANITIZE": "1",
+        "KVCONFORM_CUDA_SANITIZE": kind,
         "LD_PRELOAD": str(path.resolve()),
-        "ASAN_OPTIONS": ASAN_OPTIONS,
+        option: value,
     }
+    _check_that_python_starts(sys.executable, sanitizer, variables)
+    return variables
+
+
+def _check_that_python_starts(python: str, sanitizer: Sanitizer, variables: dict[str, str]) -> None:
+    """A sanitizer lays its own map over the address space, and wide randomisation of addresses collides with it."""
+
+    def start(*prefix: str) -> subprocess.CompletedProcess[str]:
+        command = [*prefix, python, "-c", ""]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, check=False)
+
+    plain = start()
+    if not plain.returncode:
+        return
+    said = (plain.stderr.strip() or f"exit status {plain.returncode}").splitlines()[0]
+    setarch = shutil.which("setarch")
+    helps = setarch is not None and start(setarch, "-R").returncode == 0
+    advice = "; with fixed addresses it does: start this process under `setarch -R`" if helps else ""
+    raise BuildError(f"{python} does not start with {sanitizer.title} ({said}){advice}")
 
 
 def _compile(source: Path, flags: list[str], target: Path) -> None:
@@ -127,4 +182,5 @@ def _output(*command: str) -> str:
 
 def _plain_environment() -> dict[str, str]:
     """Ours without the sanitizer, which compilers do not need."""
-    return {name: value for name, value in os.environ.items() if name not in {"LD_PRELOAD", "ASAN_OPTIONS"}}
+    ours = {"LD_PRELOAD", *(sanitizer.options[0] for sanitizer in SANITIZERS.values())}
+    return {name: value for name, value in os.environ.items() if name not in ours}

@@ -13,6 +13,11 @@
 // A barrier that cannot open is an error that says where every thread waits. Threads that have returned do not count,
 // as on compute capability 7.0 and later.
 //
+// Built with -fsanitize=address, the first access outside device or shared memory ends the process; with
+// -fsanitize=thread the first data race between two threads of a block does, whatever the schedule: each fiber is a
+// thread to ThreadSanitizer. Both name the kernel's line. Memory is ordered by __syncthreads and __syncwarp; a shuffle
+// waits for its lanes and orders nothing, as CUDA has it. Of a race between two blocks nothing is seen.
+//
 // Not modelled: lockstep within a warp, the memory model (each write is visible at once), atomics, tensor cores,
 // asynchronous copies, streams, clocks. A kernel that spins on memory never ends.
 #pragma once
@@ -45,16 +50,6 @@
 #include <utility>
 #include <vector>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 // ---- what kernels see: types, variables, qualifiers -----------------------------------------------------------------
 
 struct uint3 {
@@ -82,12 +77,14 @@ inline unsigned __float_as_uint(float value) {
 }
 }  // namespace
 
+#include "cuda_on_cpu_sanitizers.h"
+
 #define __global__
 #define __device__
 
 // One block runs at a time, so its shared variables can be static. In a section of their own they are found and filled
-// before each block; `used` keeps the compiler from believing that nobody else writes them. The sanitizer puts redzones
-// only around variables that the compiler places: its build leaves them to it, unfilled.
+// before each block; `used` keeps the compiler from believing that nobody else writes them. AddressSanitizer puts
+// redzones only around variables that the compiler places: its build leaves them to it, unfilled.
 #if defined(__ELF__) && !defined(__SANITIZE_ADDRESS__)
 #define __shared__ static __attribute__((section("cuda_shared"), used))
 extern "C" unsigned char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));
@@ -130,7 +127,7 @@ struct Place {
     }
 };
 
-enum class State { ready, at_block_barrier, at_warp_barrier, returned };
+enum class State { ready, at_block_barrier, at_warp_barrier, at_shuffle, returned };
 
 using Register = unsigned char[8];
 
@@ -138,51 +135,35 @@ struct Fiber {
     ucontext_t entry;
     jmp_buf paused;
     char* stack = nullptr;
-    void* sanitizer = nullptr;
     bool entered = false;
+    Watched watched;
 
     uint3 index{};
     unsigned lane = 0, warp = 0;
     State state = State::returned;
-    Place place{};                    // of the barrier it waits at, and for a warp barrier:
+    Place place{};                    // of the barrier it waits at, and for a warp barrier or a shuffle:
     unsigned mask = 0, source = 0;    // the lanes it waits for, and the one whose offer it wants
     Register offered{}, received{};
 };
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t STACK_BYTES = 512 << 10;  // redzones enlarge frames
-inline void announce_switch(void** from, const void* stack, std::size_t size) {
-    __sanitizer_start_switch_fiber(from, stack, size);
-}
-inline void confirm_switch(void* to, const void** stack, std::size_t* size) {
-    __sanitizer_finish_switch_fiber(to, stack, size);
-}
-inline void forget_frames(const void* stack) { ASAN_UNPOISON_MEMORY_REGION(stack, STACK_BYTES); }
-#else
-constexpr std::size_t STACK_BYTES = 64 << 10;
-inline void announce_switch(void**, const void*, std::size_t) {}
-inline void confirm_switch(void*, const void**, std::size_t*) {}
-inline void forget_frames(const void*) {}
-#endif
-
 // ucontext enters a fiber once; from then on _setjmp and _longjmp change stacks, which needs no system call.
 Fiber* current = nullptr;
 jmp_buf scheduler;
-void* scheduler_sanitizer = nullptr;
-const void* scheduler_stack = nullptr;
-std::size_t scheduler_stack_bytes = 0;
+Watched scheduler_watched;
 std::function<void()> thread_body;
 
 // Back to the scheduler, until it resumes this fiber.
 __attribute__((noinline)) void pause() {
-    announce_switch(&current->sanitizer, scheduler_stack, scheduler_stack_bytes);
-    if (_setjmp(current->paused) == 0) _longjmp(scheduler, 1);
-    confirm_switch(current->sanitizer, &scheduler_stack, &scheduler_stack_bytes);
+    if (_setjmp(current->paused) == 0) {
+        current->watched.leave_for(scheduler_watched);
+        _longjmp(scheduler, 1);
+    }
+    current->watched.come_from(scheduler_watched);
 }
 
 // A fiber is one thread of one block after another.
 void run_fiber() {
-    confirm_switch(nullptr, &scheduler_stack, &scheduler_stack_bytes);
+    current->watched.come_from(scheduler_watched);
     for (;;) {
         thread_body();
         current->state = State::returned;
@@ -193,13 +174,13 @@ void run_fiber() {
 __attribute__((noinline)) void resume(Fiber& fiber) {
     current = &fiber;
     threadIdx = fiber.index;
-    announce_switch(&scheduler_sanitizer, fiber.stack, STACK_BYTES);
     if (_setjmp(scheduler) == 0) {
+        scheduler_watched.leave_for(fiber.watched);
         if (current->entered) _longjmp(current->paused, 1);
         current->entered = true;
         setcontext(&current->entry);
     }
-    confirm_switch(scheduler_sanitizer, nullptr, nullptr);
+    scheduler_watched.come_from(fiber.watched);
 }
 
 // A stack above a page that must not be touched, and a context that begins on it.
@@ -210,7 +191,7 @@ inline void create(Fiber& fiber) {
         if (memory == MAP_FAILED || mprotect(memory, guard, PROT_NONE)) std::abort();
         fiber.stack = static_cast<char*>(memory) + guard;
     }
-    forget_frames(fiber.stack);
+    fiber.watched.begin(fiber.stack);
     getcontext(&fiber.entry);
     fiber.entry.uc_stack.ss_sp = fiber.stack;
     fiber.entry.uc_stack.ss_size = STACK_BYTES;
@@ -237,6 +218,8 @@ class Engine {
 
     // Runs body once for each thread of each block. Returns what went wrong; empty: nothing.
     std::string run(dim3 grid, dim3 block, std::size_t shared_bytes, std::function<void()> body) {
+        const Unwatched own;
+        scheduler_watched.adopt();
         order_ = schedule == IN_TURN ? static_cast<Schedule>(launches % IN_TURN) : schedule;
         ++launches;
         random_ = 1;
@@ -256,6 +239,7 @@ class Engine {
             if (__start_cuda_shared) std::fill(__start_cuda_shared, __stop_cuda_shared, POISON);
 #endif
             run_block();
+            for (unsigned i = 0; i < num_threads_; ++i) fibers_[i].watched.precedes(scheduler_watched);
             if (!error_.empty()) break;
         }
         thread_body = nullptr;
@@ -263,15 +247,21 @@ class Engine {
     }
 
     void block_barrier(const Place& place) {
+        const Unwatched own;
         ++waiting_at_block_;
         wait(State::at_block_barrier, place);
     }
 
-    void warp_barrier(unsigned mask, unsigned source, const Place& place) {
-        current->mask = mask;
-        current->source = source;
-        warps_[current->warp].waiting |= 1u << current->lane;
-        wait(State::at_warp_barrier, place);
+    void warp_barrier(unsigned mask, const Place& place) {
+        const Unwatched own;
+        wait_for_lanes(State::at_warp_barrier, mask, current->lane, place);
+    }
+
+    void shuffle(void* value, std::size_t bytes, unsigned mask, unsigned source, const Place& place) {
+        const Unwatched own;
+        std::memcpy(current->offered, value, bytes);
+        wait_for_lanes(State::at_shuffle, mask, source, place);
+        std::memcpy(value, current->received, bytes);
     }
 
    private:
@@ -313,6 +303,8 @@ class Engine {
         std::fill(std::begin(warps_), std::end(warps_), Warp{});
         for (unsigned i = 0; i < num_threads_; ++i) {
             fibers_[i].state = State::ready;
+            fibers_[i].watched.call(blockIdx, fibers_[i].index);
+            scheduler_watched.precedes(fibers_[i].watched);
             warps_[fibers_[i].warp].live |= 1u << fibers_[i].lane;
         }
         live_ = num_threads_;
@@ -337,10 +329,17 @@ class Engine {
         pause();
     }
 
+    void wait_for_lanes(State state, unsigned mask, unsigned source, const Place& place) {
+        current->mask = mask;
+        current->source = source;
+        warps_[current->warp].waiting |= 1u << current->lane;
+        wait(state, place);
+    }
+
     // Whether any thread can go on because this one now waits or has returned.
     bool open_barriers(const Fiber& fiber) {
         if (fiber.state == State::at_block_barrier) return open_block_barrier();
-        if (fiber.state == State::at_warp_barrier) return open_warp_barrier(fiber.warp, fiber.mask);
+        if (fiber.state != State::returned) return open_warp_barrier(fiber.warp, fiber.mask);
         --live_;
         warps_[fiber.warp].live &= ~(1u << fiber.lane);
         bool opened = open_block_barrier();
@@ -352,14 +351,18 @@ class Engine {
 
     bool open_block_barrier() {
         if (waiting_at_block_ == 0 || waiting_at_block_ < live_) return false;
-        const Place* first = nullptr;
+        const Fiber* first = nullptr;
         for (unsigned i = 0; i < num_threads_; ++i) {
             if (fibers_[i].state != State::at_block_barrier) continue;
-            if (!first) first = &fibers_[i].place;
-            if (*first != fibers_[i].place) return fail("threads of one block reach different barriers");
+            if (!first) first = &fibers_[i];
+            if (first->place != fibers_[i].place) return fail("threads of one block reach different barriers");
+            fibers_[i].watched.precedes(first->watched);
         }
-        for (unsigned i = 0; i < num_threads_; ++i)
-            if (fibers_[i].state == State::at_block_barrier) fibers_[i].state = State::ready;
+        for (unsigned i = 0; i < num_threads_; ++i) {
+            if (fibers_[i].state != State::at_block_barrier) continue;
+            first->watched.precedes(fibers_[i].watched);
+            fibers_[i].state = State::ready;
+        }
         waiting_at_block_ = 0;
         return true;
     }
@@ -376,6 +379,7 @@ class Engine {
             if (lanes[lane].mask != mask) return fail("lanes of one warp name each other in different masks");
             if (std::strcmp(lanes[lane].place.operation, first->place.operation))
                 return fail("lanes of one mask reach different operations");
+            if (lanes[lane].state == State::at_warp_barrier) lanes[lane].watched.precedes(first->watched);
         }
         for (unsigned lane = 0; lane < WARP; ++lane) {
             if (!(members >> lane & 1)) continue;
@@ -384,6 +388,7 @@ class Engine {
                 std::memcpy(lanes[lane].received, lanes[lanes[lane].source].offered, sizeof(Register));
             else
                 std::memset(lanes[lane].received, POISON, sizeof(Register));
+            if (lanes[lane].state == State::at_warp_barrier) first->watched.precedes(lanes[lane].watched);
             lanes[lane].state = State::ready;
         }
         warp.waiting &= ~members;
@@ -418,15 +423,13 @@ Engine engine;
 
 struct SyncWarp {
     Place place;
-    void operator()(unsigned mask = 0xFFFFFFFFu) const { engine.warp_barrier(mask, current->lane, place); }
+    void operator()(unsigned mask = 0xFFFFFFFFu) const { engine.warp_barrier(mask, place); }
 };
 
 template <typename T>
 T shuffle(const Place& place, unsigned mask, T value, unsigned source) {
     static_assert(sizeof(T) <= sizeof(Register), "a shuffle exchanges at most 8 bytes");
-    std::memcpy(current->offered, &value, sizeof(T));
-    engine.warp_barrier(mask, source, place);
-    std::memcpy(&value, current->received, sizeof(T));
+    engine.shuffle(&value, sizeof value, mask, source, place);
     return value;
 }
 template <typename T>

@@ -24,6 +24,7 @@ class Host:
     """A loaded library: its memory, its kernels, its count of launches."""
 
     mode = "emulated"
+    compilations = 1  # one library has every kernel
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -87,16 +88,31 @@ class Host:
             raise LaunchError(error.decode())
 
 
+def chosen_sanitizer() -> str:
+    """Name of the sanitizer that KVCONFORM_CUDA_SANITIZE asks for; empty: none."""
+    chosen = os.environ.get("KVCONFORM_CUDA_SANITIZE", "")
+    if chosen not in {"", *build.SANITIZERS}:
+        raise ValueError(f"KVCONFORM_CUDA_SANITIZE is {chosen!r}: {', '.join(build.SANITIZERS)} or unset")
+    return chosen
+
+
 def load() -> Host:
     """The kernels of this folder on this CPU, built and scheduled as the environment asks."""
-    sanitize = os.environ.get("KVCONFORM_CUDA_SANITIZE") == "1"
-    if sanitize and not hasattr(ctypes.CDLL(None), "__asan_init"):  # loading the library would end the process
-        raise build.BuildError(
-            "KVCONFORM_CUDA_SANITIZE is set, but AddressSanitizer is not loaded: start the process with the variables "
-            "of build.sanitized_environment()"
-        )
-    host = Host(build.library(sanitize=sanitize))
-    if sanitize:
-        host.device += ", AddressSanitizer"
+    chosen = chosen_sanitizer()
+    if chosen:
+        _check_that_it_is_loaded(chosen)
+    host = Host(build.library(sanitizer=chosen))
+    if chosen:
+        host.device += f", {build.SANITIZERS[chosen].title}"
     host.schedule(os.environ.get("KVCONFORM_CUDA_SCHEDULE", "in turn"))
     return host
+
+
+def _check_that_it_is_loaded(chosen: str) -> None:
+    """Loading the library without its sanitizer would end the process."""
+    sanitizer = build.SANITIZERS[chosen]
+    if not hasattr(ctypes.CDLL(None), sanitizer.symbol):
+        raise build.BuildError(
+            f"KVCONFORM_CUDA_SANITIZE is {chosen!r}, but {sanitizer.title} is not loaded: start the process with the "
+            f"variables of sanitized_environment({chosen!r})"
+        )

@@ -1,4 +1,4 @@
-// Every kernel by name: <operation>_<element or format>. A template above, an argument struct, one line here.
+// Every kernel by name: <operation>_<element or format>[_<index>]. A template above, an argument struct, a line here.
 #include "cuda_on_cpu.h"
 
 #include "attention.cuh"
@@ -38,13 +38,19 @@ KERNEL(append_1_int64, Append, append<u8, i64>);
 KERNEL(append_2_int64, Append, append<u16, i64>);
 KERNEL(append_4_int64, Append, append<u32, i64>);
 
-KERNEL(gather_1, Gather, gather<u8>);
-KERNEL(gather_2, Gather, gather<u16>);
-KERNEL(gather_4, Gather, gather<u32>);
+KERNEL(gather_1_int32, Gather, gather<u8, int>);
+KERNEL(gather_2_int32, Gather, gather<u16, int>);
+KERNEL(gather_4_int32, Gather, gather<u32, int>);
+KERNEL(gather_1_int64, Gather, gather<u8, i64>);
+KERNEL(gather_2_int64, Gather, gather<u16, i64>);
+KERNEL(gather_4_int64, Gather, gather<u32, i64>);
 
-KERNEL(decode_float32, Decode, decode<float>);
-KERNEL(decode_float16, Decode, decode<Float16>);
-KERNEL(decode_bfloat16, Decode, decode<BFloat16>);
+KERNEL(decode_float32_int32, Decode, decode<float, int>);
+KERNEL(decode_float16_int32, Decode, decode<Float16, int>);
+KERNEL(decode_bfloat16_int32, Decode, decode<BFloat16, int>);
+KERNEL(decode_float32_int64, Decode, decode<float, i64>);
+KERNEL(decode_float16_int64, Decode, decode<Float16, i64>);
+KERNEL(decode_bfloat16_int64, Decode, decode<BFloat16, i64>);
 
 // Partial results as decode leaves them, into the format of the result.
 KERNEL(merge_float32_into_float32, MergeStates, merge_states<float, float>);

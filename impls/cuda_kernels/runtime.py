@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import weakref
+from copy import copy
 from functools import cache
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ class Runtime(Protocol):
 
     mode: str
     device: str
+    compilations: int
 
     @property
     def launches(self) -> int: ...
@@ -46,10 +48,12 @@ class Runtime(Protocol):
 @cache
 def current() -> Runtime:
     """The GPU where there is one, else this CPU. `KVCONFORM_CUDA=device` or `=emulated` insists."""
-    wanted = os.environ.get("KVCONFORM_CUDA", "")
+    wanted, sanitizer = os.environ.get("KVCONFORM_CUDA", ""), host.chosen_sanitizer()
     if wanted not in {"", "device", "emulated"}:
         raise ValueError(f"KVCONFORM_CUDA is {wanted!r}: device, emulated or unset")
-    if wanted == "emulated" or (not wanted and os.environ.get("KVCONFORM_CUDA_SANITIZE") == "1"):
+    if wanted == "device" and sanitizer:
+        raise ValueError(f"KVCONFORM_CUDA_SANITIZE is {sanitizer!r}, for the emulator only, and KVCONFORM_CUDA device")
+    if wanted == "emulated" or sanitizer:
         return host.load()
     try:
         return device.Device()
@@ -59,26 +63,54 @@ def current() -> Runtime:
         return host.load()
 
 
+class _Storage:
+    """A block of device memory, freed when no array lies in it any more."""
+
+    def __init__(self, num_bytes: int) -> None:
+        place = current()
+        self.address = place.allocate(num_bytes)
+        weakref.finalize(self, place.free, self.address)
+
+
 class DeviceArray:
-    """A block of device memory with a shape and a dtype, freed with this object. Fresh memory is all 0xFF bytes."""
+    """An array in device memory, contiguous and all 0xFF bytes when it is made.
+
+    strides   elements, not bytes, from one index of an axis to the next
+    address   of the first element
+    """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.shape = shape
-        self.dtype = dtype
-        place = current()
-        self.address = place.allocate(math.prod(shape) * dtype.itemsize)
-        weakref.finalize(self, place.free, self.address)
+        self.shape, self.dtype = shape, dtype
+        self.strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        self._storage = _Storage(math.prod(shape) * dtype.itemsize)
+        self.address = self._storage.address
 
     @staticmethod
     def of(array: Array) -> DeviceArray:
         """A copy of a numpy array."""
         contiguous = np.ascontiguousarray(array).reshape(array.shape)
-        copy = DeviceArray(array.shape, array.dtype)
-        current().upload(copy.address, contiguous)
-        return copy
+        there = DeviceArray(array.shape, array.dtype)
+        current().upload(there.address, contiguous)
+        return there
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> DeviceArray:
+        """A view: the same memory, a slice of forward steps for each axis from the first one on."""
+        whole = [slice(None)] * (len(self.shape) - len(slices))
+        chosen = [range(*one.indices(size)) for one, size in zip([*slices, *whole], self.shape, strict=True)]
+        if any(indices.step < 0 for indices in chosen):
+            raise IndexError(f"a view goes forward, unlike {slices}")
+        first = sum(indices.start * stride for indices, stride in zip(chosen, self.strides, strict=True))
+        view = copy(self)
+        view.shape = tuple(map(len, chosen))
+        view.strides = tuple(indices.step * stride for indices, stride in zip(chosen, self.strides, strict=True))
+        view.address += first * self.dtype.itemsize
+        return view
 
     def numpy(self) -> Array:
-        """A copy as a numpy array."""
-        array = np.empty(self.shape, self.dtype)
-        current().download(array, self.address)
-        return array
+        """A copy as a numpy array; what lies between the elements of a view is read with them."""
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        itemsize = self.dtype.itemsize
+        span = np.empty((last + 1) * itemsize if math.prod(self.shape) else 0, np.uint8)
+        current().download(span, self.address)
+        strides = [stride * itemsize for stride in self.strides]
+        return np.ndarray(self.shape, self.dtype, span, strides=strides).copy()

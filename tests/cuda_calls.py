@@ -1,0 +1,189 @@
+"""Calls of the `cuda` adapter from numpy to numpy, and data for them: what the tests of these kernels share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvconform.impls import cuda
+from kvconform.impls.cuda_kernels import build
+from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.storage import wrap
+
+Array = np.ndarray[Any, Any]
+
+ROUNDED = sorted(cuda.ROUNDED)
+PAGE_SIZE, NUM_KV_HEADS, GROUP, HEAD_DIM, NUM_PAGES = 4, 2, 2, 16, 11
+KV_LENS = (9, 0, 12, 1)
+TABLE = np.array([[7, 0, 3], [-1, -1, -1], [10, 2, 5], [4, -1, -1]], np.int32)
+
+
+def call(operation: str, *args: Any, strides: str = "contiguous", **keywords: Any) -> Any:
+    """An operation of the adapter from numpy to numpy; `strides` as in a Case."""
+
+    def there(leaf: Any) -> Any:
+        if isinstance(leaf, dict):
+            return {name: there(value) for name, value in leaf.items()}
+        if leaf is None:
+            return None
+        storage, slices = wrap(leaf, strides)
+        return cuda.to_device(storage)[slices]
+
+    def back(leaf: Any) -> Any:
+        if isinstance(leaf, dict):
+            return {name: back(value) for name, value in leaf.items()}
+        if isinstance(leaf, tuple):
+            return tuple(map(back, leaf))
+        return leaf if leaf is None else cuda.to_host(leaf)
+
+    return back(getattr(cuda, operation)(*map(there, args), **keywords))
+
+
+def bits(array: Array) -> Array:
+    """The bytes of an array, the last axis split into them."""
+    return np.ascontiguousarray(array)[..., None].view(np.uint8)
+
+
+def random_bits(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
+    """Every bit drawn: NaN payloads, subnormals, both zeros."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (*shape, DTYPES[dtype].itemsize), np.uint8).view(DTYPES[dtype])[..., 0]
+
+
+def field_shapes(layout: str, dtype: str) -> dict[str, tuple[int, ...]]:
+    pages, slots, heads, dims = NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM
+    x = 16 // DTYPES[dtype].itemsize
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
+        "nhd": dict.fromkeys("kv", (pages, slots, heads, dims)),
+        "hnd": dict.fromkeys("kv", (pages, heads, slots, dims)),
+        "heads_first": dict.fromkeys("kv", (heads, pages, slots, dims)),
+        "interleaved": {"kv": (pages, slots, 2 * heads, dims)},
+        "split_x": {"k": (pages, heads, dims // x, slots, x), "v": (pages, heads, dims, slots)},
+        "code_rows": {"codes": (pages, slots, dims)},
+        "code_columns": {"codes": (pages, dims, slots)},
+    }
+    return shapes[layout]
+
+
+def sides(cache: dict[str, Array], layout: str) -> list[Array]:
+    """K and V of a cache as [page, slot, head, dim], by transposition; codes as [page, slot, subspace]."""
+    if layout == "nhd":
+        return [cache["k"], cache["v"]]
+    if layout == "hnd":
+        return [cache[name].transpose(0, 2, 1, 3) for name in "kv"]
+    if layout == "heads_first":
+        return [cache[name].transpose(1, 2, 0, 3) for name in "kv"]
+    if layout == "interleaved":
+        return [cache["kv"][:, :, 0::2], cache["kv"][:, :, 1::2]]
+    if layout == "split_x":
+        k = cache["k"].transpose(0, 3, 1, 2, 4)
+        return [k.reshape(*k.shape[:3], -1), cache["v"].transpose(0, 3, 1, 2)]
+    return [cache["codes"] if layout == "code_rows" else cache["codes"].transpose(0, 2, 1)]
+
+
+def packed(k: Array, v: Array, layout: str) -> dict[str, Array]:
+    """A cache from K and V [page, slot, head, dim]: `sides`, undone."""
+    if layout == "interleaved":
+        return {"kv": np.stack([k, v], 3).reshape(*k.shape[:2], -1, k.shape[3])}
+    if layout == "split_x":
+        chunks = k.reshape(*k.shape[:3], -1, 16 // k.dtype.itemsize)
+        return {"k": chunks.transpose(0, 2, 3, 1, 4).copy(), "v": v.transpose(0, 2, 3, 1).copy()}
+    order = {"nhd": (0, 1, 2, 3), "hnd": (0, 2, 1, 3), "heads_first": (2, 0, 1, 3)}[layout]
+    return {"k": k.transpose(order).copy(), "v": v.transpose(order).copy()}
+
+
+def random_cache(layout: str, dtype: str) -> dict[str, Array]:
+    shapes = field_shapes(layout, dtype).items()
+    return {name: random_bits(shape, dtype, seed) for seed, (name, shape) in enumerate(shapes)}
+
+
+def live(seq: int) -> tuple[Array, Array]:
+    """Pages and slots of a sequence's tokens, in order."""
+    position = np.arange(KV_LENS[seq])
+    return TABLE[seq, position // PAGE_SIZE], position % PAGE_SIZE
+
+
+def decode(
+    layout: str,
+    dtype: str,
+    k: Array,
+    v: Array,
+    q: Array,
+    num_splits: int,
+    sm_scale: float = 1.0,
+    index: type[Any] = np.int32,
+    strides: str = "contiguous",
+) -> tuple[Array, Array]:
+    """paged_decode of K and V [page, slot, head, dim]; `out` widened to float32."""
+    cache = packed(k.astype(DTYPES[dtype]), v.astype(DTYPES[dtype]), layout)
+    table, lens = TABLE.astype(index), np.array(KV_LENS, index)
+    keywords = {"layout": layout, "sm_scale": sm_scale, "num_splits": num_splits, "strides": strides}
+    out, lse = call("paged_decode", q.astype(DTYPES[dtype]), cache, table, lens, **keywords)
+    return out.astype(np.float32), lse
+
+
+def pages_of(fill: float) -> Array:
+    return np.full((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM), fill, np.float32)
+
+
+def queries(fill: float) -> Array:
+    return np.full((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM), fill, np.float32)
+
+
+def every_movement(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
+    """Results of each operation that moves data, on each layout it knows, with elements of each size."""
+    results: list[Any] = []
+    table, lens, slots = TABLE.astype(index), np.array(KV_LENS, index), np.array([43, -1, 0, 17, 8], index)
+    for dtype in ("float32", "bfloat16", "uint8"):
+        k, v = (random_bits((5, NUM_KV_HEADS, HEAD_DIM), dtype, seed) for seed in (1, 2))
+        kv = call("merge_kv", k, v, strides=strides)
+        results += [kv, *(call(extract, kv, strides=strides) for extract in ("extract_k", "extract_v"))]
+        for layout in [*cuda.PAGES, *(cuda.CODES if dtype == "uint8" else ())]:
+            tokens = (k, v) if layout in cuda.PAGES else (k[:, 0].copy(), None)
+            cache, keywords = random_cache(layout, dtype), {"layout": layout, "strides": strides}
+            results += [
+                call("append", cache, *tokens, slots, **keywords),
+                call("gather", cache, table, lens, **keywords),
+            ]
+    return [leaf for result in results for leaf in _leaves(result)]
+
+
+def every_attention(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
+    """Results of paged_decode and merge_states, on each layout and in each format."""
+    rng = np.random.default_rng(3)
+    results: list[Any] = []
+    for dtype in ROUNDED:
+        k, v, outs = (rng.standard_normal((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in range(3))
+        q = rng.standard_normal((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM))
+        how = {"index": index, "strides": strides}
+        results += [decode(layout, dtype, k, v, q, splits, **how) for layout in cuda.PAGES for splits in (1, 3)]
+        lses = rng.standard_normal(outs.shape[:3]).astype(np.float32)
+        results.append(call("merge_states", outs.astype(DTYPES[dtype]), lses, strides=strides))
+    return [leaf for result in results for leaf in _leaves(result)]
+
+
+def every_operation(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
+    return every_movement(index, strides) + every_attention(index, strides)
+
+
+def _leaves(result: Any) -> list[Array]:
+    if isinstance(result, dict):
+        return list(result.values())
+    return [leaf for leaf in (result if isinstance(result, tuple) else (result,)) if leaf is not None]
+
+
+BARRIERS = 3
+"""`__syncthreads()` in attention.cuh: behind the query, behind the scores of a tile, before those of the next."""
+
+
+def without_barrier(missing: int, folder: Path) -> Path:
+    """The kernels' source in a folder of its own, with one of BARRIERS removed and nothing else changed."""
+    for path in build.SOURCES.glob("*.cu*"):
+        shutil.copy(path, folder)
+    before, *after = (folder / "attention.cuh").read_text().split("__syncthreads();")
+    kept = [*["__syncthreads();"] * missing, "", *["__syncthreads();"] * (BARRIERS - missing - 1)]
+    (folder / "attention.cuh").write_text(before + "".join(map("".join, zip(kept, after, strict=True))))
+    return folder / "kernels.cu"
