@@ -84,7 +84,8 @@ def attested(said: Mapping[str, Any]) -> str:
         return "attests nothing"
     words = [f"{said.get('launches', '?')} launches on {said.get('device', 'unknown')}"]
     words += [str(said["mode"])] if "mode" in said else []
-    words += [f"{said['compilations']} compilations"] if "compilations" in said else []
+    if "compilations" in said:
+        words.append(f"{said['compilations']} compilation{'s' * (said['compilations'] != 1)}")
     return ", ".join(words)
 
 

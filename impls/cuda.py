@@ -36,6 +36,7 @@ PAGES = {  # the field of K and its axes, then of V; a `row` is K0 V0 K1 V1 ...
     "interleaved": (("kv", "page slot row dim"), ("kv", "page slot row dim")),
     "split_x": (("k", "page head chunk slot inner"), ("v", "page head dim slot")),
 }
+CONTIGUOUS = {"bshd": PAGES["nhd"], "bhsd": PAGES["hnd"]}  # a page a sequence
 CODES = {  # one tensor, no heads
     "code_rows": (("codes", "page slot dim"),),
     "code_columns": (("codes", "page dim slot"),),
@@ -45,14 +46,14 @@ ROUNDED = {"float32", "float16", "bfloat16"}
 _STRIDED = {"strides": {"contiguous", "outer", "all"}}
 _INDEXED = {**_STRIDED, "index_dtype": {"int32", "int64"}}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_STRIDED}
-_MOVED = {"layout": {*PAGES, *CODES}, "dtype": set(DTYPES), **_INDEXED}
+_MOVED = {"layout": {*PAGES, *CONTIGUOUS, *CODES}, "dtype": set(DTYPES), **_INDEXED}
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
     "gather": _MOVED,
-    "paged_decode": {"layout": set(PAGES), "dtype": ROUNDED, **_INDEXED},
+    "paged_decode": {"layout": {*PAGES, *CONTIGUOUS}, "dtype": ROUNDED, **_INDEXED},
     "merge_states": {"dtype": ROUNDED, **_STRIDED},
 }
 CONVENTIONS = {
@@ -203,7 +204,7 @@ class Pages:
     @staticmethod
     def of(cache: Cache, layout: str) -> Pages:
         """Sizes and strides of a cache's fields, by the names of their axes."""
-        fields = (PAGES | CODES)[layout]
+        fields = (PAGES | CONTIGUOUS | CODES)[layout]
         k, *v = (_paged(cache[field], axes.split(), side) for side, (field, axes) in enumerate(fields))
         first, axes = fields[0]
         size = dict(zip(axes.split(), cache[first].shape, strict=True))
