@@ -7,6 +7,7 @@ specified for, a result, a word of an axis such as `int64` or `outer`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kvconform.harness.adapters import builtin, find
@@ -26,28 +27,38 @@ def subjects() -> list[Subject]:
     return [Subject(one.load(), one.name, str(one.path), one.ref) for one in found]
 
 
-def left_out(subject: Subject) -> dict[str, list[str]]:
-    """What an implementation does not offer -> the operations where it could have."""
-    gaps: dict[str, list[str]] = {}
+@dataclass(frozen=True)
+class Gap:
+    """What an implementation does not offer though it could.
+
+    axis, word   `layout` and `hnd`, `operation` and `append`
+    ops          the operations where it is left out
+    reason       its WHY_NOT of the word, else of the axis
+    """
+
+    axis: str
+    word: str
+    ops: tuple[str, ...]
+    reason: str
+
+
+def gaps(subject: Subject) -> list[Gap]:
+    """Everything that an implementation leaves out."""
+    found: dict[tuple[str, str], list[str]] = {}
     for row in OPERATIONS.values():
         offer = subject.offers.get(row.name)
-        for word in [row.name] if offer is None else _left_out_of(row, offer):
-            gaps.setdefault(word, []).append(row.name)
-    return gaps
+        for axis, word in [("operation", row.name)] if offer is None else _left_out_of(row, offer):
+            found.setdefault((axis, word), []).append(row.name)
+    return [Gap(axis, word, tuple(ops), subject.why_not_of(word, axis)) for (axis, word), ops in found.items()]
 
 
-def _left_out_of(row: Operation, offer: Mapping[str, Any]) -> Iterator[str]:
+def _left_out_of(row: Operation, offer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     could = {"layout": [one.name for one in row.layouts], "dtype": row.dtypes, "returns": row.returns}
     could |= {axis: POOL[axis] for axis in WORDS if axis in row.case_axes}
     for axis, words in could.items():
         taken = offer.get(axis, row.unasked.get(axis))
-        yield from (word for word in words if taken is not None and not holds(taken, word))
-    yield from (name for name in row.optional if name not in offer)
-
-
-def unexplained(subject: Subject) -> list[str]:
-    """What is left out without a reason."""
-    return [word for word in left_out(subject) if word not in subject.why_not]
+        yield from ((axis, word) for word in words if taken is not None and not holds(taken, word))
+    yield from ((name, name) for name in row.optional if name not in offer)
 
 
 def markdown(everybody: Sequence[Subject]) -> str:
@@ -80,7 +91,11 @@ def _shown(row: Operation, axis: str, offer: Mapping[str, Any]) -> str:
 
 
 def _reasons(everybody: Iterable[Subject]) -> Iterator[tuple[str, ...]]:
+    """One line for what one reason explains."""
     for one in everybody:
-        for word, ops in left_out(one).items():
-            where = "" if ops == [word] else ", ".join(f"`{op}`" for op in ops)
-            yield f"`{one.name}`", f"`{word}`", where, one.why_not.get(word, "")
+        together: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+        for gap in gaps(one):
+            ops = () if gap.axis == "operation" else gap.ops
+            together.setdefault((gap.axis, ops, gap.reason), []).append(gap.word)
+        for (axis, ops, reason), words in together.items():
+            yield f"`{one.name}`", f"{axis} {', '.join(words)}" if words != [axis] else axis, ", ".join(ops), reason

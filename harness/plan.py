@@ -49,18 +49,20 @@ class Options:
 def not_offered(subject: Subject, law: Law) -> str:
     """Why an implementation does not answer for a law, or nothing."""
     if law.op not in subject.offers:
-        return f"{law.op} is not in OFFERS" + _because(subject, law.op)
+        return f"{law.op} is not in OFFERS" + _because(subject, law.op, "operation")
     for need in law.needs:
         op, _, result = need.partition(":")
         if op not in subject.offers or (result and not subject.offers_result(op, result)):
-            return f"needs {need.replace(':', ' to return ')}" + _because(subject, result or op)
+            because = _because(subject, result, "returns") if result else _because(subject, op, "operation")
+            return f"needs {need.replace(':', ' to return ')}{because}"
     if not law.wants(subject.conventions):
         return "its conventions leave nothing to claim"
     return ""
 
 
-def _because(subject: Subject, word: str) -> str:
-    return f": {subject.why_not[word]}" if word in subject.why_not else ""
+def _because(subject: Subject, word: str, axis: str) -> str:
+    reason = subject.why_not_of(word, axis)
+    return f": {reason}" if reason else ""
 
 
 def planned(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:

@@ -32,7 +32,7 @@ class Subject:
     ref           how a command line names it
     offers        OFFERS
     conventions   CONVENTIONS, completed with the defaults
-    why_not       WHY_NOT: what is left out of OFFERS, and the reason
+    why_not       WHY_NOT: what is left out of OFFERS, a word or a whole axis, and the reason
     inside        seconds spent in the adapter's own functions
     """
 
@@ -50,6 +50,10 @@ class Subject:
     def profile(self, dtype: str) -> Profile:
         """ARITHMETIC for caches of one dtype, completed with the defaults."""
         return profile_of(self._arithmetic, dtype)
+
+    def why_not_of(self, word: str, axis: str) -> str:
+        """The adapter's reason for not offering a word of an axis, or nothing."""
+        return self.why_not.get(word, self.why_not.get(axis, ""))
 
     def saw(self, weights: list[float]) -> None:
         """Book the resolution of what has just passed."""

@@ -53,7 +53,7 @@ OFFERS = {
     "extract_v": _FUSED,
     "append": _MOVED,
     "gather": _MOVED,
-    "paged_decode": {"layout": {*PAGES, *CONTIGUOUS}, "dtype": ROUNDED, **_INDEXED},
+    "paged_decode": {"layout": {*PAGES, *CONTIGUOUS}, "dtype": ROUNDED, "num_splits": range(1, 65), **_INDEXED},
     "merge_states": {"dtype": ROUNDED, **_STRIDED},
 }
 CONVENTIONS = {

@@ -40,6 +40,12 @@ OFFERS = {
     "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "group": {1, 2, 3}, "num_splits": {1, 2, 3}, **_PAGES},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
+WHY_NOT = {
+    "layout": "a contiguous cache is nhd or hnd with one page a sequence: the same kernels, compiled once more each",
+    "float16": "Mosaic has no float16 arithmetic",
+    "index_dtype": "JAX without x64 has no int64",
+    "strides": "a jax.Array has no strides",
+}
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan"},
