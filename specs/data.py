@@ -3,8 +3,8 @@
 No generator state and no order: the value at a coordinate depends on that coordinate alone, so shrinking one size
 leaves every other value as it was, and the same Case holds the same bits on every machine.
 
-Every value of an arithmetic family has at most six significant bits, so it is exact in float16, bfloat16 and float32
-and no rounding happens before the kernel starts.
+Every value of an arithmetic family but `fine` has at most six significant bits, so it is exact in float16, bfloat16
+and float32 alike; `fine` uses every bit of its dtype, so that a kernel which narrows its operands shows.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ def _offset(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
     return _eighths(h) + (4.0 if tensor in ("v", "outs") else 0.0)
 
 
+def _fine(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+    return np.ldexp((h >> _U(11)).astype(np.float64), -52) - 1.0
+
+
 ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]] = {
     "plain": _plain,
     "wide": _wide,
@@ -82,6 +86,7 @@ ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]]
     "steep": _steep,
     "flat": _flat,
     "offset": _offset,
+    "fine": _fine,
 }
 """What numbers an arithmetic case holds, simplest first.
 
@@ -91,6 +96,7 @@ sharp    q and lse 16 times larger: few keys count
 steep    q and lse 128 times larger: exp overflows unless the maximum is taken away first
 flat     q and lse 0: every key counts the same
 offset   v around 4: outputs that cancel
+fine     anything in [-1, 1), rounded to the dtype: every bit of a significand counts
 """
 
 MOVEMENT_FAMILIES = ("plain", "bits", "patterns")

@@ -49,6 +49,11 @@ def holds(predicate: Any, value: Any) -> bool:
     return bool(value == predicate)
 
 
+def is_span(predicate: Any) -> bool:
+    """Whether a predicate gives bounds rather than names values."""
+    return isinstance(predicate, Mapping | range)
+
+
 def members(predicate: Any) -> list[Any]:
     """Values of a predicate, smallest first; of a long range or of a table the first four."""
     if isinstance(predicate, Mapping):

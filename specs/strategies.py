@@ -20,7 +20,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.layouts import LAYOUTS, Layout
-from kvconform.specs.offers import holds, members
+from kvconform.specs.offers import holds, is_span, members
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.storage import STRIDES
 
@@ -123,8 +123,7 @@ class Cell:
         predicates = self.predicates(axis)
         pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
         if predicates and len(pool) > 1:
-            pools = [[v for v in some if _all_hold(predicates, v)] for some in (pool, *map(members, predicates))]
-            pool = next(filter(None, pools), [])
+            pool = [v for v in _with_members(pool, predicates) if _all_hold(predicates, v)]
         if axis == "empty_parts" and self.conventions["empty_rows"] == "undefined":
             pool = ["none"]
         if only is not None:
@@ -200,6 +199,14 @@ class Cell:
             fixed |= {"capacity": 1, "spare_pages": 0}
         shape = {axis: pick(axis) for axis in STATIC_AXES if axis in seen}
         return {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}, **shape}
+
+
+def _with_members(pool: list[Any], predicates: list[Any]) -> list[Any]:
+    """A pool and what predicates name beside it: each value of a set, and of ranges where the pool has none."""
+    named = [v for predicate in predicates if not is_span(predicate) for v in members(predicate)]
+    if not any(_all_hold(predicates, v) for v in [*pool, *named]):
+        named = [v for predicate in predicates for v in members(predicate)]
+    return list(dict.fromkeys([*pool, *named]))
 
 
 def _all_hold(predicates: list[Any], value: Any) -> bool:

@@ -254,7 +254,9 @@ def test_update_refuses_what_it_cannot_use_in_a_sentence(tmp_path, report, argum
 @pytest.mark.parametrize("claim", ["nan", "finite"])
 def test_jax_gpu_paged_attention_leaks_nan_from_dead_v_slots_and_nothing_finite(tmp_path, claim):
     """The kernel that nobody here wrote: with NaN claimed it violates, with the claim lowered it conforms."""
-    text = (ROOT / "impls" / "jax_gpu_paged_attention.py").read_text()
+    shipped = (ROOT / "impls" / "jax_gpu_paged_attention.py").read_text()
+    text = shipped.replace('"dtype": {"float32", "float16", "bfloat16"}', '"dtype": {"float32", "bfloat16"}')
+    assert text != shipped  # without float16, whose empty rows are another finding
     lowered = text.replace('"dead": {"zero", "finite", "nan"}', '"dead": {"zero", "finite"}')
     assert lowered != text
     (tmp_path / "kernel.py").write_text(text if claim == "nan" else lowered)
@@ -272,4 +274,4 @@ def test_jax_gpu_paged_attention_leaks_nan_from_dead_v_slots_and_nothing_finite(
     leak = cells["decode_ignores_dead_slots", "float32"]
     assert leak["outcome"] == "violates"
     assert "nan contents in dead slots of V" in leak["message"]
-    assert len(leak["counterexample"]["kv_lens"]) == 1
+    assert set(leak["counterexample"]["kv_lens"]) == {1}  # two of them: in the smallest geometry a page has one slot

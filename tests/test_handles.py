@@ -69,7 +69,7 @@ def test_arrays_without_elements_keep_their_shape(name):
 def test_a_slice_of_a_handle_is_the_array_in_its_storage(name, strides):
     adapter = find(name).load()
     if not any(strides in offer.get("strides", ()) for offer in adapter.OFFERS.values()):
-        assert strides in adapter.WHY_NOT, "what is not offered has a reason"
+        assert {strides, "strides"} & set(adapter.WHY_NOT), "what is not offered has a reason"
         return
     to_device, to_host = device(adapter)
     for dtype in taken(adapter):

@@ -1,5 +1,7 @@
 """Strategies draw what an offer allows, and all of it that matters."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 
@@ -136,3 +138,21 @@ def test_k_and_v_differ_in_every_element_of_the_bit_pattern_cases():
             assert (k != v).all()
             checked += 1
     assert checked == 6
+
+
+def test_every_value_that_an_offer_names_is_drawn():
+    """A page size of 128 is no entry of a pool; whoever offers it beside 16 is judged on it all the same."""
+    offer = {"layout": {"nhd"}, "dtype": {"float32"}, "page_size": {16, 128}, "head_dim": range(8, 65, 8)}
+    cell = cell_of("gather", offer)
+    assert cell.allowed("page_size") == [16, 128]
+    assert set(cell.allowed("head_dim")) == {8, 16, 24, 40}
+    assert {case.page_size for case in drawn(cell)} == {16, 128}
+
+
+def test_a_law_of_two_operations_draws_what_both_offer():
+    append = cell_of("append", {"layout": {"nhd"}, "dtype": {"float32"}, "page_size": {4, 8, 32}})
+    both = replace(append, also=({"page_size": {8, 32, 64}, "index_dtype": {"int32"}},))
+    assert both.allowed("page_size") == [8, 32]
+    assert {case.index_dtype for case in drawn(both)} == {"int32"}
+    with pytest.raises(OfferError, match="no page_size to draw from"):
+        replace(append, also=({"page_size": {1}},)).allowed("page_size")
