@@ -81,7 +81,7 @@ class Subject:
         for name in row.optional:
             if name not in self.offers[op]:
                 arguments.pop(name, None)
-        placed = {name: _each(value, lambda one: self._place(one, case.strides)) for name, value in arguments.items()}
+        placed = {name: self._placed(name, value, case.strides) for name, value in arguments.items()}
         handles = {name: _each(value, lambda one: one.handle) for name, value in placed.items()}
         before = self._launches()
         raw = self._run(op, [handles[n] for n in row.positional], {n: handles[n] for n in row.keywords if n in handles})
@@ -115,11 +115,17 @@ class Subject:
         except AdapterError as e:
             raise Violation(str(e)) from e
 
-    def _place(self, value: Any, strides: str) -> _Placed:
+    def _placed(self, name: str, value: Any, strides: str) -> Any:
+        """An argument on the device; of a cache each field."""
+        if isinstance(value, dict):
+            return {field: self._place(array, strides, f"{name} {field}") for field, array in value.items()}
+        return None if value is None else self._place(value, strides, name)
+
+    def _place(self, value: Any, strides: str, name: str) -> _Placed:
         """A copy of a host array on the device, in the storage that the Case asks for; other values as they are."""
         if not isinstance(value, np.ndarray):
             return _Placed(value)
-        storage, slices = wrap(np.array(value, order="C"), strides)
+        storage, slices = wrap(np.array(value, order="C"), strides, name)
         handle = self._to_device(storage.copy())
         if not slices:
             return _Placed(handle)

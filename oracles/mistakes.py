@@ -37,11 +37,13 @@ class Mistake:
     claim     what such a kernel does, in one line
     ops       operations in which it can be made
     changes   one or more ways of making it; each maps (inputs, right reading) to a wrong reading
+    applies   whether an input can show it; where it cannot, what is wrong there is something else
     """
 
     claim: str
     ops: tuple[str, ...]
     changes: tuple[Change, ...]
+    applies: Callable[[PagedInputs], bool] = lambda inputs: True
 
 
 # --- how the pages are found
@@ -141,6 +143,15 @@ def _without_last(parts: list[Bounded]) -> Bounded:
     return replace(merged, out_error=merged.out_error + slack[0], lse_error=merged.lse_error + slack[1])
 
 
+def _is_split(inputs: PagedInputs) -> bool:
+    return inputs.case.num_splits > 1
+
+
+def _has_a_table(inputs: PagedInputs) -> bool:
+    """In a contiguous cache pages are in order: what reads them so is right."""
+    return not inputs.case.row.contiguous
+
+
 _READ, _PAGED = ("gather", "paged_decode"), ("append", "gather", "paged_decode")
 
 MISTAKES: dict[str, Mistake] = {
@@ -161,6 +172,7 @@ MISTAKES: dict[str, Mistake] = {
             _pages_in_order,
             lambda inputs, right: replace(right, table=np.zeros_like(right.table) + np.arange(right.table.shape[1])),
         ),
+        applies=_has_a_table,
     ),
     "table_of_the_next_sequence": Mistake("each sequence reads the pages of the next one", _READ, (_table_of_row(1),)),
     "table_of_the_first_sequence": Mistake(
@@ -216,12 +228,14 @@ MISTAKES: dict[str, Mistake] = {
         )
         for base, unit in decode.LSE_UNIT.items()
     },
-    "partials_are_added": Mistake("outputs of splits are added without weights", ("paged_decode",), _joined(_added)),
+    "partials_are_added": Mistake(
+        "outputs of splits are added without weights", ("paged_decode",), _joined(_added), _is_split
+    ),
     "partials_are_averaged": Mistake(
-        "outputs of splits are averaged without weights", ("paged_decode",), _joined(_averaged)
+        "outputs of splits are averaged without weights", ("paged_decode",), _joined(_averaged), _is_split
     ),
     "last_split_is_dropped": Mistake(
-        "the last split never reaches the result", ("paged_decode",), _joined(_without_last)
+        "the last split never reaches the result", ("paged_decode",), _joined(_without_last), _is_split
     ),
 }
 """Mistakes of the operations on paged caches."""
@@ -230,7 +244,7 @@ MISTAKES: dict[str, Mistake] = {
 def _readings(op: str, inputs: PagedInputs, right: Any) -> Iterator[tuple[str, Any]]:
     """(name, wrong reading): the table's, and the rows that this row can be taken for."""
     for name, mistake in MISTAKES.items():
-        if op in mistake.ops:
+        if op in mistake.ops and mistake.applies(inputs):
             for change in mistake.changes:
                 yield name, change(inputs, right)
     for name, row in _other_rows(right.row, inputs.sizes, inputs.case.dtype):

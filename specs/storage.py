@@ -14,22 +14,27 @@ from kvconform.specs.data import Array
 STRIDES = ("contiguous", "outer", "all")
 """Choices of a Case's `strides`, simplest first."""
 
-BEFORE, BEHIND = 1, 2
-"""Guard entries of each strided axis: one before the array, two behind."""
+MOST_GUARDS = 3
+"""Guard entries before an array, and behind it, on each strided axis: from 1 to so many."""
 
 _GUARDS = 0x6A
 
 
-def wrap(array: Array, strides: str) -> tuple[Array, tuple[slice, ...]]:
+def wrap(array: Array, strides: str, name: str = "") -> tuple[Array, tuple[slice, ...]]:
     """(storage, slices): `storage[slices]` equals the array; everything else in the storage is a guard zone.
 
-    outer   an axis of size n has n + 3 entries in storage, the last axis of an array of rank 2 or more has n
+    outer   each axis has a few more entries in storage than in the array, but the last of an array of rank 2 or more
     all     the last axis has 2 n entries, of which every second is the array's
+    name    of the argument: arrays of other names have other strides, so that V read with the strides of K shows
     """
     if strides == "contiguous" or not array.ndim:
         return array, ()
-    slices = [slice(BEFORE, BEFORE + n) for n in array.shape]
-    shape = [BEFORE + n + BEHIND for n in array.shape]
+    before, behind = (
+        (data.hashes(_GUARDS, name + side, np.arange(array.ndim)) % np.uint64(MOST_GUARDS)) + np.uint64(1)
+        for side in (" before", " behind")
+    )
+    slices = [slice(int(b), int(b) + n) for b, n in zip(before, array.shape, strict=True)]
+    shape = [int(b) + n + int(a) for b, n, a in zip(before, array.shape, behind, strict=True)]
     if strides == "all":
         slices[-1], shape[-1] = slice(0, 2 * array.shape[-1], 2), 2 * array.shape[-1]
     elif array.ndim > 1:

@@ -20,7 +20,7 @@ EXTRACT_V = "extract_v_reads_the_odd_rows"
 FUSED_ROUND_TRIP = "what_was_merged_is_extracted"
 MERGE = "merge_is_within_the_bound"
 TREE = "merging_in_any_order_and_tree_gives_the_same"
-ALONE = "the_only_live_part_is_the_result"
+ONLY_LIVE = "the_only_live_part_is_the_result"
 MERGE_REPEATS = "merging_repeats_bit_for_bit"
 
 MAIN = (BOUND, APPEND, GATHER, FUSE, EXTRACT_K, EXTRACT_V, MERGE)
@@ -34,20 +34,43 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "last_token_is_dropped": ((BOUND,), "last_token_is_dropped"),
     "longest_length_for_all": ((BOUND, DEAD, PAGES), "longest_length_for_all"),
     "empty_rows_are_not_written": ((BOUND,), None),
+    "nothing_is_shared_out_evenly": ((BOUND, DEAD), None),
     "lse_of_nothing_is_plus_infinity": ((BOUND,), None),
+    "v_is_read_with_the_strides_of_k": ((GATHER,), None),
+    "wide_lengths_are_read_as_int32": ((GATHER,), None),
+    "decode_covers_eight_sequences": ((BOUND, PARTS), None),
     # page tables
     "pages_are_in_order": ((BOUND, DEAD, PAGES, GATHER), "pages_are_in_order"),
     "table_of_the_next_sequence": ((BOUND, DEAD, PAGES, GATHER), "table_of_the_next_sequence"),
     "table_is_as_wide_as_its_longest_row": ((BOUND,), None),
     "pages_in_order_of_their_numbers": ((PAGES,), None),
+    "pages_are_gathered_as_if_full": ((GATHER,), None),
+    "tile_is_a_run_of_neighbouring_pages": ((PAGES,), None),
+    "splits_take_pages_by_number": ((PAGES,), None),
+    # rows of a contiguous cache
+    "rows_are_packed_to_the_longest": ((BOUND, DEAD, GATHER), None),
+    "first_row_for_all": ((BOUND, DEAD, GATHER), "table_of_the_first_sequence"),
+    # strides
+    "pages_follow_without_a_gap": ((GATHER,), None),
+    "inner_stride_of_q_is_one": ((BOUND,), None),
+    "append_writes_into_a_copy": ((APPEND,), None),
+    "append_clears_the_slot_to_its_stride": ((APPEND,), None),
+    "extract_k_walks_without_strides": ((EXTRACT_K,), None),
+    "extract_v_counts_from_the_storage": ((EXTRACT_V,), None),
     # heads and layouts
     "q_heads_are_dealt_out": ((BOUND,), "q_heads_are_dealt_out"),
+    "kv_heads_are_repeated_as_a_block": ((BOUND,), "q_heads_are_dealt_out"),
     "group_is_a_power_of_two": ((BOUND,), None),
     "first_kv_head_for_all": ((BOUND,), "first_kv_head_for_all"),
     "heads_are_halves": ((BOUND, APPEND, GATHER), "heads_are_halves"),
     "fused_heads_are_halves": ((FUSE, SHARD, EXTRACT_K, EXTRACT_V), "heads_are_halves"),
     "fused_v_comes_first": ((FUSE, FUSED_ROUND_TRIP), "k_and_v_are_swapped"),
     "extract_v_reads_the_even_rows": ((EXTRACT_V, FUSED_ROUND_TRIP), "k_and_v_are_swapped"),
+    "extract_k_is_the_first_chunk": ((EXTRACT_K,), "heads_are_halves"),
+    "extract_v_is_the_second_chunk": ((EXTRACT_V,), "heads_are_halves"),
+    "merge_keeps_its_first_row_stride": ((SHARD,), None),
+    "merge_keeps_its_first_number_of_heads": ((SHARD,), None),
+    "interleaving_of_the_first_call": ((SHARD,), None),
     "hnd_is_read_as_nhd": ((BOUND, APPEND, GATHER), "taken_for_nhd"),
     "code_pages_are_not_transposed": ((APPEND, GATHER), "taken_for_code_rows"),
     "x_is_eight_elements": ((APPEND, GATHER), None),
@@ -61,13 +84,18 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "lse_leaves_out_the_maximum": ((BOUND,), None),
     "lse_of_one_head_a_group": ((BOUND,), None),
     "lse_is_stored_in_float16": ((BOUND,), None),
+    "cache_is_narrowed_to_bfloat16": ((BOUND,), None),
     "accumulator_is_not_rescaled": ((BOUND,), None),
     "softmax_without_maximum": ((BOUND,), None),
     "accumulates_in_float16": ((BOUND,), None),
+    "p_takes_the_dtype_of_v": ((BOUND,), None),
     "dims_in_chunks_of_16": ((BOUND,), None),
     # dead slots
     "dead_v_is_multiplied_by_zero": ((BOUND, DEAD), None),
     "dead_k_is_masked_by_addition": ((DEAD,), None),
+    "lazy_rescaling_sees_dead_scores": ((DEAD,), None),
+    "safe_path_is_chosen_by_dead_scores": ((DEAD,), None),
+    "page_scale_sees_dead_keys": ((DEAD,), None),
     # splits and merging
     "partials_are_added": ((BOUND,), "partials_are_added"),
     "partials_are_averaged": ((BOUND,), "partials_are_averaged"),
@@ -75,27 +103,94 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "partials_are_bfloat16": ((BOUND,), None),
     "merged_parts_are_added": ((MERGE, TREE, PARTS), "partials_are_added"),
     "merged_lse_is_taken_for_base_2": ((MERGE, TREE, PARTS), "lse_is_taken_for_base_2"),
-    "merge_drops_the_last_part": ((MERGE, TREE, ALONE, PARTS), "last_part_is_dropped"),
-    "merge_of_nothing_is_nan": ((BOUND, MERGE, TREE, ALONE, PARTS), None),
-    "merge_without_maximum": ((TREE, PARTS), None),
+    "merge_drops_the_last_part": ((MERGE, TREE, ONLY_LIVE, PARTS), "last_part_is_dropped"),
+    "merge_of_nothing_is_nan": ((BOUND, MERGE, TREE, ONLY_LIVE, PARTS), None),
+    "merge_without_maximum": ((PARTS, ONLY_LIVE), None),
     "empty_parts_are_multiplied_by_zero": ((MERGE, TREE), None),
     "later_part_replaces_the_earlier": ((MERGE, TREE), None),
+    "odd_part_is_merged_with_itself": ((MERGE,), None),
+    "many_parts_are_weighted_in_base_2": ((MERGE,), "lse_is_taken_for_base_2"),
+    "running_result_is_rounded": ((MERGE,), None),
+    "lses_take_the_dtype_of_outs": ((MERGE, TREE), None),
+    "lses_travel_in_sixty_fourths": ((MERGE, TREE), None),
+    "outs_are_read_as_bfloat16": ((MERGE, TREE), None),
+    "many_lses_are_read_as_bfloat16": ((MERGE, PARTS), None),
+    "many_parts_are_read_as_bfloat16": ((MERGE, PARTS), None),
+    "denominator_has_an_epsilon": ((ONLY_LIVE,), None),
+    "reciprocal_is_approximate": ((ONLY_LIVE,), None),
+    "exponent_is_contracted": ((ONLY_LIVE,), None),
     "order_varies_between_calls": ((REPEATS, MERGE_REPEATS), None),
     "order_varies_in_a_reused_buffer": ((REPEATS,), None),
+    "splits_are_merged_as_they_arrive": ((REPEATS,), None),
+    "splits_follow_the_load": ((REPEATS,), None),
+    "tile_is_still_being_tuned": ((REPEATS,), None),
+    "merging_order_varies": ((MERGE_REPEATS,), None),
+    "merging_chunk_is_still_being_tuned": ((MERGE_REPEATS,), None),
+    "first_merge_of_a_shape_is_eager": ((MERGE_REPEATS,), None),
     # append
     "skipped_tokens_go_to_the_last_slot": ((APPEND,), "skipped_tokens_go_to_the_last_slot"),
     "skipped_tokens_go_to_the_first_slot": ((APPEND,), "skipped_tokens_go_to_the_first_slot"),
     "append_clears_the_page": ((APPEND,), None),
     "append_rounds_through_float32": ((APPEND, ROUND_TRIP), None),
     "merge_rounds_through_float32": ((FUSE,), None),
+    "padded_halves_are_added": ((FUSE,), None),
+    "float8_is_merged_as_float16": ((FUSE,), None),
+    "extract_k_quiets_signalling_nan": ((EXTRACT_K,), None),
+    "extract_v_is_rounded_with_k_behind_it": ((EXTRACT_V,), None),
     "wide_slots_are_read_as_int32": ((APPEND,), None),
     # form and history
     "scales_q_in_place": (EVERY_DECODE, None),
+    "float_of_float32_is_no_copy": (EVERY_DECODE, None),
     "returns_float64": (EVERY_DECODE, None),
     "returns_flat_heads": (EVERY_DECODE, None),
     "one_call_in_seven": ((REPEATS,), None),
     "breaks_after_fifty_calls": ((BOUND,), None),
 }
+
+ALONE: dict[str, tuple[str, ...]] = {
+    BOUND: ("last_token_is_dropped", "lse_is_stored_in_float16", "inner_stride_of_q_is_one", "p_takes_the_dtype_of_v"),
+    DEAD: ("lazy_rescaling_sees_dead_scores", "safe_path_is_chosen_by_dead_scores", "page_scale_sees_dead_keys"),
+    PAGES: (
+        "pages_in_order_of_their_numbers",
+        "tile_is_a_run_of_neighbouring_pages",
+        "splits_take_pages_by_number",
+    ),
+    REPEATS: ("splits_are_merged_as_they_arrive", "splits_follow_the_load", "tile_is_still_being_tuned"),
+    APPEND: ("append_clears_the_page", "append_clears_the_slot_to_its_stride", "append_writes_into_a_copy"),
+    GATHER: ("wide_lengths_are_read_as_int32", "pages_are_gathered_as_if_full", "pages_follow_without_a_gap"),
+    FUSE: ("merge_rounds_through_float32", "padded_halves_are_added", "float8_is_merged_as_float16"),
+    SHARD: (
+        "merge_keeps_its_first_row_stride",
+        "merge_keeps_its_first_number_of_heads",
+        "interleaving_of_the_first_call",
+    ),
+    EXTRACT_K: (
+        "extract_k_walks_without_strides",
+        "extract_k_is_the_first_chunk",
+        "extract_k_quiets_signalling_nan",
+    ),
+    EXTRACT_V: (
+        "extract_v_counts_from_the_storage",
+        "extract_v_is_the_second_chunk",
+        "extract_v_is_rounded_with_k_behind_it",
+    ),
+    MERGE: ("odd_part_is_merged_with_itself", "many_parts_are_weighted_in_base_2", "running_result_is_rounded"),
+    ONLY_LIVE: ("denominator_has_an_epsilon", "reciprocal_is_approximate", "exponent_is_contracted"),
+    MERGE_REPEATS: ("merging_order_varies", "merging_chunk_is_still_being_tuned", "first_merge_of_a_shape_is_eager"),
+}
+"""Law -> faults that it kills and no other law does: without the law they would live."""
+
+IMPLIED: dict[str, str] = {
+    ROUND_TRIP: "append and gather are each held to every byte, and a kernel without memory that keeps to their laws "
+    "keeps to this one; it stays because it needs no index formula",
+    FUSED_ROUND_TRIP: "merge_kv, extract_k and extract_v are each held to every bit, and kernels without memory that "
+    "keep to their laws keep to this one; it stays because it needs no index formula",
+    TREE: "each call of merge_states is held to its bound on contents of every kind, so a kernel without memory that "
+    "keeps to it keeps to this one; it stays because its calls take what other calls gave",
+    PARTS: "paged_decode and merge_states are each held to their bound on contents of every kind; it stays because it "
+    "is what a user of both relies on, lse_base and empty parts included",
+}
+"""Law -> why no fault can be left to it alone; every fault that it kills is killed by another law too."""
 
 SMALL = (
     "last_page_is_full",

@@ -1,0 +1,1 @@
+"""What the adapters of torch and Triton share."""

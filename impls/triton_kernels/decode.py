@@ -1,0 +1,137 @@
+"""Split-KV decode attention over pages. All arithmetic is float32; results are rounded once, when they are stored."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from kvconform.impls.triton_kernels import COMPILED, launch
+from kvconform.impls.triton_kernels.formats import narrow, widen
+from kvconform.impls.triton_kernels.merge import merge_states
+from kvconform.impls.triton_kernels.pages import Cache, chunk_width, sides, strided, unit
+
+TILE = 16
+"""Keys between two updates of the running maximum."""
+
+MOST_TASKS = 1 if COMPILED else 128
+"""Of one program; the interpreter pays by the program, whatever its size."""
+
+
+@triton.jit
+def _in_head(dims, chunk_step, inner_step, WIDTH: tl.constexpr, UNIT: tl.constexpr):
+    """Offsets of dims in a cache that cuts them into chunks of WIDTH; 0: it does not."""
+    if WIDTH == 0:
+        offsets = dims * inner_step
+    else:
+        offsets = tl.multiple_of(dims // WIDTH * chunk_step, UNIT) + dims % WIDTH * inner_step
+    return offsets
+
+
+@launch.kernel("k_cache", "v_cache", "k_inner", "v_inner", "head_dim")
+def _decode(
+    q, q_seq, q_head, q_dim,
+    k_cache, k_page, k_slot, k_head, k_chunk, k_inner, v_cache, v_page, v_slot, v_head, v_chunk, v_inner,
+    block_table, table_seq, table_column, kv_lens, lens_step,
+    outs, out_split, out_seq, out_head, out_dim, lses, lse_split, lse_seq, lse_head,
+    num_tasks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
+    K_WIDTH: tl.constexpr, V_WIDTH: tl.constexpr, K_UNIT: tl.constexpr, V_UNIT: tl.constexpr,
+    TASKS: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr, DIMS: tl.constexpr,
+):  # fmt: skip
+    """A task attends with all q heads of one kv head to one split of one sequence; a program has some tasks.
+
+    Every stride of K or V but the innermost is a multiple of its UNIT: so many elements can be loaded at once.
+    Axes of blocks: task, q head in its group, key, dim. What is masked is loaded as 0: no dead slot can be a NaN.
+    """
+    tasks = tl.program_id(0).to(tl.int64) * TASKS + tl.arange(0, TASKS)
+    is_task = tasks < num_tasks
+    heads = tasks % num_kv_heads
+    seqs, splits = tasks // num_kv_heads % num_seqs, tasks // num_kv_heads // num_seqs
+    members, dims = tl.arange(0, GROUP).to(tl.int64), tl.arange(0, DIMS).to(tl.int64)
+    is_dim = dims < head_dim
+    is_row = is_task[:, None] & (members < group)[None, :]
+    is_out = is_row[:, :, None] & is_dim[None, None, :]
+    q_heads = heads[:, None] * group + members[None, :]
+    q_at = (seqs * q_seq)[:, None] + q_heads * q_head
+    queries = widen(tl.load(q + q_at[:, :, None] + (dims * q_dim)[None, None, :], mask=is_out, other=0.0))
+
+    lengths = tl.load(kv_lens + seqs * lens_step, mask=is_task, other=0).to(tl.int64)
+    first, last = lengths * splits // num_splits, lengths * (splits + 1) // num_splits
+    tables = (block_table + seqs * table_seq)[:, None]
+    k_dims = _in_head(dims, k_chunk, k_inner, K_WIDTH, K_UNIT)
+    v_dims = _in_head(dims, v_chunk, v_inner, V_WIDTH, V_UNIT)
+    top = tl.full([TASKS, GROUP], float("-inf"), tl.float32)
+    total = tl.full([TASKS, GROUP], 0.0, tl.float32)
+    mixed = tl.full([TASKS, GROUP, DIMS], 0.0, tl.float32)
+    longest, done = tl.max(last - first, 0), 0
+    while done < longest:  # not `for`: with numpy 2.4 the interpreter of Triton 3.6 takes no range of numbers it loaded
+        keys = (first + done)[:, None] + tl.arange(0, KEYS)[None, :]
+        is_key = keys < last[:, None]
+        is_read = is_key[:, :, None] & is_dim[None, None, :]
+        pages = tl.load(tables + keys // page_size * table_column, mask=is_key, other=0).to(tl.int64)
+        slots = keys % page_size
+        k_keys = tl.multiple_of(pages * k_page + slots * k_slot + (heads * k_head)[:, None], [K_UNIT, K_UNIT])
+        v_keys = tl.multiple_of(pages * v_page + slots * v_slot + (heads * v_head)[:, None], [V_UNIT, V_UNIT])
+        k = tl.load(k_cache + k_keys[:, :, None] + k_dims[None, None, :], mask=is_read, other=0.0)
+        v = tl.load(v_cache + v_keys[:, :, None] + v_dims[None, None, :], mask=is_read, other=0.0)
+        scores = tl.sum(queries[:, :, None, :] * widen(k)[:, None, :, :], 3) * sm_scale
+        scores = tl.where(is_key[:, None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 2))
+        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a task that is done, or has no key
+        fade, p = tl.exp(top - reference), tl.exp(scores - reference[:, :, None])
+        total = total * fade + tl.sum(p, 2)
+        mixed = mixed * fade[:, :, None] + tl.sum(p[:, :, :, None] * widen(v)[:, None, :, :], 2)
+        top = new_top
+        done += KEYS
+
+    denominator = tl.where(total == 0.0, 1.0, total)  # no keys: out 0, lse -inf
+    out = tl.div_rn(mixed, tl.broadcast_to(denominator[:, :, None], [TASKS, GROUP, DIMS]))
+    out_at = (splits * out_split + seqs * out_seq)[:, None] + q_heads * out_head
+    lse_at = (splits * lse_split + seqs * lse_seq)[:, None] + q_heads * lse_head
+    out = narrow(out, outs.dtype.element_ty)
+    tl.store(outs + out_at[:, :, None] + (dims * out_dim)[None, None, :], out, mask=is_out)
+    tl.store(lses + lse_at, top + tl.log(denominator), mask=is_row)
+
+
+def paged_decode(
+    q: torch.Tensor,
+    cache: Cache,
+    block_table: torch.Tensor,
+    kv_lens: torch.Tensor,
+    layout: str,
+    sm_scale: float,
+    num_splits: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """out in q's dtype and lse, [num_seqs, num_q_heads, head_dim] and [num_seqs, num_q_heads]."""
+    k, v = sides(cache, layout)
+    num_seqs, num_q_heads, head_dim = q.shape
+    _, page_size, num_kv_heads, _, _ = k.shape
+    group = num_q_heads // num_kv_heads
+    outs = q.new_empty(num_splits, *q.shape, dtype=q.dtype if num_splits == 1 else torch.float32)
+    lses = q.new_empty(num_splits, num_seqs, num_q_heads, dtype=torch.float32)
+    num_tasks = num_splits * num_seqs * num_kv_heads
+    tasks_block = min(MOST_TASKS, triton.next_power_of_2(max(1, num_tasks)))
+    group_block, dims_block = triton.next_power_of_2(group), max(32, triton.next_power_of_2(head_dim))
+    launch.launch(
+        _decode,
+        (triton.cdiv(num_tasks, tasks_block),),
+        *strided(q, k, v, block_table, kv_lens, outs, lses),
+        num_tasks,
+        num_seqs,
+        num_kv_heads,
+        group,
+        head_dim,
+        page_size,
+        num_splits,
+        sm_scale,
+        K_WIDTH=chunk_width(k),
+        V_WIDTH=chunk_width(v),
+        K_UNIT=unit(k),
+        V_UNIT=unit(v),
+        TASKS=tasks_block,
+        GROUP=group_block,
+        KEYS=TILE,
+        DIMS=dims_block,
+        num_warps=4 if group_block * dims_block <= 512 else 8,
+    )
+    return (outs[0], lses[0]) if num_splits == 1 else merge_states(outs, lses, q.dtype)

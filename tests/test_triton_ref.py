@@ -1,0 +1,235 @@
+"""Triton kernels: what the suite cannot see from outside.
+
+That a process is compiled or interpreted and says which, that every launch is counted, that numbers are rounded to
+nearest and bits are moved as they are, and that the kernels compile for a GPU where there is none.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvconform.specs import data
+from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.layouts import LAYOUTS
+from kvconform.specs.operations import OPERATIONS
+
+torch = pytest.importorskip("torch")
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("no triton", allow_module_level=True)  # not importorskip, which would import it before its mode is set
+# our own modules are imported plainly: one that no longer imports is a failure, not a skip
+from kvconform.impls import triton_ref  # noqa: E402
+from kvconform.impls.triton_kernels import COMPILED, formats, launch  # noqa: E402
+
+import triton  # noqa: E402  isort: skip  (after the kernels, which choose its mode)
+import triton.language as tl  # noqa: E402  isort: skip
+
+TREE = Path(__file__).resolve().parent.parent
+BOUND = f"import runpy; runpy.run_path({str(TREE / 'conftest.py')!r}); "
+
+
+def child(code, **environment):
+    """A Python that ends with this tree bound and `code` run; what is not told of Triton's mode is unset."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "KVCONFORM_TRITON")}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", BOUND + code],
+        env=inherited | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+# --- one mode a process
+
+
+def test_a_mode_that_cannot_be_is_refused_in_a_sentence():
+    adapter = "from kvconform.impls import triton_ref"
+    refused = {
+        "KVCONFORM_TRITON is 'emulated'; it is compiled, interpreted or unset": child(
+            adapter, KVCONFORM_TRITON="emulated"
+        ),
+        "triton was imported before kvconform.impls.triton_kernels, and not as interpreted": child(
+            f"import triton; {adapter}", KVCONFORM_TRITON="interpreted"
+        ),
+    }
+    if not torch.cuda.is_available():
+        no_gpu = "KVCONFORM_TRITON is compiled, but Triton finds no GPU"
+        refused[no_gpu] = child(adapter, KVCONFORM_TRITON="compiled")
+    for sentence, process in refused.items():
+        errors = process.communicate()[1]
+        assert process.returncode == 1
+        assert sentence in errors
+
+
+def test_attest_says_how_kernels_run():
+    told = triton_ref.attest()
+    assert told["mode"] == ("compiled" if COMPILED else "interpreted")
+    assert isinstance(tl.zeros, triton.runtime.JITFunction) is COMPILED
+    on_device(np.zeros((2, 1, 8), np.float32))
+    k = on_device(np.zeros((2, 1, 8), np.float32))
+    triton_ref.merge_kv(k, k)
+    assert bool(triton_ref.attest()["compilations"]) is COMPILED
+
+
+# --- launches
+
+
+def on_device(value):
+    """A handle, or a cache of handles."""
+    if isinstance(value, dict):
+        return {name: triton_ref.to_device(array) for name, array in value.items()}
+    return triton_ref.to_device(value)
+
+
+def test_every_launch_is_counted():
+    def launched_by(operation, *arguments, **keywords):
+        before = triton_ref.attest()["launches"]
+        operation(*map(on_device, arguments), **keywords)
+        return triton_ref.attest()["launches"] - before
+
+    k = np.zeros((4, 2, 8), np.float32)
+    cache = dict.fromkeys("kv", np.zeros((2, 8, 2, 8), np.float32))
+    q, lens = np.zeros((1, 2, 8), np.float32), np.array([3], np.int32)
+    attend = partial(launched_by, triton_ref.paged_decode, q, cache, np.zeros((1, 2), np.int32), lens)
+    assert launched_by(triton_ref.merge_kv, k, k) == 1
+    assert launched_by(triton_ref.merge_kv, k, k) == 1, "compiled before, launched again"
+    assert launched_by(triton_ref.merge_kv, k[:0], k[:0]) == 0, "nothing to do"
+    assert attend(layout="nhd", sm_scale=1.0, num_splits=1) == 1
+    assert attend(layout="nhd", sm_scale=1.0, num_splits=2) == 2, "the parts, and their merge"
+
+
+# --- rounding
+
+
+@launch.kernel()
+def _convert(source, target, SIZE: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    wide = formats.widen(tl.load(source + at))
+    tl.store(target + at, formats.narrow(wide, target.dtype.element_ty))
+
+
+def converted(array, dtype):
+    """The numbers of an array in another format, by way of float32."""
+    target = on_device(np.zeros(array.shape, DTYPES[dtype]))
+    size = 1024
+    launch.launch(_convert, (array.size // size,), on_device(array), target, SIZE=size)
+    return triton_ref.to_host(target)
+
+
+def same_numbers(got, want):
+    """The same bits; of a NaN, that it is one."""
+    is_nan = np.isnan(want.astype(np.float32))
+    np.testing.assert_array_equal(np.isnan(got.astype(np.float32)), is_nan)
+    bits = f"u{want.itemsize}"
+    np.testing.assert_array_equal(got.view(bits)[~is_nan], want.view(bits)[~is_nan])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_widening_is_exact_on_every_bit_pattern(dtype):
+    every = np.arange(2**16, dtype=np.uint16).view(DTYPES[dtype])
+    same_numbers(converted(every, "float32"), every.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.filterwarnings("ignore:.* encountered in cast")  # numpy says so of infinities and NaN
+def test_narrowing_rounds_to_nearest_even_beside_every_number_and_every_middle(dtype):
+    every = np.arange(2**16, dtype=np.uint16).view(DTYPES[dtype]).astype(np.float32)
+    towards = every.view(np.uint32)
+    middle = {"float16": 1 << 12, "bfloat16": 1 << 15}[dtype]
+    for step in (-1, 0, 1, middle - 1, middle, middle + 1):
+        near = (towards + np.uint32(step % 2**32)).view(np.float32)
+        same_numbers(converted(near, dtype), near.astype(DTYPES[dtype]))
+
+
+# --- every bit pattern
+
+
+def every_pattern(dtype, shape):
+    """K and V, which differ everywhere and hold every bit pattern of an 8- or 16-bit type; of float32 many."""
+    if DTYPES[dtype].itemsize == 4:
+        return tuple(data.bits(dtype, data.hashes(3, side, *data.grid(*shape))) for side in "kv")
+    return data.patterns(dtype, shape, 0), data.patterns(dtype, shape, 1)
+
+
+def same_bits(got, want):
+    got = triton_ref.to_host(got)
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got.view(f"u{got.itemsize}"), want.view(f"u{want.itemsize}"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fusing_keeps_every_bit_pattern(dtype):
+    k, v = every_pattern(dtype, (16, 4, 1024))
+    kv = triton_ref.merge_kv(*map(triton_ref.to_device, (k, v)))
+    same_bits(kv, np.stack([k, v], axis=2).reshape(16, 8, 1024))
+    same_bits(triton_ref.extract_k(kv), k)
+    same_bits(triton_ref.extract_v(kv), v)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["nhd", "interleaved", "split_x"])
+def test_append_and_gather_keep_every_bit_pattern(layout, dtype):
+    k, v = every_pattern(dtype, (16, 4, 1024))
+    row = LAYOUTS[layout]
+    sizes = {"page": 4, "slot": 4, "head": 4, "dim": 1024}
+    empty = {name: np.zeros(row.shape(name, sizes, dtype), DTYPES[dtype]) for name in row.fields}
+    order = np.arange(16, dtype=np.int32).reshape(4, 4)[::-1]  # the last page first
+    cache = triton_ref.append(*map(on_device, (empty, k, v, order.ravel())), layout=layout)
+    table, lens = map(on_device, (np.array([[3, 2, 1, 0]], np.int32), np.array([16], np.int32)))
+    for got, want in zip(triton_ref.gather(cache, table, lens, layout=layout), (k, v), strict=True):
+        same_bits(got, want)
+
+
+# --- a GPU, without one
+
+
+@cache
+def compiled_ahead(folder):
+    """What `triton_ahead` says it compiled; its cache is new, so that every kernel really was."""
+    process = child(
+        "from kvconform.tests import triton_ahead; triton_ahead.main()",
+        KVCONFORM_TRITON="compiled",
+        TRITON_CACHE_DIR=str(folder),
+    )
+    told, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return json.loads(told)
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    return compiled_ahead(tmp_path_factory.mktemp("triton"))
+
+
+def test_every_offered_cell_compiles_to_machine_code_of_a_hopper_gpu(hopper):
+    asked = {
+        f"{op} {row.name} {dtype}"
+        for op, offer in triton_ref.OFFERS.items()
+        for row in OPERATIONS[op].layouts
+        for dtype in row.dtypes
+        if row.name in offer["layout"] and dtype in offer["dtype"]
+    }
+    assert set(hopper["cells"]) == asked
+    for cell, images in hopper["cells"].items():
+        assert images, cell
+        assert [one["error"] for one in images if "error" in one] == [], cell
+        assert all(one["is_elf"] for one in images), cell
+
+
+def test_what_only_the_interpreter_runs_does_not_compile(hopper):
+    assert hopper["control"]["kernel"] == "only_interpreted"
+    assert hopper["control"]["error"].startswith("CompilationError")
+
+
+def test_compiled_attention_rounds_as_ARITHMETIC_says(hopper):
+    attention = [one for images in hopper["cells"].values() for one in images if one["kernel"] in ("_decode", "_merge")]
+    assert {one["kernel"] for one in attention} == {"_decode", "_merge"}
+    for one in attention:  # divisions to nearest, logf of libdevice, no tensor core
+        assert one["instructions"] == ["div.rn", "ex2.approx.f32"]

@@ -1,0 +1,113 @@
+"""Compiles the Triton kernels for an H100 or H200 where there is none, and prints what came of it as JSON.
+
+`tests/test_triton_ref.py` runs this in a process of its own: where there is no GPU, its own Triton interprets. The laws
+call the adapter as they always do; kernels are compiled instead of started, and no verdict is reached.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+
+from kvconform.harness.subject import Subject
+from kvconform.oracles.verdict import Violation
+from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.strategies import bench_case, cells
+from kvconform.suites import test_decode, test_fused, test_paged, test_states  # noqa: F401  (they register their laws)
+from kvconform.suites.law import LAWS
+
+SIZES = {"page_size": 16, "num_kv_heads": 2, "group": 2, "head_dim": 32}
+SERVED = {"group": 8, "head_dim": 128}
+"""As large as models have them, for one cell: the larger, the longer a compiler takes."""
+VARIANTS = (
+    {"strides": "contiguous", "num_splits": 1, "index_dtype": "int32"},
+    {"strides": "all", "num_splits": 3, "index_dtype": "int64"},
+)
+
+
+class Hopper:
+    """A driver for a GPU that is not there."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@triton.jit
+def only_interpreted(numbers):
+    """A control: Python that the interpreter runs and the compiler cannot."""
+    tl.store(numbers, float(str(tl.load(numbers).handle)))
+
+
+class Ending:
+    """An adapter whose operations, once they have run, end the law that called them."""
+
+    def __init__(self, adapter: Any) -> None:
+        self.adapter = adapter
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.adapter, name)
+        return partial(self._run, value) if name in OPERATIONS else value
+
+    def _run(self, operation: Any, *arguments: Any, **keywords: Any) -> None:
+        operation(*arguments, **keywords)
+        raise AssertionError("compiled, not run")
+
+
+def images(adapter: Any, launch: Any) -> dict[str, list[dict[str, Any]]]:
+    """The kernels of every cell that the adapter offers, "op layout dtype" -> what was compiled for it."""
+    found: list[dict[str, Any]] = []
+
+    def compile_only(function: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        found.append(image(function, *arguments, **constants))
+
+    launch.launch = compile_only
+    subject = Subject(Ending(adapter), adapter.NAME, str(adapter.__file__))
+    named = {}
+    for op, offer in subject.offers.items():
+        law = next(law for law in LAWS.values() if law.op == op)
+        for cell in cells(op, offer, subject.conventions):
+            found.clear()
+            is_served = (cell.layout, cell.dtype) == ("nhd", "bfloat16")
+            for variant in (*VARIANTS, SERVED) if is_served else VARIANTS:
+                with suppress(Violation):
+                    law.check(subject, replace(bench_case(cell), **SIZES | variant))
+            named[f"{op} {cell.layout} {cell.dtype}"] = list(found)
+    return named
+
+
+def image(function: Any, *arguments: Any, **constants: Any) -> dict[str, Any]:
+    """What the compiler makes of one kernel: its name, and the error or facts about the machine code."""
+    try:
+        made = function.warmup(*arguments, grid=(1,), **constants)
+    except Exception as e:
+        return {"kernel": function.fn.__name__, "error": f"{type(e).__name__}: {e}"}
+    ptx = made.asm["ptx"]
+    words = ("mma", "div.full", "div.approx", "div.rn", "ex2.approx.f32", "lg2.approx")
+    return {
+        "kernel": function.fn.__name__,
+        "is_elf": made.asm["cubin"].startswith(b"\x7fELF"),
+        "instructions": [word for word in words if word in ptx],
+    }
+
+
+def main() -> None:
+    triton.runtime.driver.set_active(Hopper())
+    from kvconform.impls import triton_ref  # asks the driver while it is imported
+    from kvconform.impls.triton_kernels import launch
+
+    control = image(only_interpreted, torch.zeros(1))
+    print(json.dumps({"control": control, "cells": images(triton_ref, launch), "attest": triton_ref.MODE}))
