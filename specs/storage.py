@@ -6,6 +6,9 @@ lies around the view is the guard zone.
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import numpy as np
 
 from kvconform.specs import data
@@ -17,7 +20,7 @@ STRIDES = ("contiguous", "outer", "all")
 MOST_GUARDS = 3
 """Guard entries before an array, and behind it, on each strided axis: from 1 to so many."""
 
-_GUARDS = 0x6A
+_SEED = 0x6A
 
 
 def wrap(array: Array, strides: str, name: str = "") -> tuple[Array, tuple[slice, ...]]:
@@ -29,24 +32,31 @@ def wrap(array: Array, strides: str, name: str = "") -> tuple[Array, tuple[slice
     """
     if strides == "contiguous" or not array.ndim:
         return array, ()
-    before, behind = (
-        (data.hashes(_GUARDS, name + side, np.arange(array.ndim)) % np.uint64(MOST_GUARDS)) + np.uint64(1)
-        for side in (" before", " behind")
-    )
-    slices = [slice(int(b), int(b) + n) for b, n in zip(before, array.shape, strict=True)]
-    shape = [int(b) + n + int(a) for b, n, a in zip(before, array.shape, behind, strict=True)]
+    widths = _widths(name, array.ndim)
+    slices = [slice(before, before + n) for (before, _), n in zip(widths, array.shape, strict=True)]
+    shape = [before + n + behind for (before, behind), n in zip(widths, array.shape, strict=True)]
     if strides == "all":
         slices[-1], shape[-1] = slice(0, 2 * array.shape[-1], 2), 2 * array.shape[-1]
     elif array.ndim > 1:
         slices[-1], shape[-1] = slice(0, array.shape[-1]), array.shape[-1]
-    storage = _guarded(tuple(shape), array.dtype)
+    size = math.prod(shape)
+    storage = np.resize(_guards(array.dtype), size).reshape(shape)
     storage[tuple(slices)] = array
     return storage, tuple(slices)
 
 
-def _guarded(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+@cache
+def _widths(name: str, ndim: int) -> list[tuple[int, int]]:
+    """Guard entries before and behind an array on each axis."""
+    axis = np.arange(ndim)
+    before, behind = (data.hashes(_SEED, name + end, axis) % np.uint64(MOST_GUARDS) for end in (" before", " behind"))
+    return [(1 + int(b), 1 + int(a)) for b, a in zip(before, behind, strict=True)]
+
+
+@cache
+def _guards(dtype: np.dtype[np.generic]) -> Array:
     """Finite garbage for numbers, small numbers for indices: read for the array's own, they show in the result."""
-    h = data.hashes(_GUARDS, "guards", *data.grid(*shape))
+    h = data.hashes(_SEED, "guards", *data.grid(4093))  # a prime: no stride of an array meets the same ones again
     if dtype.name in ("int32", "int64"):
         return np.asarray((h >> np.uint64(60)).astype(dtype))
     return data.garbage(dtype.name, h)

@@ -138,6 +138,23 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "extract_k_quiets_signalling_nan": ((EXTRACT_K,), None),
     "extract_v_is_rounded_with_k_behind_it": ((EXTRACT_V,), None),
     "wide_slots_are_read_as_int32": ((APPEND,), None),
+    # kernels in CUDA C++
+    "scores_are_overwritten_by_the_next_tile": (EVERY_DECODE, None),
+    "threads_without_a_dim_return_early": ((BOUND,), None),
+    "fused_rows_end_with_the_block": ((FUSE, SHARD, FUSED_ROUND_TRIP), None),
+    "half_a_warp_is_summed": ((BOUND,), None),
+    "lanes_are_taken_for_lockstep": ((MERGE, ONLY_LIVE, MERGE_REPEATS), None),
+    # kernels in Triton
+    "exp2_without_log2e": ((BOUND,), None),
+    "absent_keys_score_zero": ((BOUND,), None),
+    "splits_are_rounded_down": ((BOUND,), None),
+    "keys_are_masked_by_the_block": ((BOUND, DEAD), "last_page_is_full"),
+    "programs_change_places": ((APPEND, ROUND_TRIP), None),
+    # kernels in Pallas
+    "pages_share_a_semaphore": ((BOUND,), None),
+    "buffers_are_counted_from_the_split": ((BOUND,), None),
+    "scratch_is_cleared_once": ((MERGE, TREE, ONLY_LIVE), None),
+    "rows_are_waited_for_by_the_page": ((GATHER, ROUND_TRIP), None),
     # form and history
     "scales_q_in_place": (EVERY_DECODE, None),
     "float_of_float32_is_no_copy": (EVERY_DECODE, None),

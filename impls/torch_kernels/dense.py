@@ -17,6 +17,11 @@ from kvconform.impls.torch_kernels import handles
 LAYOUTS = {"bshd", "bhsd"}
 ROUNDED = {"float32", "float16", "bfloat16"}
 STRIDES = {"contiguous", "outer", "all"}
+WHY_NOT = {
+    "operation": "the kernel attends; writing and reading caches is left to its caller",
+    "layout": "the kernel takes whole sequences side by side",
+    "num_splits": "the kernel has no such argument",
+}
 
 
 def keys_and_values(cache: Mapping[str, torch.Tensor], layout: str) -> tuple[torch.Tensor, torch.Tensor]:
