@@ -83,6 +83,11 @@ class Found:
         return ""
 
     @property
+    def file(self) -> str:
+        """Its file for people: of a built-in one within this tree, whatever machine that stands on."""
+        return str(self.path.relative_to(ROOT) if self.is_builtin else self.path)
+
+    @property
     def versions(self) -> dict[str, str]:
         """Installed versions of what it requires, where they are packages of that name."""
         found = {}

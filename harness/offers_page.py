@@ -24,7 +24,7 @@ WORDS = ("index_dtype", "strides")
 def subjects() -> list[Subject]:
     """Every built-in implementation, imported."""
     found = [find(name) for name in builtin()]
-    return [Subject(one.load(), one.name, str(one.path), one.ref) for one in found]
+    return [Subject(one.load(), one.name, one.file, one.ref) for one in found]
 
 
 @dataclass(frozen=True)

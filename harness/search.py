@@ -27,7 +27,7 @@ from kvconform.harness.plan import Options, offered, planned
 from kvconform.harness.subject import Subject
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Violation, resolution
-from kvconform.specs.case import Case
+from kvconform.specs.case import Case, without_defaults
 from kvconform.specs.inputs import digest
 from kvconform.specs.offers import holds
 from kvconform.specs.strategies import Cell, OfferError
@@ -343,5 +343,6 @@ class _Trial:
 
 
 def replay_line(form: str, case: dict[str, Any], impl: str, law: str) -> str:
-    """The line that shows one Case again, in the form that started the run."""
-    return form.format(case=shlex.quote(json.dumps(case, separators=(",", ":"))), impl=shlex.quote(impl), law=law)
+    """The line that shows one Case again, in the form that started the run; fields at their defaults are left out."""
+    short = json.dumps(without_defaults(case), separators=(",", ":"))
+    return form.format(case=shlex.quote(short), impl=shlex.quote(impl), law=law)

@@ -147,7 +147,7 @@ def _add(config: pytest.Config, state: State, found: Found) -> None:
         raise AdapterError(f"two implementations are called {found.name!r}: give one of them another NAME")
     closed = os.environ.get(ENV_CLOSED, "")
     state.searchers[found.name] = Searcher(
-        Subject(found.load(), found.name, str(found.path), found.ref),
+        Subject(found.load(), found.name, found.file, found.ref),
         state.options,
         journal=state.journal,
         closed=frozenset(json.loads(Path(closed).read_text(encoding="utf-8"))) if closed else frozenset(),

@@ -6,7 +6,8 @@ and are neither printed nor written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
 from kvconform.specs.layouts import LAYOUTS, Layout
@@ -118,6 +119,19 @@ class Case:
 
     def __str__(self) -> str:
         """`paged_decode(layout='nhd', dtype='float32', ...)`, without fields at their defaults."""
-        default = {f.name: f.default for f in fields(self)}
         shown = {k: getattr(self, k) for k in self.to_json() if k not in ("schema", "op")}
-        return f"{self.op}({', '.join(f'{k}={v!r}' for k, v in shown.items() if v != default.get(k))})"
+        return f"{self.op}({', '.join(f'{k}={v!r}' for k, v in without_defaults(shown).items())})"
+
+
+DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Case) if f.default is not MISSING}
+"""Field -> the value that leaving it out means."""
+
+
+def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Case, as a dict or as JSON, that say something."""
+    silent = {name: list(value) if isinstance(value, tuple) else value for name, value in DEFAULTS.items()}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in DEFAULTS or value not in (DEFAULTS[name], silent[name])
+    }

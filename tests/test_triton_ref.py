@@ -25,7 +25,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no triton", allow_module_level=True)  # not importorskip, which would import it before its mode is set
 # our own modules are imported plainly: one that no longer imports is a failure, not a skip
 from kvconform.impls import triton_ref  # noqa: E402
-from kvconform.impls.triton_kernels import COMPILED, formats, launch  # noqa: E402
+from kvconform.impls.triton_kernels import COMPILED, POISONED, formats, launch  # noqa: E402
 
 import triton  # noqa: E402  isort: skip  (after the kernels, which choose its mode)
 import triton.language as tl  # noqa: E402  isort: skip
@@ -233,3 +233,19 @@ def test_compiled_attention_rounds_as_ARITHMETIC_says(hopper):
     assert {one["kernel"] for one in attention} == {"_decode", "_merge"}
     for one in attention:  # divisions to nearest, logf of libdevice, no tensor core
         assert one["instructions"] == ["div.rn", "ex2.approx.f32"]
+
+
+@pytest.mark.skipif(COMPILED, reason="what it is about is undefined on a GPU")
+def test_a_masked_load_without_other_is_no_zero_in_the_interpreter():
+    """A GPU leaves such lanes undefined; a kernel that counts on 0 there must not look right here."""
+    assert POISONED
+
+    @triton.jit
+    def copies(source, target, size, block: tl.constexpr):
+        lane = tl.arange(0, block)
+        tl.store(target + lane, tl.load(source + lane, mask=lane < size))
+
+    source, target = torch.arange(1.0, 9.0), torch.zeros(8)
+    copies[(1,)](source, target, 5, 8)
+    assert target[:5].tolist() == [1, 2, 3, 4, 5]
+    assert target[5:].isnan().all()

@@ -19,8 +19,9 @@ from triton.backends.compiler import GPUTarget
 
 from kvconform.harness.subject import Subject
 from kvconform.oracles.verdict import Violation
+from kvconform.specs.case import Case
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import bench_case, cells
+from kvconform.specs.strategies import Cell, bench_case, cells
 from kvconform.suites import test_decode, test_fused, test_paged, test_states  # noqa: F401  (they register their laws)
 from kvconform.suites.law import LAWS
 
@@ -84,9 +85,16 @@ def images(adapter: Any, launch: Any) -> dict[str, list[dict[str, Any]]]:
             is_served = (cell.layout, cell.dtype) == ("nhd", "bfloat16")
             for variant in (*VARIANTS, SERVED) if is_served else VARIANTS:
                 with suppress(Violation):
-                    law.check(subject, replace(bench_case(cell), **SIZES | variant))
+                    law.check(subject, sized(cell, variant))
             named[f"{op} {cell.layout} {cell.dtype}"] = list(found)
     return named
+
+
+def sized(cell: Cell, variant: dict[str, Any]) -> Case:
+    """A Case of a cell in the sizes above, its sequences as long as their pages."""
+    case = bench_case(cell)
+    lens = (case.capacity * SIZES["page_size"],) * len(case.kv_lens)
+    return replace(case, **SIZES | variant | ({"kv_lens": lens} if lens else {}))
 
 
 def image(function: Any, *arguments: Any, **constants: Any) -> dict[str, Any]:

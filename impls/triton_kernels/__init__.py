@@ -33,6 +33,8 @@ os.environ["TRITON_INTERPRET"] = "0" if COMPILED else "1"
 import triton.language  # noqa: E402
 from triton.runtime import JITFunction, driver  # noqa: E402
 
+from kvconform.impls.triton_kernels import strict  # noqa: E402
+
 if isinstance(triton.language.zeros, JITFunction) is not COMPILED:
     raise RuntimeError(
         f"triton was imported before kvconform.impls.triton_kernels, and not as {MODE}: start the process with "
@@ -43,3 +45,6 @@ if COMPILED:
         driver.active.get_current_target()
     except Exception as e:  # without a GPU it is a RuntimeError, without a driver's library whatever that raises
         raise RuntimeError(f"KVCONFORM_TRITON is compiled, but Triton finds no GPU: {e}") from e
+
+POISONED = not COMPILED and strict.poison_masked_loads()
+"""Whether the interpreter shows what a masked load without `other` leaves undefined."""
