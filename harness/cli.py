@@ -62,6 +62,7 @@ def commands() -> None:
     kvconform replay CASE --impl X         one case again, from a report
     kvconform expect update report.json    known violations become data, fixed ones go
     kvconform findings report.json         what known violations there are, as a page
+    kvconform claims                       what others claim of KV caches, judged
 
     Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a
     bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.

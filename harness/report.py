@@ -119,11 +119,14 @@ def details(run: Run) -> list[Text]:
         if cells[SHOWN_CELLS:]:
             rest = ", ".join(f"{c.layout}/{c.dtype}" for c in cells[SHOWN_CELLS:])
             out.append(Text(f"  and {rest}", style="dim"))
+    known: dict[tuple[str, str, str], list[Booked]] = {}
     for cell in run.cells.values():
         if cell.outcome == EXPECTED:
             how = f"{EXPECTED} (entire law)" if cell.entire_law else EXPECTED
-            reason = cell.message or f"{cell.expected} cases"
-            out.append(Text(f"{run.name} {how} {cell.key}: {reason}", style="yellow"))
+            known.setdefault((how, cell.law, cell.message), []).append(cell)
+    for (how, law, reason), cells in known.items():
+        names = ", ".join(f"{c.layout}/{c.dtype}" for c in cells)
+        out.append(Text(f"{run.name} {how} {law} ({names}): {reason}", style="yellow"))
     return out
 
 

@@ -90,7 +90,7 @@ def test_a_region_without_a_condition_reads_entire_law(tmp_path):
     code, [cell], text = run(tmp_path, "(k + 1, v)", entry(when=""))
     assert code == 0, text
     assert cell["entire_law"]
-    assert "kernel expected (entire law) gather/nhd/float32/gather_reads_the_live_tokens_in_order: known" in text
+    assert "kernel expected (entire law) gather_reads_the_live_tokens_in_order (nhd/float32): known" in text
 
 
 @pytest.mark.parametrize(
