@@ -23,7 +23,7 @@ from kvconform.specs.compare import RESHAPED, compare, indices, slices, spelled
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.fused import FusedInputs
-from kvconform.specs.layouts import LAYOUTS, PAGED, SIDE_NAMES, SIDES, K, Layout, V
+from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES, SIDES, K, Layout, V
 
 Merge = Callable[[Array, Array], Array]
 Extract = Callable[[Array], Array]
@@ -38,12 +38,8 @@ LANES = 128
 PACKINGS = (1, 2, 4, 8)
 """Elements that share 32 bits, for types of 32, 16, 8 and 4 bits; v3 pads the rows of a token to a multiple."""
 
-CONCATENATED = Layout(
-    name="concatenated",
-    axes=PAGED,
-    fields={"kv": "kv page slot head dim -> page slot head (kv dim)"},
-    source="the pool's form before v3, [.., num_kv_heads, 2 * head_dim]: K and V of a head side by side",
-)
+CONCATENATED = LAYOUTS["beside_nhd"]
+"""The pool's form before v3, [.., num_kv_heads, 2 * head_dim]: K and V of a head side by side."""
 
 
 class Fuses(Protocol):
@@ -234,8 +230,8 @@ def interleaving_is_incompatible(seed: int, other: Layout = CONCATENATED) -> Jud
 def _what_differs(row: Layout, other: Layout) -> dict[str, Figure]:
     sizes, dtype = {"page": 2, "slot": 3, "head": 8, "dim": 64}, "int8"
     rows, packing = (row, other), 4
-    selected = [slices(one, K, sizes, dtype) for one in rows]
-    shapes = [one.shape(one.field_of(K), sizes, dtype) for one in rows]
+    selected = [slices(one, one.parts[K], sizes, dtype) for one in rows]
+    shapes = [one.shape(one.buffers[0], sizes, dtype) for one in rows]
     spelt = [spelled(s, shape) if s else "no slice" for s, shape in zip(selected, shapes, strict=True)]
     cuts = [_whole_cuts(one, sizes, dtype) for one in rows]
     stored = [padded(np.zeros((1, *shape[2:])), packing).size for shape in shapes if len(shape) == 4]
@@ -251,11 +247,11 @@ def _what_differs(row: Layout, other: Layout) -> dict[str, Figure]:
 def _whole_cuts(row: Layout, sizes: dict[str, int], dtype: str) -> tuple[int, int]:
     """Cuts of the dimension along which heads lie: those that part no head's K from its V; all of them."""
     head = row.axes.index("head")
-    places = [np.moveaxis(np.stack(indices(row, side, sizes, dtype)), head + 1, 1) for side in SIDES]
+    places = [np.moveaxis(np.stack(indices(row, row.parts[side], sizes, dtype)), head + 1, 1) for side in SIDES]
     along = next(d for d in range(len(places[K])) if (places[K][d, 0] != places[K][d, -1]).all())
     by_head = np.concatenate([p[along].reshape(sizes["head"], -1) for p in places], axis=1)
     low, high = by_head.min(1), by_head.max(1)
-    cuts = range(1, row.shape(row.field_of(K), sizes, dtype)[along])
+    cuts = range(1, row.shape(row.buffers[0], sizes, dtype)[along])
     return sum(bool(((high < cut) | (low >= cut)).all()) for cut in cuts), len(cuts)
 
 
@@ -388,8 +384,8 @@ def _name_of(row: Array, sides: tuple[Array, Array]) -> str:
 
 def _offsets(row: Layout, side: int, sizes: dict[str, int]) -> Array:
     """Element offset of every element of K or V, in the shape of the logical axes."""
-    shape = row.shape(row.field_of(side), sizes, "int8")
-    return np.asarray(np.ravel_multi_index(indices(row, side, sizes, "int8"), shape))
+    shape = row.shape(row.buffers[0], sizes, "int8")
+    return np.asarray(np.ravel_multi_index(indices(row, row.parts[side], sizes, "int8"), shape))
 
 
 CLAIMS = (

@@ -48,7 +48,7 @@ def _operations() -> Iterable[tuple[str, ...]]:
 
 def _layouts() -> Iterable[tuple[str, ...]]:
     for row in LAYOUTS.values():
-        yield f"`{row.name}`", "<br>".join(f"{name}: `{line}`" for name, line in row.fields.items()), row.source
+        yield f"`{row.name}`", "<br>".join(f"{name}: `{one.line}`" for name, one in row.fields.items()), row.source
 
 
 def _laws(laws: Mapping[str, Law]) -> Iterable[tuple[str, ...]]:

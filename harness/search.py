@@ -153,6 +153,9 @@ class _Trial:
             self._judge(options.case)
             return
         self._judge_pinned()
+        if not self.law.drawn:
+            self.booked.planned = self.booked.examples
+            return
 
         def one(case: Case) -> None:
             try:

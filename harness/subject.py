@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from kvconform.harness.adapters import AdapterError
-from kvconform.oracles.verdict import Violation
+from kvconform.oracles.verdict import Raised, Violation
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import declared
 from kvconform.specs.data import Array
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.profile import Profile, profile_of
+from kvconform.specs.paged import SPARSE
 from kvconform.specs.results import has_work, results
+from kvconform.specs.row import Layout
 from kvconform.specs.storage import wrap
 
 
@@ -78,20 +80,26 @@ class Subject:
         returns     result (append: {"cache": fields}) by name, on the host
         """
         row = OPERATIONS[op]
+        hidden = {name: getattr(case, name) for name, axis in row.hidden.items() if axis in case.row.hidden}
         for name in row.optional:
             if name not in self.offers[op]:
                 arguments.pop(name, None)
-        placed = {name: self._placed(name, value, case.strides) for name, value in arguments.items()}
+        lent = ("cache",) if case.pool == "sparse" else ()  # too large to be copied
+        placed = {
+            name: _lent(value, self._to_device) if name in lent else self._placed(name, value, case.strides)
+            for name, value in arguments.items()
+        }
         handles = {name: _each(value, lambda one: one.handle) for name, value in placed.items()}
         before = self._launches()
-        raw = self._run(op, [handles[n] for n in row.positional], {n: handles[n] for n in row.keywords if n in handles})
+        keywords = {n: handles[n] for n in row.keywords if n in handles} | hidden
+        raw = self._run(op, [handles[n] for n in row.positional], keywords)
         if before is not None and has_work(arguments) and self._launches() == before:
             raise Violation(
                 f"{op} launched nothing: attest() counts {before} launches before and after the call, so no kernel of "
                 f"{self.name} ran ({self.file})"
             )
         got = self._named(op, case, arguments, raw)
-        self._inputs_unchanged(op, arguments, handles, got)
+        self._inputs_unchanged(op, {n: value for n, value in arguments.items() if n not in lent}, handles, got)
         for name, value in placed.items():
             for label, one in _labelled(name, value):
                 self._guards_unchanged(op, label, one)
@@ -105,7 +113,7 @@ class Subject:
                 return getattr(self.adapter, op)(*positional, **keywords)
         except BaseException as e:
             # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
-            raise Violation(f"{op} raised {type(e).__name__}: {e}") from e
+            raise Raised(f"{op} raised {type(e).__name__}: {e}") from e
         finally:
             self.inside += time.perf_counter() - start
 
@@ -170,10 +178,10 @@ class Subject:
         """Results by name, with the shapes and dtypes that the operation says."""
         names = [n for n in OPERATIONS[op].returns if self.offers_result(op, n)]
         want = results(op, case, arguments)
-        if op == "append":
+        if OPERATIONS[op].returns == ("cache",):
             if not isinstance(raw, dict) or set(raw) != set(want):
                 shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
-                raise Violation(f"append returned {shown}, want the cache's fields {sorted(want)} ({self.file})")
+                raise Violation(f"{op} returned {shown}, want the cache's fields {sorted(want)} ({self.file})")
             return {"cache": {name: self._checked(op, name, raw[name], want[name]) for name in want}}
         values = raw if isinstance(raw, tuple) else (raw,)
         if len(values) != len(names):
@@ -181,21 +189,32 @@ class Subject:
                 f"{op} returned {len(values)} result(s), want {len(names)} ({', '.join(names)}); an adapter that "
                 f"returns fewer says so in OFFERS[{op!r}]['returns'] ({self.file})"
             )
-        named = zip(names, values, strict=True)
-        return {
-            n: self._checked(op, n, value, want[n]) for n, value in named if want[n] is not None or value is not None
-        }
+        named = dict(zip(names, values, strict=True))
+        if op == "gather":
+            named = self._parts(case.row, named)
+        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()}
+
+    def _parts(self, row: Layout, sides: Mapping[str, Any]) -> dict[str, Any]:
+        """What gather returned for K and for V, by part."""
+        parts: dict[str, Any] = {}
+        for side, (name, value) in enumerate(sides.items()):
+            names = [part.name for part in row.of_side(side)]
+            if not names and value is not None:
+                raise Violation(f"gather returned a {name}, but {row.name} stores none ({self.file})")
+            if len(names) > 1 and (not isinstance(value, dict) or set(value) != set(names)):
+                shown = sorted(value) if isinstance(value, dict) else type(value).__name__
+                raise Violation(f"gather returned {name} as {shown}, want a dict of {', '.join(names)} ({self.file})")
+            parts |= value if len(names) > 1 else dict.fromkeys(names, value)
+        return parts
 
     def _checked(self, op: str, name: str, handle: Any, want: Any) -> Array:
-        if want is None:
-            raise Violation(f"{op} returned a {name}, but this layout stores none ({self.file})")
         got = self._to_host(f"{op}'s {name}", handle)
         shape, dtype = want
         if got.shape != shape or got.dtype != dtype:
             raise Violation(
                 f"{op} returned {name} as {got.dtype}{list(got.shape)}, want {dtype}{list(shape)} ({self.file})"
             )
-        return got.copy()  # the adapter may return the same buffer from its next call
+        return got if got.nbytes >= SPARSE else got.copy()  # the adapter may return the same buffer from its next call
 
     def _inputs_unchanged(self, op: str, arguments: Mapping[str, Any], handles: Mapping[str, Any], got: Any) -> None:
         for name, value in arguments.items():
@@ -249,6 +268,11 @@ class _Placed:
     storage: Any = None
     contents: Any = None
     slices: tuple[slice, ...] = ()
+
+
+def _lent(cache: Mapping[str, Array], to_device: Any) -> dict[str, _Placed]:
+    """A cache that the adapter is given itself."""
+    return {name: _Placed(to_device(array)) for name, array in cache.items()}
 
 
 def _labelled(name: str, value: Any) -> list[tuple[str, _Placed]]:

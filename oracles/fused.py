@@ -16,14 +16,15 @@ def merged(inputs: FusedInputs, row: Layout | None = None) -> Array:
     row, case = row or inputs.case.row, inputs.case
     shape = inputs.case.row.shape("kv", inputs.sizes, case.dtype)
     fused = np.zeros(shape, inputs.sides[0].dtype)
-    for side, rows in enumerate(inputs.sides):
-        memory.store(row, {"kv": fused}, side, grid(*rows.shape), rows, inputs.sizes)
+    for part, rows in zip(row.parts, inputs.sides, strict=True):
+        memory.store(row, {"kv": fused}, part, grid(*rows.shape), rows, inputs.sizes, case.dtype)
     return fused
 
 
 def extracted(inputs: FusedInputs, fused: Array, side: int, row: Layout | None = None) -> Array:
     """K or V of a fused tensor."""
-    return memory.load(row or inputs.case.row, {"kv": fused}, side, grid(*inputs.sizes.values()), inputs.sizes)
+    row, everywhere = row or inputs.case.row, grid(*inputs.sizes.values())
+    return memory.load(row, {"kv": fused}, row.parts[side], everywhere, inputs.sizes, inputs.case.dtype)
 
 
 def expect_merge(inputs: FusedInputs, row: Layout | None = None) -> dict[str, Exact]:

@@ -22,7 +22,7 @@ from kvconform.oracles.verdict import Expected
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.fused import FusedInputs
-from kvconform.specs.layouts import LAYOUTS, K, Layout, V
+from kvconform.specs.layouts import LAYOUTS, SIDES, Layout, Part, V
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
 
@@ -49,15 +49,20 @@ class Mistake:
 # --- how the pages are found
 
 
+def _tables(right: Reading, change: Callable[[Array], Array]) -> Reading:
+    return replace(right, tables=tuple(change(table) for table in right.tables))
+
+
 def _pages_in_order(inputs: PagedInputs, right: Reading) -> Reading:
     starts = np.cumsum([0, *inputs.pages_of])[:-1, None]
-    return replace(right, table=starts + np.arange(right.table.shape[1]))
+    return _tables(right, lambda table: starts + np.arange(table.shape[1]))
 
 
 def _table_of_row(shift: int) -> Change:
     def change(inputs: PagedInputs, right: Reading) -> Reading:
-        rows = np.arange(len(right.table)) + shift if shift else np.zeros(len(right.table), int)
-        return replace(right, table=right.table[rows % len(right.table)])
+        num_seqs = len(right.lens)
+        rows = np.arange(num_seqs) + shift if shift else np.zeros(num_seqs, int)
+        return _tables(right, lambda table: table[rows % num_seqs])
 
     return change
 
@@ -75,7 +80,7 @@ def _skipped_go_to(slot: Callable[[PagedInputs], int]) -> Change:
     def change(inputs: PagedInputs, right: Reading) -> Reading:
         last = inputs.sizes["page"] * inputs.case.page_size - 1
         to = slot(inputs) % (last + 1) if last >= 0 else -1
-        return replace(right, slots=np.where(right.slots == -1, to, right.slots))
+        return replace(right, slots=tuple(np.where(slots == -1, to, slots) for slots in right.slots))
 
     return change
 
@@ -152,25 +157,53 @@ def _has_a_table(inputs: PagedInputs) -> bool:
     return not inputs.case.row.contiguous
 
 
+def _halves(right: Reading) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """The parts of K and those of V."""
+    half = len(right.parts) // 2
+    return right.parts[:half], right.parts[half:]
+
+
+def _has_both_sides(inputs: PagedInputs) -> bool:
+    """K can be taken for V only where V is stored and looks alike."""
+    row = inputs.row
+    k, v = (
+        [(inputs.token_shape(part), row.dtype_of(part, inputs.case.dtype)) for part in row.of_side(side)]
+        for side in SIDES
+    )
+    return k == v
+
+
 _READ, _PAGED = ("gather", "paged_decode"), ("append", "gather", "paged_decode")
 
 MISTAKES: dict[str, Mistake] = {
     "k_and_v_are_swapped": Mistake(
         "K is taken for V and V for K",
         _PAGED,
-        (lambda inputs, right: replace(right, sides=right.sides[::-1]),),
+        (lambda inputs, right: replace(right, parts=_halves(right)[1] + _halves(right)[0]),),
+        applies=_has_both_sides,
     ),
     "k_is_used_as_v": Mistake(
         "K is read twice, V never",
         _READ,
-        (lambda inputs, right: replace(right, sides=(K,) * len(right.sides)),),
+        (lambda inputs, right: replace(right, parts=_halves(right)[0] * 2),),
+        applies=_has_both_sides,
+    ),
+    "pages_of_k_are_used_for_v": Mistake(
+        "V is looked up in the pages of K",
+        _PAGED,
+        (
+            lambda inputs, right: replace(
+                right, tables=right.tables[:1] * 2, slots=right.slots[:1] * 2
+            ),
+        ),
+        applies=lambda inputs: inputs.row.pairs_pages,
     ),
     "pages_are_in_order": Mistake(
         "the block table is ignored: pages are taken to lie one after another",
         _READ,
         (
             _pages_in_order,
-            lambda inputs, right: replace(right, table=np.zeros_like(right.table) + np.arange(right.table.shape[1])),
+            lambda inputs, right: _tables(right, lambda table: np.zeros_like(table) + np.arange(table.shape[1])),
         ),
         applies=_has_a_table,
     ),
@@ -253,15 +286,17 @@ def _readings(op: str, inputs: PagedInputs, right: Any) -> Iterator[tuple[str, A
 
 def _other_rows(row: Layout, sizes: Mapping[str, int], dtype: str) -> Iterator[tuple[str, Layout]]:
     """Rows whose fields have the same names and sizes in bytes: what the buffers may be mistaken for."""
-    if row.fuses:
-        halves = {name: line.replace("(head kv)", "(kv head)") for name, line in row.fields.items()}
+    halves = {name: replace(one, line=one.line.replace("(head kv)", "(kv head)")) for name, one in row.fields.items()}
+    if halves != row.fields:
         yield "heads_are_halves", replace(row, fields=halves)
+    num_bytes = [row.num_bytes(buffer, sizes, dtype) for buffer in row.buffers]
     for other in LAYOUTS.values():
         if (
             other is not row
-            and tuple(other.fields) == tuple(row.fields)
+            and other.buffers == row.buffers
             and other.kind == row.kind
             and other.admits(sizes, dtype)
+            and [other.num_bytes(buffer, sizes, dtype) for buffer in other.buffers] == num_bytes
         ):
             yield f"taken_for_{other.name}", other
 

@@ -7,7 +7,7 @@ A `Reading` says how tables and lengths are interpreted. The right one is `Readi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
 
@@ -17,43 +17,49 @@ from kvconform.oracles import memory
 from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact
 from kvconform.specs.data import Array
-from kvconform.specs.layouts import SIDE_NAMES, Layout, V
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.row import Layout, Part
 
 
 @dataclass(frozen=True)
 class Reading:
     """How the cache is addressed.
 
-    row     the layout
-    sides   which side K and V are taken from, or written to
-    table   [num_seqs, width] pages;  lens [num_seqs];  slots [num_rows] of append, -1 skips
-    first   the first position of a sequence that is read
+    row      the layout
+    parts    which part each part of a token is taken from, or written to
+    tables   [num_seqs, width] pages, of K and of V
+    lens     [num_seqs]
+    slots    [num_rows] of append, of K and of V; one outside the cache is dropped
+    first    the first position of a sequence that is read
     """
 
     row: Layout
-    sides: tuple[int, ...]
-    table: Array
+    parts: tuple[Part, ...]
+    tables: tuple[Array, ...]
     lens: Array
-    slots: Array
+    slots: tuple[Array, ...]
     first: int = field(default=0, kw_only=True)
 
     @classmethod
     def of(cls, inputs: PagedInputs) -> Self:
         """The right reading of a Case."""
-        row = inputs.case.row
-        return cls(
-            row, row.sides, inputs.block_table, inputs.kv_lens.astype(np.int64), inputs.slot_mapping.astype(np.int64)
-        )
+        row = inputs.row
+        return cls(row, row.parts, inputs.tables, inputs.kv_lens.astype(np.int64), inputs.mappings)
 
 
-def _coordinates(inputs: PagedInputs, slots: Array) -> tuple[Array, ...]:
-    """Coordinates of whole tokens; slots outside the cache wrap, which only a mistake can ask for."""
+def token_coordinates(
+    inputs: PagedInputs, part: Part, slots: Array, row: Layout | None = None
+) -> tuple[Array, ...]:
+    """Coordinates of whole tokens; slots outside the cache wrap, which only a mistake can ask for.
+
+    row   differs from the Case's own in a mistake only
+    """
+    row = row or inputs.row
     size = inputs.case.page_size
-    slots = slots % max(1, inputs.sizes["page"] * size)
-    lead = (slice(None), *(None for _ in inputs.token_shape))
-    inner = tuple(np.ogrid[tuple(slice(0, n) for n in inputs.token_shape)])
-    return (slots // size)[lead], (slots % size)[lead], *inner
+    grid = row.token_grid(part, inputs.sizes, inputs.case.dtype)
+    slots = (slots % max(1, inputs.sizes["page"] * size))[(slice(None), *(None for _ in grid))]
+    named = dict(zip(row.token_axes(part), grid, strict=True)) | {"page": slots // size, "slot": slots % size}
+    return tuple(named.get(axis, np.zeros_like(slots)) for axis in part.axes)
 
 
 def appended(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> Cache:
@@ -66,65 +72,110 @@ def filled(inputs: PagedInputs, k_contents: str, v_contents: str | None = None) 
     """A cache that holds every live token of the Case, and `k_contents` (`v_contents` for V) everywhere else."""
     cache = inputs.dead(k_contents)
     if v_contents is not None:
-        row = inputs.case.row
-        everywhere = tuple(np.ogrid[tuple(slice(0, inputs.sizes[axis]) for axis in row.axes)])
-        other = memory.load(row, inputs.dead(v_contents), V, everywhere, inputs.sizes)
-        memory.store(row, cache, V, everywhere, other, inputs.sizes)
+        row, sizes, dtype = inputs.row, inputs.sizes, inputs.case.dtype
+        contents = inputs.dead(v_contents)
+        for part in row.parts:
+            if part.side:
+                everywhere = row.everywhere(part, sizes, dtype)
+                other = memory.load(row, contents, part, everywhere, sizes, dtype)
+                memory.store(row, cache, part, everywhere, other, sizes, dtype)
     return over(inputs, cache)
 
 
 def over(inputs: PagedInputs, cache: Mapping[str, Array]) -> Cache:
     """A copy of the cache with every live token written, skipped by append or not."""
-    live = tuple(None if rows is None else rows[: inputs.num_tokens] for rows in inputs.tokens)
+    live = {name: rows[: inputs.num_tokens] for name, rows in inputs.tokens.items()}
     return _written(inputs, cache, inputs.slots, live, Reading.of(inputs))
 
 
 def _written(
-    inputs: PagedInputs, cache: Mapping[str, Array], slots: Array, tokens: tuple[Array | None, ...], reading: Reading
+    inputs: PagedInputs,
+    cache: Mapping[str, Array],
+    slots: tuple[Array, ...],
+    tokens: Mapping[str, Array],
+    reading: Reading,
 ) -> Cache:
     cache = {name: array.copy() for name, array in cache.items()}
-    live = slots != -1
-    at = _coordinates(inputs, slots[live])
-    for side, rows in zip(reading.sides, tokens, strict=False):
-        if rows is not None:
-            memory.store(reading.row, cache, side, at, rows[live], inputs.sizes)
+    end = inputs.sizes["page"] * inputs.case.page_size
+    for part, rows in zip(reading.parts, tokens.values(), strict=True):
+        to = slots[part.side]
+        live = (to >= 0) & (to < end)
+        at = token_coordinates(inputs, part, to[live], reading.row)
+        memory.store(reading.row, cache, part, at, rows[live], inputs.sizes, inputs.case.dtype)
     return cache
 
 
 def sequence(inputs: PagedInputs, cache: Mapping[str, Array], seq: int, reading: Reading) -> tuple[Array, ...]:
-    """K and V (or K alone) of one sequence, [kv_len, *token axes]."""
+    """Every part of one sequence, [kv_len, *token axes]."""
     position = np.arange(reading.first, max(reading.first, int(reading.lens[seq])))
-    size, table = inputs.case.page_size, reading.table
-    page = table[seq, np.minimum(position // size, table.shape[1] - 1)].astype(np.int64)
-    at = _coordinates(inputs, page * size + position % size)
-    return tuple(memory.load(reading.row, cache, side, at, inputs.sizes) for side in reading.sides)
+    size, rows = inputs.case.page_size, []
+    for part in reading.parts:
+        table = reading.tables[part.side]
+        page = table[seq, np.minimum(position // size, table.shape[1] - 1)].astype(np.int64)
+        at = token_coordinates(inputs, part, page * size + position % size, reading.row)
+        rows.append(memory.load(reading.row, cache, part, at, inputs.sizes, inputs.case.dtype))
+    return tuple(rows)
 
 
 def gathered(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> tuple[Array, ...]:
-    """K and V (or K alone) of all sequences, one after another."""
+    """Every part of all sequences, one after another."""
     reading = reading or Reading.of(inputs)
     parts = [sequence(inputs, cache, seq, reading) for seq in range(len(reading.lens))]
     return tuple(np.concatenate(rows) for rows in zip(*parts, strict=True))
 
 
-def expect_append(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> dict[str, Exact]:
-    """Every byte of every field after append."""
-    row, dtype = inputs.case.row, inputs.case.dtype
-    return {
-        name: Exact(array, partial(row.where, name, sizes=inputs.sizes, dtype=dtype))
-        for name, array in appended(inputs, cache, reading).items()
-    }
+def expect_append(
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None, padding: str = "kept"
+) -> dict[str, Exact]:
+    """Every byte of every buffer after append; `padding`: the convention about that of the slots it writes."""
+    reading = reading or Reading.of(inputs)
+    free = {} if padding == "kept" else {name: _padding(inputs, name, reading.slots[0]) for name in cache}
+    return expect_cache(inputs, appended(inputs, cache, reading), free)
+
+
+def _padding(inputs: PagedInputs, buffer: str, slots: Array) -> Array:
+    live = slots[(slots >= 0) & (slots < inputs.sizes["page"] * inputs.case.page_size)]
+    return inputs.row.padding_of(buffer, np.divmod(live, inputs.case.page_size), inputs.sizes, inputs.case.dtype)
+
+
+def expect_cache(
+    inputs: PagedInputs, cache: Mapping[str, Array], free: Mapping[str, Array] | None = None
+) -> dict[str, Exact]:
+    """Every byte of every buffer as it is in `cache`, but those that are free."""
+    where = partial(inputs.row.where, sizes=inputs.sizes, dtype=inputs.case.dtype)
+    return {name: Exact(array, partial(where, name), (free or {}).get(name)) for name, array in cache.items()}
+
+
+def contested(inputs: PagedInputs) -> list[Reading]:
+    """Of an append with several tokens for one slot: one reading for each of them that may stay there."""
+    right = Reading.of(inputs)
+    rows = np.flatnonzero((right.slots[0] == right.slots[0][0]) & (right.slots[0] >= 0)) if inputs.num_rows else ()
+    readings = []
+    for row in rows:
+        others = np.setdiff1d(rows, [row])
+        slots = tuple(to.copy() for to in right.slots)
+        for to in slots:
+            to[others] = -1
+        readings.append(replace(right, slots=slots))
+    return readings or [right]
+
+
+def strays(inputs: PagedInputs) -> list[int]:
+    """The slots of an append that lie below -1 or past the cache's end."""
+    end = inputs.sizes["page"] * inputs.case.page_size
+    return sorted({int(slot) for to in inputs.mappings for slot in to if slot < -1 or slot >= end})
 
 
 def expect_gather(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> dict[str, Exact]:
-    """K and V (or K alone) that gather must return."""
+    """Every part that gather must return."""
     seq, position = inputs.owners
 
-    def locate(index: tuple[int, ...]) -> str:
+    def locate(part: Part, index: tuple[int, ...]) -> str:
         token, *inner = index
-        rest = ", ".join(f"{axis} {i}" for axis, i in zip(inputs.case.row.token_axes, inner, strict=True))
-        page = inputs.block_table[seq[token], position[token] // inputs.case.page_size]
+        rest = "".join(f", {axis} {i}" for axis, i in zip(inputs.row.token_axes(part), inner, strict=True))
+        page = inputs.tables[part.side][seq[token], position[token] // inputs.case.page_size]
         slot = position[token] % inputs.case.page_size
-        return f"seq {seq[token]}, position {position[token]} (page {page}, slot {slot}), {rest}"
+        return f"seq {seq[token]}, position {position[token]} (page {page}, slot {slot}){rest}"
 
-    return {SIDE_NAMES[side]: Exact(rows, locate) for side, rows in enumerate(gathered(inputs, cache, reading))}
+    parts = zip(inputs.row.parts, gathered(inputs, cache, reading), strict=True)
+    return {part.name: Exact(rows, partial(locate, part)) for part, rows in parts}

@@ -30,14 +30,17 @@ class Exact:
     """An output that must agree bit for bit: NaN payloads, -0.0 and subnormals included.
 
     locate   says in logical words where an index lies
+    free     elements of which nothing is asked; None: all are judged
     """
 
     want: Array
     locate: Locate
+    free: Array | None = None
 
     def unmet(self, got: Array) -> Array:
         """bool: elements with a differing bit."""
-        return _differing(got, self.want)
+        bad = _differing(got, self.want)
+        return bad if self.free is None else bad & ~self.free
 
     def describe(self, got: Array, bad: Array) -> str:
         """The first differing element, with its bits where the values look alike."""
@@ -102,6 +105,10 @@ class Violation(AssertionError):
         return self.message
 
 
+class Raised(Violation):
+    """A call that ended in an exception of the implementation's own."""
+
+
 def require(
     got: Mapping[str, Array],
     expected: Expected,
@@ -122,6 +129,23 @@ def require(
         text = f"{name}{when and ' ' + when}: {int(bad.sum())} of {bad.size} elements {said}"
         tries = {n: partial(_explains, got, unmet.keys(), oracle) for n, oracle in (mistakes or {}).items()}
         raise Violation(text, tries)
+
+
+def require_any(got: Mapping[str, Array], allowed: Sequence[Expected], what: str) -> None:
+    """Raise Violation unless the outputs meet one of several expectations; `what` names what each stands for."""
+    if all(any(want.unmet(got[name]).any() for name, want in one.items()) for one in allowed):
+        name = next(name for name, want in allowed[-1].items() if want.unmet(got[name]).any())
+        said = allowed[-1][name].describe(got[name], allowed[-1][name].unmet(got[name]))
+        raise Violation(f"{name}: as it would be after none of {len(allowed)} {what}; elements of the last one {said}")
+
+
+def require_raised(call: Callable[[], object], what: str) -> None:
+    """Raise Violation unless a call ends in an exception of the implementation's own; `what` it had to refuse."""
+    try:
+        call()
+    except Raised:
+        return
+    raise Violation(f"declared to raise at {what}, but the call returned")
 
 
 def require_same(got: Array, want: Array, what: str, locate: Locate) -> None:

@@ -41,6 +41,12 @@ class Case:
     skip                every skip-th token of slot_mapping is -1; 0: none
     num_splits          parts that paged_decode cuts each sequence into
     sm_scale            factor of q . k; None: head_dim ** -0.5
+    stray_slots         what every third row of slot_mapping is: none; below: under -1; beyond: past the cache's end;
+                        twice: the slot of the first row
+    page_ids            which pages hold tokens: any, or high: those with the highest numbers
+    shared_pages        leading pages that all sequences have in common
+    page_moves          which pages copy_pages copies: apart: no page is source and target; swap: pairs, both ways
+    pool                how the cache is allocated: dense, or sparse: 2**31 elements and more, of which few pages exist
     num_parts           partial results that merge_states merges
     empty_parts         which of them have no key: none, some, all
     capacity            0: everything is as large as needed. Else pages a sequence: page count, table width and the rows
@@ -70,6 +76,11 @@ class Case:
     sm_scale: float | None = None
     num_parts: int = 1
     empty_parts: str = "none"
+    stray_slots: str = "none"
+    page_ids: str = "any"
+    shared_pages: int = 0
+    page_moves: str = "apart"
+    pool: str = "dense"
     strides: str = "contiguous"
     capacity: int = 0
 

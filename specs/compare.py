@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from kvconform.specs.data import Array, grid
-from kvconform.specs.dtypes import DTYPES
-from kvconform.specs.layouts import SIDE_NAMES, Layout
+from kvconform.specs.data import Array
+from kvconform.specs.row import POSITIONS, Layout, Part, Sizes
 
 SAME = "same bytes and shape"
 RESHAPED = "same bytes under another shape"
 DIFFERENT = "different"
 
 Shape = tuple[int, ...]
-Sizes = Mapping[str, int]
-
 
 class IncomparableError(ValueError):
     """Two rows that hold different things, or of which one cannot be built; the text says which."""
@@ -33,24 +31,24 @@ class IncomparableError(ValueError):
 class Difference:
     """One element that the rows put in different places.
 
-    side, at   K or V, and the coordinate on each logical axis
+    part, at   K, V or what belongs to either, and the coordinate on each logical axis
     bits       where the left and the right row have it, from the start of their buffers
     """
 
-    side: str
+    part: str
     at: Mapping[str, int]
     bits: tuple[int, int]
 
     def __str__(self) -> str:
         places = " against ".join(f"byte {bit // 8}" + f" bit {bit % 8}" * bool(bit % 8) for bit in self.bits)
-        return f"{self.side}: {', '.join(f'{axis} {i}' for axis, i in self.at.items())}: {places}"
+        return f"{self.part}: {', '.join(f'{axis} {i}' for axis, i in self.at.items())}: {places}"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What became of two rows in one geometry; of each pair the left row's comes first.
 
-    shapes          field -> shape of its array
+    shapes          buffer -> shape of its array
     num_bytes       size of all buffers together
     num_elements    elements of K and V that were looked at
     num_differing   those that the rows put in different places
@@ -94,44 +92,75 @@ def compare(left: Layout, right: Layout, sizes: Sizes, dtype: str) -> Comparison
     """Compare two rows in one geometry, element by element.
 
     sizes   size of each logical axis
-    Raises IncomparableError unless both rows have the same axes and sides, and can be built.
+    Raises IncomparableError unless both rows hold the same parts, and can be built.
     """
-    if (left.axes, left.sides) != (right.axes, right.sides):
-        raise IncomparableError(f"{_holds(left)}, {_holds(right)}")
     for row in (left, right):
-        if not row.admits(sizes, dtype):
-            raise IncomparableError(f"{row.name} cannot be built for {dict(sizes)} in {dtype}")
-    places = [_places(row, sizes, dtype) for row in (left, right)]
-    differing = np.argwhere(places[0] != places[1])
-    first = None
-    if len(differing):
-        side, *at = (int(i) for i in differing[0])
-        bits = (int(places[0][side, *at]), int(places[1][side, *at]))
-        first = Difference(SIDE_NAMES[side], dict(zip(left.axes, at, strict=True)), bits)
-    shapes = [{name: row.shape(name, sizes, dtype) for name in row.fields} for row in (left, right)]
-    num_bytes = [sum(row.num_bytes(name, sizes, dtype) for name in row.fields) for row in (left, right)]
+        if row.flaw(sizes, dtype):
+            raise IncomparableError(f"{row.name} cannot be built for {dict(sizes)} in {dtype}: {row.flaw(sizes, dtype)}")
+    if holds(left, sizes, dtype) != holds(right, sizes, dtype):
+        raise IncomparableError(f"{_told(left)}, {_told(right)}")
+    first, num_elements, num_differing = None, 0, 0
+    for part in left.parts:
+        a, b = (places(row, row.part(part.name), sizes, dtype) for row in (left, right))
+        differing = np.argwhere(a != b)
+        num_elements, num_differing = num_elements + a.size, num_differing + len(differing)
+        if len(differing) and first is None:
+            at = tuple(int(i) for i in differing[0])
+            first = Difference(part.name, _named(left, part, at, sizes, dtype), (int(a[at]), int(b[at])))
+    shapes = [{name: row.shape(name, sizes, dtype) for name in row.buffers} for row in (left, right)]
+    num_bytes = [sum(row.num_bytes(name, sizes, dtype) for name in row.buffers) for row in (left, right)]
     return Comparison(
         names=(left.name, right.name),
         shapes=(shapes[0], shapes[1]),
         num_bytes=(num_bytes[0], num_bytes[1]),
-        num_elements=places[0].size,
-        num_differing=len(differing),
+        num_elements=num_elements,
+        num_differing=num_differing,
         first=first,
     )
 
 
-def indices(row: Layout, side: int, sizes: Sizes, dtype: str) -> tuple[Array, ...]:
-    """Where K or V lies in its field's array: one index array a dimension, each with the shape of the logical axes."""
-    name, bits = row.address(side, _everywhere(row, sizes), sizes, dtype)
-    shape = row.shape(name, sizes, dtype)
-    return np.unravel_index(np.asarray(bits) // (8 * DTYPES[dtype].itemsize), shape)
+def holds(row: Layout, sizes: Sizes, dtype: str) -> tuple[tuple[Any, ...], ...]:
+    """What a row holds, for two rows to be compared: of each part its name, axes, type and places; how pages are paired."""
+    parts = [(p.name, p.axes, row.dtype_of(p, dtype), row.places(p, sizes, dtype).shape) for p in row.parts]
+    return (*sorted(parts), (row.pairs_pages,))
 
 
-def slices(row: Layout, side: int, sizes: Sizes, dtype: str) -> tuple[slice, ...] | None:
-    """The slices that select K or V from its field's array, one a dimension; None where no slices do."""
-    shape = row.shape(row.field_of(side), sizes, dtype)
+def _told(row: Layout) -> str:
+    by: dict[tuple[str, ...], list[str]] = {}
+    for part in row.parts:
+        kind = f" in {row.fields[part.field].dtype}" if row.fields[part.field].dtype else ""
+        by.setdefault(part.axes, []).append(part.name + kind)
+    told = "; ".join(f"{' and '.join(names)} by {' '.join(axes)}" for axes, names in by.items())
+    return f"{row.name} holds {told}" + ", K and V on pages of their own" * row.pairs_pages
+
+
+def _named(row: Layout, part: Part, at: tuple[int, ...], sizes: Sizes, dtype: str) -> dict[str, int]:
+    axes = [axis for axis in part.axes if axis in (*POSITIONS, *row.token_axes(part))]
+    return {axis: i * row.step(part, axis, sizes, dtype) for axis, i in zip(axes, at, strict=True)}
+
+
+def places(row: Layout, part: Part, sizes: Sizes, dtype: str) -> Array:
+    """int64: the bit of every place of a part, from the start of all buffers one behind another."""
+    start = 0
+    for name in row.buffers:
+        if name == row.buffer_of(part):
+            break
+        start += 8 * row.num_bytes(name, sizes, dtype)
+    return start + row.places(part, sizes, dtype)
+
+
+def indices(row: Layout, part: Part, sizes: Sizes, dtype: str) -> tuple[Array, ...]:
+    """Where a part lies in its buffer's array: one index array a dimension, each with the shape of its axes."""
+    buffer = row.buffer_of(part)
+    word = 8 * row.word_of(buffer, dtype).itemsize
+    return np.unravel_index(row.places(part, sizes, dtype) // word, row.shape(buffer, sizes, dtype))
+
+
+def slices(row: Layout, part: Part, sizes: Sizes, dtype: str) -> tuple[slice, ...] | None:
+    """The slices that select a part from its buffer's array, one a dimension; None where no slices do."""
+    shape = row.shape(row.buffer_of(part), sizes, dtype)
     found = []
-    for index, size in zip(indices(row, side, sizes, dtype), shape, strict=True):
+    for index, size in zip(indices(row, part, sizes, dtype), shape, strict=True):
         seen = np.unique(index)
         steps = np.unique(np.diff(seen))
         if len(steps) > 1 or not len(seen):
@@ -139,7 +168,7 @@ def slices(row: Layout, side: int, sizes: Sizes, dtype: str) -> tuple[slice, ...
         step = int(steps[0]) if len(steps) else 1
         found.append(slice(int(seen[0]), min(size, int(seen[-1]) + step), step))
     selected = math.prod(len(range(*one.indices(size))) for one, size in zip(found, shape, strict=True))
-    return tuple(found) if selected == math.prod(sizes[axis] for axis in row.axes) else None
+    return tuple(found) if selected == row.places(part, sizes, dtype).size else None
 
 
 def spelled(selection: tuple[slice, ...], shape: Shape) -> str:
@@ -151,24 +180,3 @@ def _spelled(one: slice, size: int) -> str:
     if one.step > 1:
         return f"{one.start}::{one.step}" if one.stop == size else f"{one.start}:{one.stop}:{one.step}"
     return f"{one.start or ''}:{one.stop if one.stop < size else ''}"
-
-
-def _holds(row: Layout) -> str:
-    return f"{row.name} holds {' and '.join(SIDE_NAMES[side] for side in row.sides)} by {' '.join(row.axes)}"
-
-
-def _everywhere(row: Layout, sizes: Sizes) -> tuple[Array, ...]:
-    return grid(*(sizes[axis] for axis in row.axes))
-
-
-def _places(row: Layout, sizes: Sizes, dtype: str) -> Array:
-    """int64 [side, *axes]: bit of each element, from the start of all fields' buffers."""
-    starts, end = {}, 0
-    for name in row.fields:
-        starts[name], end = end, end + 8 * row.num_bytes(name, sizes, dtype)
-    shape = tuple(sizes[axis] for axis in row.axes)
-    places = np.empty((len(row.sides), *shape), np.int64)
-    for side in row.sides:
-        name, bits = row.address(side, _everywhere(row, sizes), sizes, dtype)
-        places[side] = starts[name] + np.asarray(bits)
-    return places

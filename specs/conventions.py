@@ -7,7 +7,7 @@ prints them. A convention that takes several choices lists everything the implem
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class Convention:
     meaning   what is being decided
     choices   every legal choice
     default   what is assumed of an adapter that is silent
+    bars      axis of a Case -> values that are never drawn where it is undefined, and where it raises only by laws that ask
     several   whether an adapter declares a set of choices (what it copes with) or exactly one
     """
 
@@ -25,6 +26,7 @@ class Convention:
     meaning: str
     choices: tuple[Any, ...]
     default: Any
+    bars: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     several: bool = False
 
 
@@ -52,10 +54,45 @@ CONVENTIONS: dict[str, Convention] = {
             several=True,
         ),
         Convention(
+            name="skipped_slots",
+            meaning="append at slot -1: the token is skipped, or the call raises, or undefined (then never drawn)",
+            choices=("skip", "raise", "undefined"),
+            default="skip",
+            bars={"skip": (2, 3)},
+        ),
+        Convention(
+            name="slots_out_of_range",
+            meaning="append below slot -1 or past the cache's end: nothing is written, or the call raises, or undefined",
+            choices=("drop", "raise", "undefined"),
+            default="undefined",
+            bars={"stray_slots": ("below", "beyond")},
+        ),
+        Convention(
+            name="duplicate_slots",
+            meaning="several tokens for one slot in one append: one of them stays there whole, or the last, or undefined",
+            choices=("one", "last", "undefined"),
+            default="undefined",
+            bars={"stray_slots": ("twice",)},
+        ),
+        Convention(
+            name="padding",
+            meaning="padding of the slots that append writes: kept as it was, or undefined (some write zeros there)",
+            choices=("kept", "undefined"),
+            default="kept",
+        ),
+        Convention(
+            name="page_moves",
+            meaning="copy_pages whose sources and targets it copes with: apart, or pairs of pages that are swapped",
+            choices=("apart", "swap"),
+            default={"apart"},
+            several=True,
+        ),
+        Convention(
             name="empty_rows",
             meaning="a sequence without keys: out 0 and lse -inf, or undefined (then never drawn)",
             choices=("zero", "undefined"),
             default="zero",
+            bars={"empty_parts": ("some", "all")},
         ),
         Convention(
             name="deterministic",
@@ -65,6 +102,13 @@ CONVENTIONS: dict[str, Convention] = {
         ),
     )
 }
+
+
+def barred(conventions: Mapping[str, Any], axis: str, asked: bool) -> set[Any]:
+    """Values of an axis that an adapter's choices keep from being drawn; `asked`: by a law that is about them."""
+    closed = ("undefined",) if asked else ("undefined", "raise")
+    rows = [row for name, row in CONVENTIONS.items() if not row.several and conventions[name] in closed]
+    return {value for row in rows for value in row.bars.get(axis, ())}
 
 
 def declared(conventions: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvconform.specs.dtypes import DTYPES, is_floating
+from kvconform.specs.dtypes import DTYPES, PACKED, host, is_floating
 
 Array = npt.NDArray[Any]
 Hashes = npt.NDArray[np.uint64]
@@ -113,8 +113,10 @@ FAMILIES = tuple(dict.fromkeys([*ARITHMETIC_FAMILIES, *MOVEMENT_FAMILIES]))
 
 def bits(dtype: str, h: Hashes) -> Array:
     """Random bit patterns of a storage type."""
-    width = DTYPES[dtype].itemsize * 8
-    return np.asarray((h >> _U(64 - width)).astype(f"uint{width}")).view(DTYPES[dtype])
+    if dtype in PACKED:
+        return np.asarray((h >> _U(64 - PACKED[dtype])).astype(np.uint8))
+    width = np.dtype(host(dtype)).itemsize * 8
+    return np.asarray((h >> _U(64 - width)).astype(f"uint{width}")).view(host(dtype))
 
 
 def patterns(dtype: str, shape: tuple[int, ...], start: int) -> Array:
@@ -126,7 +128,7 @@ def patterns(dtype: str, shape: tuple[int, ...], start: int) -> Array:
 
 def values(dtype: str, family: str, tensor: str, h: Hashes) -> Array:
     """One value of the family a hash, exact in the dtype (integers: -8 .. 7, unsigned 0 .. 15)."""
-    if family == "bits":
+    if family == "bits" or dtype in PACKED:
         return bits(dtype, h)
     if not is_floating(dtype):
         small = (h >> _U(60)).astype(np.int64)

@@ -20,6 +20,19 @@ DTYPES: dict[str, DType] = {
 }
 """Name -> numpy dtype, widest first; floating types before integers."""
 
+PACKED: dict[str, int] = {"float8_e8m0fnu": 8, "float4_e2m1fn": 4, "uint4": 4, "uint2": 2, "uint1": 1}
+"""Name -> bits of the types that exist only inside packed fields. On the host each is a uint8 that holds the code."""
+
+
+def host(name: str) -> DType:
+    """The numpy dtype of an array of these values outside a cache; int32 words of a packed buffer too."""
+    return np.dtype(np.uint8) if name in PACKED else DTYPES[name] if name in DTYPES else np.dtype(name)
+
+
+def width(name: str) -> int:
+    """Bits of one value inside a cache."""
+    return PACKED[name] if name in PACKED else 8 * host(name).itemsize
+
 
 @dataclass(frozen=True)
 class Format:

@@ -9,7 +9,6 @@ import numpy as np
 
 from kvconform.specs.case import Case
 from kvconform.specs.fused import FusedInputs
-from kvconform.specs.layouts import PARTS, TOKENS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.states import StateInputs
 
@@ -17,9 +16,8 @@ from kvconform.specs.states import StateInputs
 @lru_cache(maxsize=64)
 def inputs(case: Case) -> FusedInputs | PagedInputs | StateInputs:
     """The arrays of a Case; cached, so never write into them."""
-    if case.row.axes == TOKENS:
-        return FusedInputs(case)
-    return StateInputs(case) if case.row.axes == PARTS else PagedInputs(case)
+    made: dict[str, type[FusedInputs | PagedInputs | StateInputs]] = {"tokens": FusedInputs, "splits": StateInputs}
+    return made.get(case.row.holds, PagedInputs)(case)
 
 
 def digest(case: Case) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvconform.specs.dtypes import DTYPES
-from kvconform.specs.layouts import CODES, LAYOUTS, PAGED, PARTS, TOKENS, Layout
+from kvconform.specs.dtypes import DTYPES, PACKED
+from kvconform.specs.layouts import LAYOUTS, Layout
 
 ROUNDED = ("float32", "float16", "bfloat16")
 """Dtypes in which arithmetic operations are specified."""
@@ -25,10 +25,12 @@ class Operation:
     claim        what it must do, in one line
     arguments    names in order; those after `*` are keywords
     returns      names of the results
-    rows         logical axes of the layouts it works on
+    holds        what the layouts it works on hold (specs/row.py)
+    plain        whether only those of them that hold one K and one V a token
     dtypes       storage types it is specified for
     case_axes    fields of a Case that shape its inputs, beside op, layout, dtype, seed and family
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
+    hidden       keywords that are passed for a padded row alone, whose shape does not tell these sizes of a Case
     unasked      axes that keep to one value unless OFFERS lists them
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
     """
@@ -37,11 +39,13 @@ class Operation:
     claim: str
     arguments: tuple[str, ...]
     returns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    holds: str
+    plain: bool = False
     case_axes: tuple[str, ...]
     optional: Mapping[str, Any] = field(default_factory=dict)
-    unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous"})
-    dtypes: tuple[str, ...] = tuple(DTYPES)
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous", "pool": "dense"})
+    dtypes: tuple[str, ...] = (*DTYPES, *PACKED)
     rounds: bool = False
 
     @property
@@ -57,10 +61,13 @@ class Operation:
     @property
     def layouts(self) -> tuple[Layout, ...]:
         """The rows this operation is specified for."""
-        return tuple(row for row in LAYOUTS.values() if row.axes in self.rows)
+        return tuple(
+            row for row in LAYOUTS.values() if row.holds == self.holds and (row.is_plain or not self.plain)
+        )
 
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "num_subspaces", "kv_lens", "spare_pages", "capacity")
+_HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "page_size": "slot"}
 _TABLE = ("spare_columns", "table_padding", "index_dtype")
 
 OPERATIONS: dict[str, Operation] = {
@@ -71,7 +78,7 @@ OPERATIONS: dict[str, Operation] = {
             claim="K and V of each head become neighbouring rows: K0 V0 K1 V1 ...",
             arguments=("k", "v"),
             returns=("kv",),
-            rows=(TOKENS,),
+            holds="tokens",
             case_axes=("num_tokens", "num_kv_heads", "head_dim", "strides"),
         ),
         Operation(
@@ -79,7 +86,7 @@ OPERATIONS: dict[str, Operation] = {
             claim="The even rows of a fused tensor are K.",
             arguments=("kv",),
             returns=("k",),
-            rows=(TOKENS,),
+            holds="tokens",
             case_axes=("num_tokens", "num_kv_heads", "head_dim", "strides"),
         ),
         Operation(
@@ -87,7 +94,7 @@ OPERATIONS: dict[str, Operation] = {
             claim="The odd rows of a fused tensor are V.",
             arguments=("kv",),
             returns=("v",),
-            rows=(TOKENS,),
+            holds="tokens",
             case_axes=("num_tokens", "num_kv_heads", "head_dim", "strides"),
         ),
         Operation(
@@ -95,23 +102,35 @@ OPERATIONS: dict[str, Operation] = {
             claim="Each token's K and V go to its slot; every other byte stays as it was; slot -1 skips the token.",
             arguments=("cache", "k", "v", "slot_mapping", "*", "layout"),
             returns=("cache",),
-            rows=(PAGED, CODES),
-            case_axes=(*_PAGES, "index_dtype", "skip", "strides"),
+            holds="pages",
+            hidden=_HIDDEN,
+            case_axes=(*_PAGES, "index_dtype", "skip", "stray_slots", "page_ids", "pool", "strides"),
         ),
         Operation(
             name="gather",
             claim="The live tokens of every sequence, in order, sequence after sequence.",
             arguments=("cache", "block_table", "kv_lens", "*", "layout"),
             returns=("k", "v"),
-            rows=(PAGED, CODES),
-            case_axes=(*_PAGES, *_TABLE, "strides"),
+            holds="pages",
+            hidden=_HIDDEN,
+            case_axes=(*_PAGES, *_TABLE, "page_ids", "shared_pages", "pool", "strides"),
+        ),
+        Operation(
+            name="copy_pages",
+            claim="Each target page holds what its source page held before the call; every other page stays as it was.",
+            arguments=("cache", "page_mapping", "*", "layout"),
+            returns=("cache",),
+            holds="pages",
+            case_axes=(*_PAGES, "index_dtype", "page_moves", "strides"),
         ),
         Operation(
             name="paged_decode",
             claim="Softmax attention of one query token a sequence over its live keys, and its log-sum-exp.",
             arguments=("q", "cache", "block_table", "kv_lens", "*", "layout", "sm_scale", "num_splits"),
             returns=("out", "lse"),
-            rows=(PAGED,),
+            holds="pages",
+            plain=True,
+            hidden=_HIDDEN,
             dtypes=ROUNDED,
             optional={"num_splits": 1},
             case_axes=(
@@ -121,6 +140,7 @@ OPERATIONS: dict[str, Operation] = {
                 "num_splits",
                 "sm_scale",
                 "dead",
+                "shared_pages",
                 "strides",
             ),
             rounds=True,
@@ -130,7 +150,7 @@ OPERATIONS: dict[str, Operation] = {
             claim="Attention results over disjoint keys, weighted by exp(lse), become the result over all of them.",
             arguments=("outs", "lses"),
             returns=("out", "lse"),
-            rows=(PARTS,),
+            holds="splits",
             dtypes=ROUNDED,
             case_axes=("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
             rounds=True,

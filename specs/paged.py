@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from kvconform.specs import data
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
-from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.dtypes import host, is_floating
+from kvconform.specs.row import SIDES, Part
+
+SPARSE = 1 << 31
+"""Words of a sparse pool's largest buffer, at least: an offset that is kept in 32 bits wraps."""
 
 _SURPLUS = 1 << 20
 """Position given to the rows of append that carry no token, so that their contents are drawn like any other's."""
@@ -19,33 +25,41 @@ _SURPLUS = 1 << 20
 class PagedInputs:
     """The arrays of one Case.
 
-    k, v           [num_rows, *token axes]   the live tokens, sequence after sequence; with `capacity` also surplus rows
+    tokens         part -> [num_rows, *token axes]   the live tokens, sequence after sequence; with `capacity` also
+                   surplus rows
+    k, v           the same as append takes them: an array where the side has one part, else {part: array}
     q              [num_seqs, num_q_heads, head_dim]
     block_table    [num_seqs, width]   a permutation of the pages, cut among the sequences
     kv_lens        [num_seqs]
     slot_mapping   [num_rows]          page * page_size + slot; -1 skips
 
-    The last three are of `index_dtype`. In a contiguous layout page i is the whole of sequence i.
+    The last three are of `index_dtype`. In a contiguous layout page i is the whole of sequence i. Where K and V have
+    pages of their own, block_table is [num_seqs, 2, width] and slot_mapping [2, num_rows].
     """
 
     def __init__(self, case: Case) -> None:
-        self.case = case
+        self.case, self.row = case, case.row
         self.pages_of = [1 if case.row.contiguous else -(-n // case.page_size) for n in case.kv_lens]
         pages = case.capacity * len(case.kv_lens) if case.capacity else sum(self.pages_of)
+        if case.row.pairs_pages:
+            pages *= 2
         self.sizes = {
             "page": max(1, pages + case.spare_pages),
             "slot": case.page_size,
             "head": case.num_kv_heads,
             "dim": case.head_dim,
             "subspace": case.num_subspaces,
+            **case.row.fixed,
         }
+        if case.pool == "sparse":
+            a_page = max(math.prod(self.row.shape(b, {**self.sizes, "page": 1}, case.dtype)) for b in self.row.buffers)
+            self.sizes["page"] += -(-SPARSE // a_page)
         self.num_tokens = sum(case.kv_lens)
         self.num_rows = case.capacity * len(case.kv_lens) * case.page_size if case.capacity else self.num_tokens
 
-    @cached_property
-    def token_shape(self) -> tuple[int, ...]:
-        """Shape of one token of one side."""
-        return tuple(self.sizes[axis] for axis in self.case.row.token_axes)
+    def token_shape(self, part: Part) -> tuple[int, ...]:
+        """Shape of one token of a part."""
+        return self.row.token_shape(part, self.sizes, self.case.dtype)
 
     @cached_property
     def owners(self) -> tuple[Array, Array]:
@@ -55,21 +69,45 @@ class PagedInputs:
         return seq, np.arange(len(seq)) - np.repeat(np.cumsum(lens) - lens, lens)
 
     @cached_property
-    def block_table(self) -> Array:
-        """[num_seqs, width]: each sequence's pages in order, then `table_padding`."""
+    def num_shared(self) -> list[int]:
+        """Leading pages that each sequence has in common with the first one: whole pages of both."""
         case = self.case
+        whole = [n // case.page_size for n in case.kv_lens]
+        return [min(case.shared_pages, n, whole[0]) for n in whole]
+
+    @cached_property
+    def tables(self) -> tuple[Array, ...]:
+        """[num_seqs, width] of K and of V: each sequence's pages in order, then `table_padding`."""
+        case, num_pages = self.case, self.sizes["page"]
         if case.row.contiguous:
-            return np.arange(len(case.kv_lens), dtype=case.index_dtype)[:, None]
+            return (np.arange(len(case.kv_lens), dtype=case.index_dtype)[:, None],) * 2
         width = case.capacity or max([1, *self.pages_of]) + case.spare_columns
-        order = np.argsort(data.hashes(case.seed, "pages", *data.grid(self.sizes["page"])), kind="stable")
-        table = np.full((len(case.kv_lens), width), -1, case.index_dtype)
-        if case.table_padding == "valid" and self.sizes["page"]:
-            table[:] = data.hashes(case.seed, "padding", *data.grid(*table.shape)) % np.uint64(self.sizes["page"])
-        start = 0
-        for seq, pages in enumerate(self.pages_of):
-            table[seq, :pages] = order[start : start + pages]
-            start += pages
-        return table
+        order = self._order(num_pages)
+        tables, start = [], 0
+        for side in SIDES if case.row.pairs_pages else SIDES[:1]:
+            table = np.full((len(case.kv_lens), width), -1, case.index_dtype)
+            if case.table_padding == "valid":
+                padding = data.hashes(case.seed, "padding" + " v" * side, *data.grid(*table.shape))
+                table[:] = padding % np.uint64(num_pages)
+            for seq, pages in enumerate(self.pages_of):
+                shared = self.num_shared[seq] if seq else 0
+                table[seq, shared:pages] = order[start + shared : start + pages]
+                table[seq, :shared] = table[0, :shared]
+                start += pages
+            tables.append(table)
+        return tuple(tables * 2)[:2]
+
+    def _order(self, num_pages: int) -> Array:
+        """The pages in the order in which sequences take them."""
+        if self.case.page_ids == "high":
+            needed = sum(self.pages_of) * (1 + self.row.pairs_pages)
+            return np.arange(num_pages - 1, num_pages - 1 - needed, -1)
+        return np.argsort(data.hashes(self.case.seed, "pages", *data.grid(num_pages)), kind="stable")
+
+    @cached_property
+    def block_table(self) -> Array:
+        """The tables as gather takes them."""
+        return np.stack(self.tables, axis=1) if self.row.pairs_pages else self.tables[0]
 
     @cached_property
     def kv_lens(self) -> Array:
@@ -77,34 +115,75 @@ class PagedInputs:
         return np.array(self.case.kv_lens, self.case.index_dtype)
 
     @cached_property
-    def slots(self) -> Array:
-        """int64 [num_tokens]: the slot of each live token."""
+    def slots(self) -> tuple[Array, ...]:
+        """int64 [num_tokens] for K and for V: the slot of each live token."""
         seq, position = self.owners
         size = self.case.page_size
-        return np.asarray(self.block_table[seq, position // size].astype(np.int64) * size + position % size)
+        return tuple(table[seq, position // size].astype(np.int64) * size + position % size for table in self.tables)
+
+    @cached_property
+    def mappings(self) -> tuple[Array, ...]:
+        """int64 [num_rows] for K and for V: the slots of append's rows, -1 where a row carries no token."""
+        return tuple(self._mapping(slots) for slots in self.slots)
+
+    def _mapping(self, slots: Array) -> Array:
+        case, end = self.case, self.sizes["page"] * self.case.page_size
+        mapping = np.full(self.num_rows, -1, np.int64)
+        mapping[: self.num_tokens] = slots
+        if case.skip:
+            mapping[:: case.skip] = -1
+        if case.stray_slots == "twice":
+            mapping[1::3] = mapping[0] if self.num_rows else -1
+        elif case.stray_slots != "none":
+            far = {"below": [-2, -1 - case.page_size, -end - 1], "beyond": [end, end + case.page_size, 2 * end + 1]}
+            which = data.hashes(case.seed, "stray", *data.grid(len(mapping[::3]))) % np.uint64(3)
+            mapping[::3] = np.array(far[case.stray_slots])[which.astype(np.int64)]
+        return mapping
 
     @cached_property
     def slot_mapping(self) -> Array:
-        """The slots of append's rows, -1 where a row is skipped or carries no token."""
-        slots = np.full(self.num_rows, -1, np.int64)
-        slots[: self.num_tokens] = self.slots
-        if self.case.skip:
-            slots[:: self.case.skip] = -1
-        return slots.astype(self.case.index_dtype)
+        """The mappings as append takes them."""
+        mapping = np.stack(self.mappings) if self.row.pairs_pages else self.mappings[0]
+        return mapping.astype(self.case.index_dtype)
 
     @cached_property
-    def tokens(self) -> tuple[Array | None, Array | None]:
-        """K and V, rows by (sequence, position); None for a side that the layout does not store."""
-        k, v = ((self._tokens(side) if side in self.case.row.sides else None) for side in (0, 1))
-        return k, v
+    def page_mapping(self) -> Array:
+        """[num_pairs, 2] source and target pages of copy_pages; one source is copied twice where there is room."""
+        case, num_pages = self.case, self.sizes["page"]
+        order = np.argsort(data.hashes(case.seed, "moves", *data.grid(num_pages)), kind="stable")
+        half = num_pages // 2
+        sources, targets = order[:half].copy(), order[half : 2 * half]
+        if case.page_moves == "swap":
+            sources, targets = np.concatenate([sources, targets]), np.concatenate([targets, sources])
+        elif half > 1:
+            sources[1] = sources[0]
+        return np.stack([sources, targets], axis=1).astype(case.index_dtype)
 
-    def _tokens(self, side: int) -> Array:
+    @cached_property
+    def tokens(self) -> dict[str, Array]:
+        """Rows of every part by (sequence, position)."""
+        return {part.name: self._tokens(part) for part in self.row.parts}
+
+    @property
+    def k(self) -> Any:
+        """K as append takes it."""
+        return self.row.argument(SIDES[0], self.tokens)
+
+    @property
+    def v(self) -> Any:
+        """V as append takes it; None where the layout stores none."""
+        return self.row.argument(SIDES[1], self.tokens)
+
+    def _tokens(self, part: Part) -> Array:
         seq, position = self.owners
+        seq = np.where(position // self.case.page_size < np.array(self.num_shared, np.int64)[seq], 0, seq)
         surplus = np.full(self.num_rows - self.num_tokens, _SURPLUS)
         at = [np.concatenate([a, surplus]) for a in (seq, position)]
-        lead = (slice(None), *(None for _ in self.token_shape))
-        h = data.hashes(self.case.seed, "kv"[side], *(a[lead] for a in at), *data.grid(*self.token_shape))
-        return data.values(self.case.dtype, self.case.family, "kv"[side], h)
+        at[1] = at[1] // self.row.step(part, "slot", self.sizes, self.case.dtype)  # tokens of a group share its scale
+        shape = self.token_shape(part)
+        lead = (slice(None), *(None for _ in shape))
+        h = data.hashes(self.case.seed, part.name, *(a[lead] for a in at), *data.grid(*shape))
+        return data.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h)
 
     @cached_property
     def q(self) -> Array:
@@ -121,8 +200,8 @@ class PagedInputs:
     def with_pages_renamed(self) -> PagedInputs:
         """The same tokens under other page numbers: the pages' order reversed."""
         other = PagedInputs(self.case)
-        renamed = np.where(self.block_table < 0, -1, self.sizes["page"] - 1 - self.block_table)
-        other.block_table = renamed.astype(self.block_table.dtype)
+        renamed = [np.where(table < 0, -1, self.sizes["page"] - 1 - table) for table in self.tables]
+        other.tables = tuple(new.astype(old.dtype) for new, old in zip(renamed, self.tables, strict=True))
         return other
 
     def in_parts(self, num_parts: int) -> PagedInputs:
@@ -130,25 +209,25 @@ class PagedInputs:
         lens = np.repeat(self.kv_lens[:, None], num_parts - 1, 1)
         cuts = data.hashes(self.case.seed, "cuts", *data.grid(*lens.shape)) % (lens + 1).astype(np.uint64)
         ends = np.concatenate([np.sort(cuts.astype(np.int64), 1), self.kv_lens[:, None]], 1)
-        other = PagedInputs(replace(self.case, kv_lens=tuple(int(n) for n in np.diff(ends, prepend=0, axis=1).ravel())))
+        lens_of = tuple(int(n) for n in np.diff(ends, prepend=0, axis=1).ravel())
+        other = PagedInputs(replace(self.case, kv_lens=lens_of, shared_pages=0))
         other.tokens, other.q = self.tokens, np.repeat(self.q, num_parts, 0)
         return other
 
     def dead(self, contents: str) -> dict[str, Array]:
-        """A cache in which no token was ever written, {field: array}; `contents`: zero, finite, nan, bits."""
+        """A cache in which no token was ever written, {buffer: array}; `contents`: zero, finite, nan, bits."""
+        return {buffer: self._dead(buffer, contents) for buffer in self.row.buffers}
+
+    def _dead(self, buffer: str, contents: str) -> Array:
         case = self.case
-        cache = {}
-        for name in case.row.fields:
-            shape = case.row.shape(name, self.sizes, case.dtype)
-            h = data.hashes(case.seed, "dead " + name, *data.grid(*shape))
-            if contents in ("zero", "nan"):
-                array = np.full(shape, np.nan if contents == "nan" else 0.0).astype(DTYPES[case.dtype])
-            else:
-                array = data.bits(case.dtype, h) if contents == "bits" else data.garbage(case.dtype, h)
-            cache[name] = array
-        return cache
+        shape, dtype = self.row.shape(buffer, self.sizes, case.dtype), self.row.word_of(buffer, case.dtype)
+        if contents == "zero":
+            return np.zeros(shape, dtype)
+        if contents == "nan" and is_floating(dtype.name):
+            return np.full(shape, np.nan).astype(dtype)
+        h = data.hashes(case.seed, "dead " + buffer, *data.grid(*shape))
+        return data.garbage(dtype.name, h) if contents == "finite" else data.bits(dtype.name, h)
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""
-        named = {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q}
-        return named | {"kv"[side]: rows for side, rows in enumerate(self.tokens) if rows is not None}
+        return {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q, **self.tokens}

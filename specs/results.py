@@ -8,26 +8,27 @@ from typing import Any
 import numpy as np
 
 from kvconform.specs.case import Case
-from kvconform.specs.layouts import K, V
+from kvconform.specs.dtypes import host
+from kvconform.specs.paged import PagedInputs
 
 Signature = tuple[tuple[int, ...], np.dtype[Any]]
 
 
-def results(op: str, case: Case, arguments: Mapping[str, Any]) -> dict[str, Signature | None]:
-    """Result (for append: field of the cache) -> (shape, dtype); None where nothing is to be returned."""
+def results(op: str, case: Case, arguments: Mapping[str, Any]) -> dict[str, Signature]:
+    """Result (for append: buffer of the cache; for gather: part of the layout) -> (shape, dtype)."""
     if op == "merge_kv":
         tokens, heads, dim = arguments["k"].shape
         return {"kv": ((tokens, 2 * heads, dim), arguments["k"].dtype)}
     if op in ("extract_k", "extract_v"):
         tokens, rows, dim = arguments["kv"].shape
         return {op[-1]: ((tokens, rows // 2, dim), arguments["kv"].dtype)}
-    if op == "append":
+    if op in ("append", "copy_pages"):
         return {name: (array.shape, array.dtype) for name, array in arguments["cache"].items()}
     if op == "gather":
-        sizes = {"head": case.num_kv_heads, "dim": case.head_dim, "subspace": case.num_subspaces}
-        shape = (int(arguments["kv_lens"].sum()), *(sizes[axis] for axis in case.row.token_axes))
-        dtype = next(iter(arguments["cache"].values())).dtype
-        return {"kv"[side]: (shape, dtype) if side in case.row.sides else None for side in (K, V)}
+        row, x, num_tokens = case.row, PagedInputs(case), int(arguments["kv_lens"].sum())
+        return {
+            part.name: ((num_tokens, *x.token_shape(part)), host(row.dtype_of(part, case.dtype))) for part in row.parts
+        }
     if op == "paged_decode":
         q = arguments["q"]
         return {"out": (q.shape, q.dtype), "lse": (q.shape[:2], np.dtype(np.float32))}

@@ -9,16 +9,17 @@ the modules it finds, and the same seed would draw other cases after an unrelate
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import islice
 from typing import Any
 
 from hypothesis import strategies as st
 
 from kvconform.specs import data
 from kvconform.specs.case import Case
-from kvconform.specs.conventions import CONVENTIONS
-from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.conventions import CONVENTIONS, barred
+from kvconform.specs.dtypes import DTYPES, PACKED, width
 from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.offers import holds, is_span, members
 from kvconform.specs.operations import OPERATIONS
@@ -43,17 +44,29 @@ POOL: dict[str, tuple[Any, ...]] = {
     "dead": ("finite", "zero", "nan"),
     "table_padding": ("valid", "minus_one"),
     "strides": STRIDES,
+    "stray_slots": ("none", "below", "beyond", "twice"),
+    "page_ids": ("any", "high"),
+    "shared_pages": (0, 1, 2),
+    "page_moves": ("apart", "swap"),
+    "pool": ("dense", "sparse"),
 }
 """Values of each axis that are drawn where an offer allows them, simplest first."""
 
 LONGEST = 40
-"""Tokens of the longest sequence that is drawn where lengths are free."""
+"""Tokens of the longest sequence that is drawn where lengths are free and two pages are not longer."""
+
+SIZE_OF = {"page_size": "slot", "num_kv_heads": "head", "head_dim": "dim", "num_subspaces": "subspace"}
+"""Fields of a Case that are sizes of a layout's axes."""
+
+_ROOM = 1 << 12
+"""A size that every row can be built with along an axis that it does not fix: all that is asked is whole multiples."""
 
 CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "page_size": (1, 4, 16, LONGEST),  # mostly longer than the longest sequence drawn
     "spare_pages": (0,),
     "spare_columns": (0,),
     "table_padding": ("valid",),
+    "shared_pages": (0,),
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
@@ -66,7 +79,7 @@ STATIC_GEOMETRIES = 3
 
 def vocabulary(axis: str) -> tuple[str, ...]:
     """The words that an axis of a Case is drawn from; none where it is a number."""
-    named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": DTYPES, "family": data.FAMILIES}
+    named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": (*DTYPES, *PACKED), "family": data.FAMILIES}
     words = tuple(named.get(axis, POOL.get(axis, ())))
     return words if all(isinstance(word, str) for word in words) else ()
 
@@ -124,29 +137,34 @@ class Cell:
         pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
         if predicates and len(pool) > 1:
             pool = [v for v in _with_members(pool, predicates) if _all_hold(predicates, v)]
-        if axis == "empty_parts" and self.conventions["empty_rows"] == "undefined":
-            pool = ["none"]
+        if axis in SIZE_OF:
+            pool = [v for v in pool if self.admits(axis, v)] or self._multiples(axis, predicates)
+        pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
         if only is not None:
             pool = [v for v in pool if v in set(only)]
-        if axis == "head_dim":
-            pool = [v for v in pool if self._admits(v)] or ([] if predicates else self._chunks())
         if not pool:
             asked = " and ".join(map(repr, predicates))
             raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis} to draw from {asked}")
         return pool
 
-    def _admits(self, head_dim: int) -> bool:
-        return self.row.admits(dict.fromkeys(self.row.axes, 1) | {"dim": head_dim}, self.dtype)
+    def admits(self, axis: str, value: Any) -> bool:
+        """Whether the layout can be built with one size, whatever the others are."""
+        if axis not in SIZE_OF:
+            return True
+        others = {name: self.row.fixed.get(name, _ROOM) for name in SIZE_OF.values()}
+        sizes = {**dict.fromkeys(self.row.axes, 1), "page": 1, **others, SIZE_OF[axis]: value}
+        return self.row.admits(sizes, self.dtype)
 
-    def _chunks(self) -> list[int]:
-        width = max(self.row.bytes.values(), default=1) // DTYPES[self.dtype].itemsize
-        return [width, 2 * width]
+    def _multiples(self, axis: str, predicates: list[Any]) -> list[int]:
+        """The two least sizes that the layout can be built with, where it can with none of the pool."""
+        sizes = (n for n in range(1, _ROOM) if _all_hold(predicates, n) and self.admits(axis, n))
+        return list(islice(sizes, 2))
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""
         shapes = [{k: v for k, v in g.items() if k != "num_seqs"} for g in self.geometries()] if self.static else [{}]
         return (
-            self._admits(case.head_dim)
+            all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
             and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
             and all(
                 _all_hold(self.predicates(axis), value)
@@ -191,7 +209,7 @@ class Cell:
             if kind == "smallest" or len(pool) == 1:
                 return pool[0]
             rest = pool[1:] if kind == "telling" else pool  # a telling shape has no axis of its simplest size
-            return rest[int(data.hashes(DTYPES[self.dtype].itemsize, f"{kind} {self.layout} {axis}")) % len(rest)]
+            return rest[int(data.hashes(width(self.dtype) // 8, f"{kind} {self.layout} {axis}")) % len(rest)]
 
         num_seqs, capacity = {"smallest": (1, 1), "telling": (2, 2)}.get(kind, (3, 4))
         fixed = {"capacity": capacity, "num_tokens": 4 * capacity, "spare_pages": 1, "spare_columns": 0}
@@ -234,7 +252,7 @@ _NUM_SEQS = st.sampled_from((1, 2, 3, 4, 9))  # 9: more than whoever hands out e
 
 def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int]:
     """Lengths of one sequence: half of them on an edge, half anywhere."""
-    longest = capacity * page_size if capacity else page_size if cell.row.contiguous else LONGEST
+    longest = capacity * page_size if capacity else page_size if cell.row.contiguous else max(LONGEST, 2 * page_size)
     edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
     least = 1 if cell.conventions["empty_rows"] == "undefined" else 0
     limits = cell.predicates("kv_lens")
@@ -289,11 +307,11 @@ def cases(
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
     """One Case of a fused operation in which K and V each hold every bit pattern of an 8- or 16-bit type."""
-    width = 8 * DTYPES[cell.dtype].itemsize
-    if width > 16:
+    bits = width(cell.dtype)
+    if bits > 16:
         return ()
     heads, dim = cell.allowed("num_kv_heads")[-1], cell.allowed("head_dim")[-1]
-    tokens = -(-(2**width) // (heads * dim))
+    tokens = -(-(2**bits) // (heads * dim))
     return (
         Case(
             op=cell.op,
@@ -305,6 +323,38 @@ def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
             head_dim=dim,
         ),
     )
+
+
+HIGH_PAGES = (1 << 15, 1 << 16)
+"""Page numbers that a signed and an unsigned 16-bit integer cannot hold."""
+
+LARGEST = 1 << 26
+"""Bytes of the largest cache that is allocated to have pages of such numbers."""
+
+
+def high_pages(cell: Cell) -> tuple[Case, ...]:
+    """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
+    least = {axis: cell.allowed(axis)[0] for axis in SIZE_OF}
+    sizes = {SIZE_OF[axis]: size for axis, size in least.items()} | cell.row.fixed
+    found = []
+    for number in HIGH_PAGES if not cell.row.contiguous else ():
+        num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
+        if num_bytes <= LARGEST and _all_hold(cell.predicates("spare_pages"), number):
+            capacity = 3 if cell.static else 0
+            case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, spare_pages=number, page_ids="high", **least)
+            found.append(replace(case, kv_lens=(2 * case.page_size + 1, 1), family="bits", capacity=capacity))
+    return tuple(found)
+
+
+def sparse_pool(cell: Cell) -> tuple[Case, ...]:
+    """One Case whose cache has more elements than 31 bits count, where that is offered."""
+    offered = [dtype for dtype in cell.row.dtypes if holds(cell.offer.get("dtype", {dtype}), dtype)]
+    narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
+    if cell.dtype != narrowest or not _all_hold(cell.predicates("pool"), "sparse") or cell.row.contiguous:
+        return ()
+    sizes = {axis: next((v for v in (64, 32, 16) if v in cell.allowed(axis)), cell.allowed(axis)[-1]) for axis in SIZE_OF}
+    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", family="bits", **sizes)
+    return (replace(case, kv_lens=(2 * case.page_size + 1, 1)),)
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)
@@ -331,7 +381,7 @@ def bench_case(cell: Cell) -> Case:
     if cell.static:
         wish |= cell.geometries()[-1]
     for axis, value in wish.items():
-        if axis in POOL and axis in cell.claims and not holds(cell.claims[axis], value):
+        if axis in POOL and not (_all_hold(cell.predicates(axis), value) and cell.admits(axis, value)):
             wish[axis] = cell.allowed(axis)[-1]
     if "kv_lens" in seen:
         longest = wish.get("capacity", 0) * wish["page_size"]

@@ -64,6 +64,7 @@ class Law:
     wants      condition on the implementation's conventions without which the law says nothing
     rows       condition on the layout without which it says nothing
     pinned     cases of a cell that are tried before anything is drawn
+    drawn      whether anything is drawn beside them
     """
 
     name: str
@@ -75,6 +76,7 @@ class Law:
     wants: Callable[[Mapping[str, Any]], bool] = lambda conventions: True
     rows: Callable[[Layout], bool] = lambda row: True
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
+    drawn: bool = True
 
     def strategy(self, cell: Cell) -> st.SearchStrategy[Case]:
         """Cases of a cell."""

@@ -1,0 +1,431 @@
+"""What a row of `specs/layouts.py` is: where each part of a token lives in the buffers of a cache.
+
+A row says it in one line a field (`specs/pattern.py`). Shape, index formula, strategies, oracles, diagnosis, pictures
+and the documentation are derived from the row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import Any
+
+import numpy as np
+
+from kvconform.specs import pattern
+from kvconform.specs.dtypes import DTYPES, DType, host, width
+from kvconform.specs.pattern import LineError, Measured
+
+K, V = 0, 1
+SIDES = (K, V)
+SIDE_NAMES = ("k", "v")
+
+POSITIONS = ("page", "slot", "token")
+"""Axes that say where a token is; the others are inside of it."""
+
+Sizes = Mapping[str, int]
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A size that is a number of bytes: as many elements as fit, at least one."""
+
+    count: int
+
+    def elements(self, dtype: str) -> int:
+        """The size in elements of a type."""
+        return max(1, 8 * self.count // width(dtype))
+
+    def __str__(self) -> str:
+        return f"{self.count} bytes"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One kind of value that a cache holds.
+
+    line     where it lies; one that starts with `kv` holds it for K and for V
+    dtype    its type; empty: the cache's
+    side     K or V, where the line does not hold both; None: either, on pages of their own
+    buffer   the buffer it lies in; empty: one of its own name
+    """
+
+    line: str
+    dtype: str = ""
+    side: int | None = K
+    buffer: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of a token, as `append` takes it and `gather` returns it: K, V, or the scales of either.
+
+    name, field, side   `v_scale`, the field it lies in, V
+    axes                the logical axes of its elements
+    """
+
+    name: str
+    field: str
+    side: int
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One row.
+
+    name         what adapters write in OFFERS
+    holds        what its elements belong to: pages, tokens, parts of a split, or elements of a byte format
+    fields       name -> Field
+    source       who documents it
+    inner        parts of an axis -> size, in elements or in Bytes, such as x = 16 bytes
+    pad          axis -> multiple that it is rounded up to; the text before a bar -> multiple of the record behind it
+    fixed        axis -> the only size it has
+    dtypes       storage types it is defined for
+    contiguous   every sequence has one page of its own: page i is the whole of sequence i, page_size its capacity
+    word         type of a buffer that holds several types, or values of less than a byte
+    table        the page table that its kernels take (specs/tables.py)
+    sentinels    slots and pages with a meaning of their own
+    """
+
+    name: str
+    fields: Mapping[str, Field]
+    source: str
+    holds: str = "pages"
+    inner: Mapping[str, int | Bytes] = field(default_factory=dict)
+    pad: Mapping[str, int | Bytes] = field(default_factory=dict)
+    fixed: Sizes = field(default_factory=dict)
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+    contiguous: bool = False
+    word: str = "uint8"
+    table: str = "block_table"
+    sentinels: str = ""
+    _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """What a token consists of: K before V, then the order of the fields."""
+        found = []
+        for name, one in self.fields.items():
+            axes = pattern.parse(one.line).axes
+            if axes[0] == "kv":
+                rest = name.removeprefix("kv")
+                found += [Part(SIDE_NAMES[side] + rest, name, side, axes[1:]) for side in SIDES]
+            elif one.side is None:
+                found += [Part(SIDE_NAMES[side], name, side, axes) for side in SIDES]
+            else:
+                found.append(Part(name, name, one.side, axes))
+        return tuple(sorted(found, key=lambda part: part.side))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The logical axes of its first part."""
+        return self.parts[0].axes
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What a Case must share with a row to be moved to it."""
+        return self.holds, tuple((part.name, part.axes) for part in self.parts), self.contiguous, self.pairs_pages
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """K and V, or K alone for a cache of codes or of latents."""
+        return tuple(dict.fromkeys(part.side for part in self.parts))
+
+    @property
+    def pairs_pages(self) -> bool:
+        """Whether K and V of a token lie on pages of their own."""
+        return any(one.side is None for one in self.fields.values())
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Axes inside a padded row, whose sizes its shape does not tell."""
+        return tuple(axis for axis in self.pad if axis in ("slot", "head", "dim") and axis not in self.fixed)
+
+    def argument(self, side: int, values: Mapping[str, Any]) -> Any:
+        """K or V as operations take and return it: the one part of the side, a dict of several, None of none."""
+        names = [part.name for part in self.of_side(side)]
+        if not names:
+            return None
+        return values[names[0]] if len(names) == 1 else {name: values[name] for name in names}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a token is one K and one V of the cache's own type: what attention can be computed from."""
+        names = tuple(part.name for part in self.parts)
+        return names == SIDE_NAMES and not any(one.dtype for one in self.fields.values())
+
+    def part(self, name: str) -> Part:
+        """A part by its name."""
+        return next(part for part in self.parts if part.name == name)
+
+    def of_side(self, side: int) -> tuple[Part, ...]:
+        """The parts of K or of V."""
+        return tuple(part for part in self.parts if part.side == side)
+
+    # --- types
+
+    def dtype_of(self, part: Part, dtype: str) -> str:
+        """The type of a part in a cache of `dtype`."""
+        return self.fields[part.field].dtype or dtype
+
+    def word_of(self, buffer: str, dtype: str) -> DType:
+        """The numpy dtype of a buffer."""
+        types = {self.fields[name].dtype or dtype for name in self._fields_in(buffer)}
+        only = types.pop()
+        return host(only) if not types and width(only) >= 8 else np.dtype(self.word)
+
+    # --- sizes
+
+    @cached_property
+    def buffers(self) -> tuple[str, ...]:
+        """The arrays of a cache, by name."""
+        return tuple(dict.fromkeys(one.buffer or name for name, one in self.fields.items()))
+
+    def buffer_of(self, part: Part) -> str:
+        """The buffer that a part lies in."""
+        return self.fields[part.field].buffer or part.field
+
+    def measured(self, name: str, sizes: Sizes, dtype: str) -> Measured:
+        """The line of a field with the size of every axis. Raises LineError where the row cannot be built."""
+        line = pattern.parse(self.fields[name].line)
+        totals = tuple(2 if axis == "kv" else self.fixed[axis] if axis in self.fixed else sizes[axis] for axis in line.axes)
+        key = (name, totals, dtype)
+        if key not in self._memo:
+            self._memo[key] = self._measure(name, dict(zip(line.axes, totals, strict=True)), dtype)
+        found: Measured = self._memo[key]
+        return found
+
+    def _measure(self, name: str, totals: Sizes, dtype: str) -> Measured:
+        of = self.fields[name].dtype or dtype
+        inner, pad = (
+            {axis: size.elements(of) if isinstance(size, Bytes) else size for axis, size in table.items() if "|" not in axis}
+            for table in (self.inner, self.pad)
+        )
+        return pattern.measure(pattern.parse(self.fields[name].line), totals, inner, pad)
+
+    def admits(self, sizes: Sizes, dtype: str) -> bool:
+        """Whether the row can be built in these sizes (`split_x` wants head_dim in whole chunks)."""
+        return dtype in self.dtypes and not self.flaw(sizes, dtype)
+
+    def flaw(self, sizes: Sizes, dtype: str) -> str:
+        """Why the row cannot be built in these sizes, or nothing."""
+        if dtype not in self.dtypes:
+            return f"{self.name} is not defined for {dtype}; it takes {', '.join(self.dtypes)}"
+        for axis, only in self.fixed.items():
+            if sizes.get(axis, only) != only:
+                return f"{self.name} has {axis} = {only}, not {sizes[axis]}"
+        try:
+            for buffer in self.buffers:
+                self.shape(buffer, sizes, dtype)
+        except LineError as e:
+            return f"{self.name}: {e}"
+        return ""
+
+    def shape(self, buffer: str, sizes: Sizes, dtype: str) -> tuple[int, ...]:
+        """Shape of a buffer's array. Raises LineError where the row cannot be built."""
+        word = 8 * self.word_of(buffer, dtype).itemsize
+        record, first = self._record(buffer, sizes, dtype), self._fields_in(buffer)[0]
+        dims, line = self.measured(first, sizes, dtype).dims, self.fields[first].line
+        if len(record.members) > 1:  # several arrays in one buffer: it has no dimensions of its own
+            return (_whole(record.bits, word, line),)
+        if len(dims) > 1:
+            return (*dims[0], _whole(record.members[0][1].bits, word, line))
+        return (*dims[0][:-1], _whole(dims[0][-1] * record.members[0][1].bits, word, line))
+
+    def num_bytes(self, buffer: str, sizes: Sizes, dtype: str) -> int:
+        """Size of a buffer."""
+        return math.prod(self.shape(buffer, sizes, dtype)) * self.word_of(buffer, dtype).itemsize
+
+    def token_shape(self, part: Part, sizes: Sizes, dtype: str) -> tuple[int, ...]:
+        """Shape of one token of a part: its axes but the positions, a shared one by its places."""
+        return tuple(size for _, size, _ in self._inside(part, sizes, dtype))
+
+    def token_axes(self, part: Part) -> tuple[str, ...]:
+        """Names of the axes of one token of a part."""
+        line = pattern.parse(self.fields[part.field].line)
+        return tuple(axis for axis in part.axes if axis not in POSITIONS and line.shared(axis) != (axis,))
+
+    def token_grid(self, part: Part, sizes: Sizes, dtype: str, padded: bool = False) -> tuple[Array, ...]:
+        """Open coordinates of one token of a part; where a place is shared, its first element."""
+        inside = self._inside(part, sizes, dtype, padded)
+        return tuple(g * step for g, (_, _, step) in zip(_grid([n for _, n, _ in inside]), inside, strict=True))
+
+    def step(self, part: Part, axis: str, sizes: Sizes, dtype: str) -> int:
+        """How many neighbours along an axis share one place."""
+        shared = pattern.parse(self.fields[part.field].line).shared(axis)
+        table = self.measured(part.field, sizes, dtype).sizes[0]
+        return math.prod(table[one] for one in shared)
+
+    def _inside(self, part: Part, sizes: Sizes, dtype: str, padded: bool = False) -> list[tuple[str, int, int]]:
+        """(axis, places, elements a place) of the axes of one token, with their padding if asked."""
+        totals = self.measured(part.field, sizes, dtype).totals if padded else {**sizes, **self.fixed}
+        steps = [(axis, self.step(part, axis, sizes, dtype)) for axis in self.token_axes(part)]
+        return [(axis, totals[axis] // step, step) for axis, step in steps]
+
+    # --- places
+
+    def address(self, part: Part, at: tuple[Any, ...], sizes: Sizes, dtype: str) -> tuple[str, Any]:
+        """(buffer, bit offset in it) of one element of a part.
+
+        at   one int or broadcastable integer array for each of `part.axes`
+        """
+        measured = self.measured(part.field, sizes, dtype)
+        named = dict(zip(part.axes, at, strict=True)) | {"kv": part.side}
+        named |= {axis: 0 for axis in part.axes if pattern.parse(self.fields[part.field].line).shared(axis) == (axis,)}
+        segments = [
+            pattern.ravel(list(zip(index, dims, strict=True)))
+            for index, dims in zip(measured.indices(named), measured.dims, strict=True)
+        ]
+        buffer = self.buffer_of(part)
+        record: _Record = self._record(buffer, sizes, dtype)
+        offset: Any = 0
+        for position in segments:
+            start, record = record.of(part.field)
+            offset = offset + start + position * record.bits
+        return buffer, offset
+
+    def everywhere(self, part: Part, sizes: Sizes, dtype: str) -> tuple[Array, ...]:
+        """Open coordinates, in the order of `part.axes`, of every place that a part has."""
+        axes = [axis for axis in part.axes if axis in (*POSITIONS, *self.token_axes(part))]
+        steps = [self.step(part, axis, sizes, dtype) for axis in axes]
+        counts = [self.fixed.get(axis, sizes[axis]) // step for axis, step in zip(axes, steps, strict=True)]
+        grids = dict(zip(axes, (g * step for g, step in zip(_grid(counts), steps, strict=True)), strict=True))
+        return tuple(grids.get(axis, np.zeros((1,) * len(axes), np.int64)) for axis in part.axes)
+
+    def places(self, part: Part, sizes: Sizes, dtype: str) -> Array:
+        """int64: the bit at which every place of a part begins in its buffer."""
+        at = self.everywhere(part, sizes, dtype)
+        bits = np.asarray(self.address(part, at, sizes, dtype)[1], np.int64)
+        return np.broadcast_to(bits, np.broadcast_shapes(*(a.shape for a in at)))
+
+    def live(self, buffer: str, sizes: Sizes, dtype: str) -> Array:
+        """bool, one for each bit of a buffer: whether some part has its place there. The others are padding."""
+        alive = np.zeros(8 * self.num_bytes(buffer, sizes, dtype), bool)
+        for part in self.parts:
+            if self.buffer_of(part) == buffer:
+                bits = width(self.dtype_of(part, dtype))
+                alive[(self.places(part, sizes, dtype).reshape(-1, 1) + np.arange(bits)).ravel()] = True
+        return alive
+
+    def padding(self, buffer: str, sizes: Sizes, dtype: str) -> Array:
+        """bool, of the buffer's shape: words that no part has a place in."""
+        word = 8 * self.word_of(buffer, dtype).itemsize
+        return ~self.live(buffer, sizes, dtype).reshape(-1, word).any(1).reshape(self.shape(buffer, sizes, dtype))
+
+    def padding_of(self, buffer: str, tokens: tuple[Array, Array], sizes: Sizes, dtype: str) -> Array:
+        """bool, of the buffer's shape: padding that lies inside of tokens, which are given as (pages, slots)."""
+        word, padding = 8 * self.word_of(buffer, dtype).itemsize, self.padding(buffer, sizes, dtype)
+        inside = np.zeros(padding.size, bool)
+        for part in self.parts:
+            if self.buffer_of(part) == buffer:
+                grid = self.token_grid(part, sizes, dtype, padded=True)
+                lead = (slice(None), *(None for _ in grid))
+                named = dict(zip(self.token_axes(part), grid, strict=True))
+                named |= {"page": tokens[0][lead], "slot": tokens[1][lead]}
+                at = tuple(named.get(axis, np.zeros((1,) * (1 + len(grid)), np.int64)) for axis in part.axes)
+                bits = np.asarray(self.address(part, at, sizes, dtype)[1])
+                inside[(bits // word).ravel()] = True
+        return padding & inside.reshape(padding.shape)
+
+    def page_of(self, buffer: str, page: int, sizes: Sizes, dtype: str) -> tuple[Any, ...]:
+        """Index of all of one page in a buffer's array, padding included."""
+        measured = self.measured(self._fields_in(buffer)[0], sizes, dtype)
+        dims = measured.line.segments[0]
+        dim = next(i for i, group in enumerate(dims) if "page" in group)
+        run = math.prod(measured.sizes[-1][axis] for axis in dims[dim] if axis != "page")
+        assert dims[dim][0] == "page", f"{self.name}: a page is in pieces of dimension {dim}"
+        return (*(slice(None) for _ in range(dim)), slice(page * run, (page + 1) * run))
+
+    def where(self, buffer: str, index: tuple[int, ...], sizes: Sizes, dtype: str) -> str:
+        """What lies in one word of a buffer, for people: `k: page 7, slot 3, head 1, dim 0`, or `padding`."""
+        shape, word = self.shape(buffer, sizes, dtype), 8 * self.word_of(buffer, dtype).itemsize
+        start = int(np.ravel_multi_index(index, shape)) * word
+        for part in self.parts:
+            if self.buffer_of(part) != buffer:
+                continue
+            places = self.places(part, sizes, dtype)
+            found = np.argwhere((places < start + word) & (places + width(self.dtype_of(part, dtype)) > start))
+            if len(found):
+                axes = [axis for axis in part.axes if axis in (*POSITIONS, *self.token_axes(part))]
+                steps = [self.step(part, axis, sizes, dtype) for axis in axes]
+                at = ", ".join(f"{a} {int(i) * s}" for a, i, s in zip(axes, found[0], steps, strict=True))
+                return f"{part.name}: {at}"
+        return "padding"
+
+    # --- records
+
+    def _fields_in(self, buffer: str) -> tuple[str, ...]:
+        return tuple(name for name, one in self.fields.items() if (one.buffer or name) == buffer)
+
+    def _record(self, buffer: str, sizes: Sizes, dtype: str) -> _Record:
+        """The buffer as a record: its fields with the size of each."""
+        measured = {name: self.measured(name, sizes, dtype) for name in self._fields_in(buffer)}
+        key = (buffer, dtype, *(one.dims for one in measured.values()))
+        if key not in self._memo:
+            self._memo[key] = self._behind(measured, 0, dtype)
+        found: _Record = self._memo[key]
+        return found
+
+    def _behind(self, fields: Mapping[str, Measured], depth: int, dtype: str) -> _Record:
+        """Fields that share everything before their bar number `depth`, one behind another."""
+        members: list[_Record] = []
+        for before, group in groupby(fields, lambda name: _before(fields[name], depth)):
+            some = {name: fields[name] for name in group}
+            if before:
+                inside = self._behind(some, depth + 1, dtype)
+                multiple = self.pad.get(before, Bytes(0))
+                unit = 8 * multiple.count if isinstance(multiple, Bytes) else multiple * width(dtype)
+                one = replace(inside, bits=pattern.up(inside.bits, unit or 1))
+                members.append(replace(one, count=math.prod(next(iter(some.values())).dims[depth])))
+            else:
+                members += [
+                    _Record((name,), math.prod(at.dims[depth]), width(self.fields[name].dtype or dtype))
+                    for name, at in some.items()
+                ]
+        ends = list(accumulate(one.count * one.bits for one in members))
+        names = tuple(name for one in members for name in one.fields)
+        return _Record(names, 1, ends[-1], tuple(zip([0, *ends], members, strict=False)))
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Fields one behind another, repeated.
+
+    fields    the names of all that lie in it
+    count     how often it is repeated
+    bits      of one repetition, padding included
+    members   (bit at which it begins, record); none for a field alone
+    """
+
+    fields: tuple[str, ...]
+    count: int
+    bits: int
+    members: tuple[tuple[int, _Record], ...] = ()
+
+    def of(self, name: str) -> tuple[int, _Record]:
+        """(bit at which the member with a field begins, that member)."""
+        return next((start, member) for start, member in self.members if name in member.fields)
+
+
+def _before(at: Measured, depth: int) -> str:
+    """What stands before bar number `depth` of a line, bar included; nothing behind the last one."""
+    segments = at.line.segments
+    if depth == len(segments) - 1:
+        return ""
+    dims = [[axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in one] for one in segments[: depth + 1]]
+    return " | ".join(" ".join(one) for one in dims) + " |"
+
+
+def _whole(bits: int, word: int, line: str) -> int:
+    if bits % word:
+        raise LineError(f"{line!r}: {bits} bits are no whole number of words of {word} bits")
+    return bits // word
+
+
+def _grid(counts: list[int]) -> tuple[Array, ...]:
+    return tuple(np.ogrid[tuple(slice(0, n) for n in counts)])

@@ -1,0 +1,76 @@
+"""Pages as a whole: copied, swapped, shared and forked, cut into shards, and far apart."""
+
+from kvconform.oracles import mistakes, pages, paged
+from kvconform.oracles.verdict import Violation, require, require_same
+from kvconform.specs.inputs import inputs
+from kvconform.specs.strategies import sparse_pool
+from kvconform.suites.calls import LEFT_OVER, ORDINARY, appending, gathering, require_tokens
+from kvconform.suites.law import law
+
+
+@law("copy_pages", families=("bits",))
+def test_copy_pages_copies_whole_pages(subject, case):
+    """Each target holds what its source held before the call, whatever else is copied; every other page stays."""
+    x = inputs(case)
+    before = paged.filled(x, LEFT_OVER)
+    got = subject.call(case, "copy_pages", cache=before, page_mapping=x.page_mapping, layout=case.layout)
+    require(got["cache"], pages.expect_copy(x, before, x.page_mapping), pages.copy_mistakes(x, before))
+
+
+@law(
+    "copy_pages",
+    needs=("append", "gather"),
+    families=("bits",),
+    only={**ORDINARY, "skip": (0,), "spare_pages": (1, 3), "page_moves": ("apart",), "shared_pages": (0,)},
+    rows=lambda row: not row.contiguous and not row.pairs_pages,
+)
+def test_a_fork_leaves_its_parent_alone(subject, case):
+    """Copy on write: the child shares full pages, copies the partial one and appends; the parent reads as before."""
+    x = inputs(case)
+    fork = pages.forked(x)
+    cache = paged.filled(x, LEFT_OVER)
+    if len(fork.copied):
+        cache = subject.call(case, "copy_pages", cache=cache, page_mapping=fork.copied, layout=case.layout)["cache"]
+    cache = subject.call(case, "append", **appending(fork.newest, cache))["cache"]
+    require_tokens(subject.call(case, "gather", **gathering(x, cache)), x, "gather of the parent after its fork")
+    child = subject.call(case, "gather", **gathering(fork.child, cache))
+    require_tokens(child, fork.child, "gather of the child")
+
+
+@law(
+    "append",
+    needs=(),
+    families=("bits",),
+    only={**ORDINARY, "num_kv_heads": (2, 3, 5)},
+    rows=lambda row: pages.cuts_heads(row),
+)
+def test_shards_of_the_heads_join_to_the_whole(subject, case):
+    """Tensor parallelism: each shard's heads appended to its own cache, joined along the heads, are the whole cache."""
+    x = inputs(case)
+    before = x.dead(LEFT_OVER)
+    whole = subject.call(case, "append", **appending(x, before))["cache"]
+    shards = []
+    for shard in pages.shards(x):
+        cache = pages.shard_of(x, before, shard)
+        shards.append(subject.call(shard.inputs.case, "append", **appending(shard.inputs, cache))["cache"])
+    for name, joined in pages.joined(x, shards).items():
+        where = lambda index, name=name: x.row.where(name, index, x.sizes, case.dtype)  # noqa: E731
+        require_same(joined, whole[name], f"{name} of {len(shards)} shards joined against that of all heads", where)
+
+
+@law("append", families=("bits",), pinned=sparse_pool, drawn=False)
+def test_append_counts_elements_beyond_31_bits(subject, case):
+    """In a cache of 2**31 elements and more, tokens lie where they belong and nothing else was written."""
+    x = inputs(case)
+    got = subject.call(case, "append", **appending(x, x.dead("zero")))["cache"]
+    said = pages.unlike_sparse(x, got)
+    if said:
+        raise Violation(said)
+
+
+@law("gather", families=("bits",), pinned=sparse_pool, drawn=False)
+def test_gather_counts_elements_beyond_31_bits(subject, case):
+    """In a cache of 2**31 elements and more, tokens are read from where they lie."""
+    x = inputs(case)
+    cache = pages.filled_sparse(x)
+    require_tokens(subject.call(case, "gather", **gathering(x, cache)), x, "gather of a sparse pool")
