@@ -245,7 +245,8 @@ def list_(offers: bool, markdown: bool) -> None:
     for column in ("name", "field: logical -> physical axes", "source"):
         layouts.add_column(column)
     for layout in LAYOUTS.values():
-        layouts.add_row(layout.name, "\n".join(f"{name}: {one.line}" for name, one in layout.fields.items()), layout.source)
+        lines = "\n".join(f"{name}: {one.line}" for name, one in layout.fields.items())
+        layouts.add_row(layout.name, lines, layout.source)
     laws = Table(title="laws", title_justify="left")
     for column in ("operation", "law", "claim"):
         laws.add_column(column)

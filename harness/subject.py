@@ -20,8 +20,8 @@ from kvconform.specs.case import Case
 from kvconform.specs.conventions import declared
 from kvconform.specs.data import Array
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.profile import Profile, profile_of
 from kvconform.specs.paged import SPARSE
+from kvconform.specs.profile import Profile, profile_of
 from kvconform.specs.results import has_work, results
 from kvconform.specs.row import Layout
 from kvconform.specs.storage import wrap

@@ -191,11 +191,7 @@ MISTAKES: dict[str, Mistake] = {
     "pages_of_k_are_used_for_v": Mistake(
         "V is looked up in the pages of K",
         _PAGED,
-        (
-            lambda inputs, right: replace(
-                right, tables=right.tables[:1] * 2, slots=right.slots[:1] * 2
-            ),
-        ),
+        (lambda inputs, right: replace(right, tables=right.tables[:1] * 2, slots=right.slots[:1] * 2),),
         applies=lambda inputs: inputs.row.pairs_pages,
     ),
     "pages_are_in_order": Mistake(

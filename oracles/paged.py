@@ -47,9 +47,7 @@ class Reading:
         return cls(row, row.parts, inputs.tables, inputs.kv_lens.astype(np.int64), inputs.mappings)
 
 
-def token_coordinates(
-    inputs: PagedInputs, part: Part, slots: Array, row: Layout | None = None
-) -> tuple[Array, ...]:
+def token_coordinates(inputs: PagedInputs, part: Part, slots: Array, row: Layout | None = None) -> tuple[Array, ...]:
     """Coordinates of whole tokens; slots outside the cache wrap, which only a mistake can ask for.
 
     row   differs from the Case's own in a mistake only

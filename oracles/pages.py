@@ -17,7 +17,9 @@ from kvconform.specs.paged import PagedInputs
 # --- copies
 
 
-def expect_copy(inputs: PagedInputs, cache: Mapping[str, Array], pairs: Array, at_once: bool = True) -> dict[str, Exact]:
+def expect_copy(
+    inputs: PagedInputs, cache: Mapping[str, Array], pairs: Array, at_once: bool = True
+) -> dict[str, Exact]:
     """Every byte of every buffer after copy_pages; padding of target pages is free.
 
     pairs     [num_pairs, 2] source and target
@@ -122,7 +124,7 @@ def cuts_heads(row: Layout) -> bool:
 
 
 def shards(inputs: PagedInputs) -> list[Shard]:
-    """As many equal shards as the number of heads has of its smallest divisor above 1, that the row can be built for."""
+    """Equal shards, as many as the least divisor of the number of heads says for which the row can be built."""
     case = inputs.case
     for count in range(2, case.num_kv_heads + 1):
         size = case.num_kv_heads // count
@@ -186,9 +188,9 @@ def unlike_sparse(inputs: PagedInputs, got: Cache) -> str:
     for name, array in got.items():
         rest = array.reshape(-1).view(np.uint8)
         for start in range(0, rest.size, _LOOKED_AT):
-            beside = np.flatnonzero(rest[start : start + _LOOKED_AT]) if rest[start : start + _LOOKED_AT].any() else ()
-            if len(beside):
-                word, size = (start + int(beside[0])) // array.itemsize, array.size
+            piece = rest[start : start + _LOOKED_AT]
+            if piece.any():
+                word, size = (start + int(np.flatnonzero(piece)[0])) // array.itemsize, array.size
                 return f"{name}: something was written to element {word} of {size}, where no token belongs"
     return ""
 

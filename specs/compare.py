@@ -23,6 +23,7 @@ DIFFERENT = "different"
 
 Shape = tuple[int, ...]
 
+
 class IncomparableError(ValueError):
     """Two rows that hold different things, or of which one cannot be built; the text says which."""
 
@@ -95,8 +96,9 @@ def compare(left: Layout, right: Layout, sizes: Sizes, dtype: str) -> Comparison
     Raises IncomparableError unless both rows hold the same parts, and can be built.
     """
     for row in (left, right):
-        if row.flaw(sizes, dtype):
-            raise IncomparableError(f"{row.name} cannot be built for {dict(sizes)} in {dtype}: {row.flaw(sizes, dtype)}")
+        flaw = row.flaw(sizes, dtype)
+        if flaw:
+            raise IncomparableError(f"{row.name} cannot be built for {dict(sizes)} in {dtype}: {flaw}")
     if holds(left, sizes, dtype) != holds(right, sizes, dtype):
         raise IncomparableError(f"{_told(left)}, {_told(right)}")
     first, num_elements, num_differing = None, 0, 0
@@ -120,7 +122,7 @@ def compare(left: Layout, right: Layout, sizes: Sizes, dtype: str) -> Comparison
 
 
 def holds(row: Layout, sizes: Sizes, dtype: str) -> tuple[tuple[Any, ...], ...]:
-    """What a row holds, for two rows to be compared: of each part its name, axes, type and places; how pages are paired."""
+    """What a row holds, for two rows to be compared: of each part its name, axes, type and places."""
     parts = [(p.name, p.axes, row.dtype_of(p, dtype), row.places(p, sizes, dtype).shape) for p in row.parts]
     return (*sorted(parts), (row.pairs_pages,))
 

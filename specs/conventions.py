@@ -18,7 +18,7 @@ class Convention:
     meaning   what is being decided
     choices   every legal choice
     default   what is assumed of an adapter that is silent
-    bars      axis of a Case -> values that are never drawn where it is undefined, and where it raises only by laws that ask
+    bars      axis of a Case -> values that are not drawn where it is undefined, and where it raises only on demand
     several   whether an adapter declares a set of choices (what it copes with) or exactly one
     """
 
@@ -62,14 +62,14 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="slots_out_of_range",
-            meaning="append below slot -1 or past the cache's end: nothing is written, or the call raises, or undefined",
+            meaning="append below slot -1 or past the last slot: nothing is written, or the call raises, or undefined",
             choices=("drop", "raise", "undefined"),
             default="undefined",
             bars={"stray_slots": ("below", "beyond")},
         ),
         Convention(
             name="duplicate_slots",
-            meaning="several tokens for one slot in one append: one of them stays there whole, or the last, or undefined",
+            meaning="several tokens for one slot in one append: one of them stays whole, or the last one, or undefined",
             choices=("one", "last", "undefined"),
             default="undefined",
             bars={"stray_slots": ("twice",)},

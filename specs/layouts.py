@@ -41,6 +41,14 @@ def _grouped(bits: str, k: tuple[str, str], v: tuple[str, str], *extra: str) -> 
     return fields
 
 
+def _q8_0(name: str, side: int) -> dict[str, Field]:
+    """Codes of K or V in blocks of 32, each behind its scale."""
+    return {
+        f"{name}_scale": Field("page slot head dim=(block [32]) -> page slot head block |", "float16", side, name),
+        name: Field("page slot head dim=(block inside) -> page slot head block | inside", "", side, name),
+    }
+
+
 _SEPARATE = (
     Layout(
         name="nhd",
@@ -218,14 +226,7 @@ _CONTIGUOUS = (
     ),
     Layout(
         name="cells_q8_0",
-        fields={
-            name: one
-            for side, of in zip(SIDES, SIDE_NAMES, strict=True)
-            for name, one in (
-                (f"{of}_scale", Field("page slot head dim=(block [32]) -> page slot head block |", "float16", side, of)),
-                (of, Field("page slot head dim=(block inside) -> page slot head block | inside", "", side, of)),
-            )
-        },
+        fields=_q8_0("k", K) | _q8_0("v", V),
         inner={"inside": 32},
         dtypes=("int8",),
         source="llama.cpp src/llama-kv-cache.cpp with ggml row sizes of Q8_0; ggml-common.h, block_q8_0",
@@ -249,11 +250,12 @@ _LATENT = (
     Layout(
         name="mla_aligned",
         fields={
-            "ckv": Field("page slot dim -> page slot | dim", buffer="kv_cache"),
-            "kpe": Field("page slot rope -> page slot | rope", buffer="kv_cache"),
+            "ckv": Field("page slot=(row pack) dim -> page row pack | dim", buffer="kv_cache"),
+            "kpe": Field("page slot=(row pack) rope -> page row pack | rope", buffer="kv_cache"),
         },
         fixed={"rope": 64},
-        pad={"dim": 128, "rope": 128},
+        inner={"pack": Bytes(4)},
+        pad={"slot": Bytes(4), "dim": 128, "rope": 128},
         source="sglang-jax mem_cache/memory_pool.py, MLATokenToKVPool: each of the two is aligned to 128 alone",
         table="ragged",
     ),
@@ -281,7 +283,7 @@ _LATENT = (
         },
         fixed={"dim": 512, "rope": 64},
         dtypes=("float8_e4m3fn",),
-        source="vLLM csrc/cache_kernels.cu, concat_and_cache_ds_mla; FlashMLA V3.2, whose tests allocate page_size + 1 rows",
+        source="vLLM csrc/cache_kernels.cu, concat_and_cache_ds_mla; FlashMLA, whose tests allocate page_size + 1 rows",
         sentinels="a sparse index of -1 is no token",
     ),
     Layout(
@@ -292,7 +294,7 @@ _LATENT = (
             "nope_scale": Field("page slot dim=(tile [64]) -> page | slot tile", "float8_e8m0fnu", buffer="kv_cache"),
         },
         fixed={"dim": 448, "rope": 64},
-        pad={"page |": Bytes(576)},
+        pad={"tile": 8, "page |": Bytes(576)},
         dtypes=("float8_e4m3fn",),
         source="FlashMLA tests/quant.py and csrc/sm90/decode/sparse_fp8/splitkv_mla.cuh, MODEL1",
         sentinels="a sparse index of -1 is no token",
@@ -402,7 +404,7 @@ _QUANTISED = (
         inner={"eight": 8},
         dtypes=("uint4",),
         word="int32",
-        source="KVQuant deployment/kvquant/quant_cuda_kernel.cu, VecQuant4AppendVecKSparse: mat [heads, dim / 8, max_len]",
+        source="KVQuant deployment/kvquant/quant_cuda_kernel.cu, VecQuant4AppendVecKSparse: [heads, dim / 8, max_len]",
         contiguous=True,
         table="none",
         sentinels="a slot is added to, so it must hold 0 before",
@@ -500,6 +502,5 @@ _FORMATS = (
 )
 
 LAYOUTS: dict[str, Layout] = {
-    row.name: row
-    for row in (*_SEPARATE, *_FUSED, *_CONTIGUOUS, *_LATENT, *_QUANTISED, *_CODES, *_OTHER, *_FORMATS)
+    row.name: row for row in (*_SEPARATE, *_FUSED, *_CONTIGUOUS, *_LATENT, *_QUANTISED, *_CODES, *_OTHER, *_FORMATS)
 }

@@ -61,9 +61,7 @@ class Operation:
     @property
     def layouts(self) -> tuple[Layout, ...]:
         """The rows this operation is specified for."""
-        return tuple(
-            row for row in LAYOUTS.values() if row.holds == self.holds and (row.is_plain or not self.plain)
-        )
+        return tuple(row for row in LAYOUTS.values() if row.holds == self.holds and (row.is_plain or not self.plain))
 
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "num_subspaces", "kv_lens", "spare_pages", "capacity")

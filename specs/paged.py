@@ -12,7 +12,7 @@ import numpy as np
 from kvconform.specs import data
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
-from kvconform.specs.dtypes import host, is_floating
+from kvconform.specs.dtypes import is_floating
 from kvconform.specs.row import SIDES, Part
 
 SPARSE = 1 << 31

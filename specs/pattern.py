@@ -22,11 +22,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 Group = tuple[str, ...]
 
-_ITEM = re.compile(r"(?:(?P<name>\w+)=)?\((?P<parts>[^()]*)\)|\[(?P<whole>\w+)\]|(?P<bar>\|)|(?P<axis>\w+)|(?P<junk>\S)")
+_ITEM = re.compile(
+    r"(?:(?P<name>\w+)=)?\((?P<parts>[^()]*)\)|\[(?P<whole>\w+)\]|(?P<bar>\|)|(?P<axis>\w+)|(?P<junk>\S)"
+)
 
 
 class LineError(ValueError):
@@ -99,7 +102,7 @@ def parse(text: str) -> Line:
     unnamed = [cut.axis for cut in steps[0].left if not cut.axis.isidentifier()]
     if unnamed:
         raise LineError(f"{text!r}: {unnamed[0]} cuts an axis without a name; write axis={unnamed[0]}")
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         if len(before.dims) != len(after.left):
             raise LineError(f"{text!r}: 'then' cuts {len(after.left)} dimensions, but there are {len(before.dims)}")
         if len(before.right) > 1:
@@ -211,7 +214,7 @@ def measure(line: Line, totals: Mapping[str, int], inner: Mapping[str, int], pad
 
     totals   logical axis -> its size
     inner    part -> its size, where the line does not say it with a number
-    pad      logical axis -> multiple that its size is rounded up to
+    pad      logical axis, or part of one, -> multiple that its size is rounded up to
     Raises LineError when a size is not a multiple of the parts it is cut into.
     """
     tables: list[dict[str, int]] = []
@@ -223,12 +226,14 @@ def measure(line: Line, totals: Mapping[str, int], inner: Mapping[str, int], pad
             dims = [up(totals[cut.axis], pad.get(cut.axis, 1)) for cut in step.left]
         for cut, total in zip(step.left, dims, strict=True):
             _cut(line, cut, total, inner, sizes)
+        sizes.update({part: up(size, pad[part]) for part, size in sizes.items() if part in pad})
         tables.append(sizes)
     return Measured(line, tuple(tables))
 
 
 def _cut(line: Line, cut: Cut, total: int, inner: Mapping[str, int], sizes: dict[str, int]) -> None:
-    known = {part: int(part) if part.isdigit() else inner[part] for part in cut.parts if part.isdigit() or part in inner}
+    known = {part: int(part) for part in cut.parts if part.isdigit()}
+    known |= {part: inner[part] for part in cut.parts if part in inner}
     free = [part for part in cut.parts if part not in known]
     if len(cut.parts) == 1:
         known, free = {}, list(cut.parts)
@@ -236,7 +241,9 @@ def _cut(line: Line, cut: Cut, total: int, inner: Mapping[str, int], sizes: dict
     if len(free) > 1 or (not free and product != total) or total % product:
         named = ", ".join(part if part == str(size) else f"{part} = {size}" for part, size in known.items())
         if len(free) > 1:
-            raise LineError(f"{line.text!r}: {cut.axis} is cut into {' and '.join(free)}, and no size is known of either")
+            raise LineError(
+                f"{line.text!r}: {cut.axis} is cut into {' and '.join(free)}, and no size is known of either"
+            )
         raise LineError(f"{line.text!r}: {cut.axis} = {total} is not a multiple of {product} ({named})")
     sizes.update(known)
-    sizes.update({part: total // product for part in free})
+    sizes.update(dict.fromkeys(free, total // product))

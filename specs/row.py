@@ -83,7 +83,8 @@ class Layout:
     fields       name -> Field
     source       who documents it
     inner        parts of an axis -> size, in elements or in Bytes, such as x = 16 bytes
-    pad          axis -> multiple that it is rounded up to; the text before a bar -> multiple of the record behind it
+    pad          axis, or part of one, -> multiple that it is rounded up to; the text before a bar -> multiple of the
+                 record behind it
     fixed        axis -> the only size it has
     dtypes       storage types it is defined for
     contiguous   every sequence has one page of its own: page i is the whole of sequence i, page_size its capacity
@@ -193,7 +194,8 @@ class Layout:
     def measured(self, name: str, sizes: Sizes, dtype: str) -> Measured:
         """The line of a field with the size of every axis. Raises LineError where the row cannot be built."""
         line = pattern.parse(self.fields[name].line)
-        totals = tuple(2 if axis == "kv" else self.fixed[axis] if axis in self.fixed else sizes[axis] for axis in line.axes)
+        known = {**sizes, **self.fixed, "kv": len(SIDES)}
+        totals = tuple(known[axis] for axis in line.axes)
         key = (name, totals, dtype)
         if key not in self._memo:
             self._memo[key] = self._measure(name, dict(zip(line.axes, totals, strict=True)), dtype)
@@ -203,7 +205,7 @@ class Layout:
     def _measure(self, name: str, totals: Sizes, dtype: str) -> Measured:
         of = self.fields[name].dtype or dtype
         inner, pad = (
-            {axis: size.elements(of) if isinstance(size, Bytes) else size for axis, size in table.items() if "|" not in axis}
+            {axis: size.elements(of) if isinstance(size, Bytes) else size for axis, size in table.items()}
             for table in (self.inner, self.pad)
         )
         return pattern.measure(pattern.parse(self.fields[name].line), totals, inner, pad)
@@ -315,7 +317,8 @@ class Layout:
     def padding(self, buffer: str, sizes: Sizes, dtype: str) -> Array:
         """bool, of the buffer's shape: words that no part has a place in."""
         word = 8 * self.word_of(buffer, dtype).itemsize
-        return ~self.live(buffer, sizes, dtype).reshape(-1, word).any(1).reshape(self.shape(buffer, sizes, dtype))
+        live = self.live(buffer, sizes, dtype).reshape(-1, word).any(1)
+        return np.asarray(~live).reshape(self.shape(buffer, sizes, dtype))
 
     def padding_of(self, buffer: str, tokens: tuple[Array, Array], sizes: Sizes, dtype: str) -> Array:
         """bool, of the buffer's shape: padding that lies inside of tokens, which are given as (pages, slots)."""

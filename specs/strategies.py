@@ -79,7 +79,8 @@ STATIC_GEOMETRIES = 3
 
 def vocabulary(axis: str) -> tuple[str, ...]:
     """The words that an axis of a Case is drawn from; none where it is a number."""
-    named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": (*DTYPES, *PACKED), "family": data.FAMILIES}
+    named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": (*DTYPES, *PACKED)}
+    named["family"] = data.FAMILIES
     words = tuple(named.get(axis, POOL.get(axis, ())))
     return words if all(isinstance(word, str) for word in words) else ()
 
@@ -334,8 +335,8 @@ LARGEST = 1 << 26
 
 def high_pages(cell: Cell) -> tuple[Case, ...]:
     """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
-    least = {axis: cell.allowed(axis)[0] for axis in SIZE_OF}
-    sizes = {SIZE_OF[axis]: size for axis, size in least.items()} | cell.row.fixed
+    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in SIZE_OF}
+    sizes = {**{SIZE_OF[axis]: size for axis, size in least.items()}, **cell.row.fixed}
     found = []
     for number in HIGH_PAGES if not cell.row.contiguous else ():
         num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
@@ -352,9 +353,9 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
     if cell.dtype != narrowest or not _all_hold(cell.predicates("pool"), "sparse") or cell.row.contiguous:
         return ()
-    sizes = {axis: next((v for v in (64, 32, 16) if v in cell.allowed(axis)), cell.allowed(axis)[-1]) for axis in SIZE_OF}
-    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", family="bits", **sizes)
-    return (replace(case, kv_lens=(2 * case.page_size + 1, 1)),)
+    sizes: dict[str, Any] = {axis: cell.allowed(axis)[-1] for axis in SIZE_OF}
+    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", **sizes)
+    return (replace(case, kv_lens=(2 * case.page_size + 1, 1), family="bits"),)
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)

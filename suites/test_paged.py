@@ -7,6 +7,7 @@ from kvconform.specs.strategies import high_pages
 from kvconform.suites.calls import LEFT_OVER, ORDINARY, appending, gathering, require_tokens
 from kvconform.suites.law import law
 
+
 @law("append", families=("plain", "bits"), only=ORDINARY)
 def test_append_writes_exactly_its_slots(subject, case):
     """Every addressed byte is the token's, every other byte is what it was; slot -1 writes nothing."""

@@ -1,6 +1,6 @@
 """Pages as a whole: copied, swapped, shared and forked, cut into shards, and far apart."""
 
-from kvconform.oracles import mistakes, pages, paged
+from kvconform.oracles import paged, pages
 from kvconform.oracles.verdict import Violation, require, require_same
 from kvconform.specs.inputs import inputs
 from kvconform.specs.strategies import sparse_pool
