@@ -9,7 +9,7 @@ import numpy as np
 
 from kvconform.specs.data import Array
 from kvconform.specs.row import K
-from kvconform.specs.table import Arrays, Pages, Reader, TableError, cdiv, row_runs, slices, sums
+from kvconform.specs.table import Arrays, Pages, Reader, TableError, cdiv, listed, row_runs, slices, sums
 from kvconform.specs.tables import TABLES, convert
 
 
