@@ -21,7 +21,7 @@ from typing import Any
 
 import kvconform
 from kvconform.specs.conventions import CONVENTIONS
-from kvconform.specs.dtypes import DTYPES, FORMATS
+from kvconform.specs.dtypes import DTYPES, FORMATS, PACKED
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.offers import flaw, members
 from kvconform.specs.operations import OPERATIONS
@@ -250,7 +250,7 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
         known = special.get(axis, vocabulary(axis))
         if not known:
             continue
-        anything = {"layout": list(LAYOUTS), "dtype": list(DTYPES)}.get(axis, known)
+        anything = {"layout": list(LAYOUTS), "dtype": [*DTYPES, *PACKED]}.get(axis, known)
         for value in members(predicate):
             if value not in anything:
                 raise AdapterError(f"{file}: OFFERS[{op!r}] names {axis} {value!r}{nearest(str(value), known)}")

@@ -1,20 +1,22 @@
 """The reference in numpy: plain reshape and transposition, float32 online softmax.
 
-It reads every layout through views and never calls the suite's index formula, so that a wrong row of `specs/layouts.py`
-cannot agree with itself.
+It reads every layout through views (`numpy_kernels/`) and never calls the suite's index formula, so that a wrong row of
+`specs/layouts.py` cannot agree with itself.
 """
 
 from itertools import pairwise
 
 import numpy as np
 
+from kvconform.impls.numpy_kernels.parts import Told
+from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
+
 NAME = "numpy_ref"
 BACKEND = "numpy"
 REQUIRES = ()
 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
-_PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x", "bshd", "bhsd"}
-_CODES = {"code_rows", "code_columns"}
+_STORED = _MOVED | {"float4_e2m1fn", "uint4", "uint2"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
 
@@ -22,25 +24,23 @@ OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
-    "append": {"layout": _PAGED | _CODES, "dtype": _MOVED, **_ANY},
-    "gather": {"layout": _PAGED | _CODES, "dtype": _MOVED, **_ANY},
-    "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "append": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
+    "gather": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
+    "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
+    "paged_decode": {"layout": set(PLAIN), "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan"},
     "table_padding": {"valid", "minus_one"},
+    "slots_out_of_range": "drop",
+    "duplicate_slots": "last",
+    "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
     "deterministic": True,
 }
-_ORDER = {  # of page, slot, head, dim among the axes of a field
-    "nhd": (0, 1, 2, 3),
-    "hnd": (0, 2, 1, 3),
-    "heads_first": (1, 2, 0, 3),
-    "bshd": (0, 1, 2, 3),
-    "bhsd": (0, 2, 1, 3),
-}
+_PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
 TILE = 16  # keys between two updates of the running maximum
 ARITHMETIC = {"tile": TILE, "merge_levels": 1, "renormalises": True}
 IN_PLACE = {}
@@ -59,44 +59,59 @@ def extract_v(kv):
     return kv[:, 1::2]
 
 
-def _views(cache, layout):
-    """Views [page, slot, *token axes] of K and V (None for codes), the dim axis still cut where the layout cuts it."""
-    if layout == "interleaved":
-        return cache["kv"][:, :, 0::2], cache["kv"][:, :, 1::2]
-    if layout == "code_rows":
-        return cache["codes"], None
-    if layout == "code_columns":
-        return cache["codes"].transpose(0, 2, 1), None
-    if layout == "split_x":
-        return cache["k"].transpose(0, 3, 1, 2, 4), cache["v"].transpose(0, 3, 1, 2)
-    return cache["k"].transpose(_ORDER[layout]), cache["v"].transpose(_ORDER[layout])
+def _views(cache, layout, **told):
+    """Views [page, slot, *token axes] of K and V; None for a side there is not, {part: view} where it has several."""
+    return VIEWS[layout](cache, Told(layout, told))
 
 
-def append(cache, k, v, slot_mapping, *, layout):
+def _whole(cache):
+    """The same contents in contiguous arrays: bytes can be taken for another type only where they are neighbours."""
+    return {name: np.ascontiguousarray(array) for name, array in cache.items()}
+
+
+def _of_sides(indices, shared_dims):
+    """The indices of K and of V: the same, unless one more axis holds both."""
+    return (indices, indices) if indices.ndim == shared_dims else (indices[..., 0, :], indices[..., 1, :])
+
+
+def append(cache, k, v, slot_mapping, *, layout, **told):
     cache = {name: array.copy() for name, array in cache.items()}
-    live = slot_mapping >= 0
-    for view, rows in zip(_views(cache, layout), (k, v), strict=True):
-        if rows is not None:
-            page, slot = np.divmod(slot_mapping[live], view.shape[1])
-            view[page, slot] = rows[live].reshape(-1, *view.shape[2:])
+    for views, rows, slots in zip(_views(cache, layout, **told), (k, v), _of_sides(slot_mapping, 1), strict=True):
+        if views is None:
+            continue
+        for view, part in [(views[name], rows[name]) for name in views] if isinstance(views, dict) else [(views, rows)]:
+            live = (slots >= 0) & (slots < view.shape[0] * view.shape[1])
+            page, slot = np.divmod(slots[live], view.shape[1])
+            view[page, slot] = part[live].reshape(-1, *view.shape[2:])
+    return cache
+
+
+def copy_pages(cache, page_mapping, *, layout):
+    axis = _PAGE_AXIS.get(layout, 0)
+    cache = {name: array.copy() for name, array in cache.items()}
+    for array in cache.values():
+        pages = np.moveaxis(array, axis, 0)
+        pages[page_mapping[:, 1]] = pages[page_mapping[:, 0]]
     return cache
 
 
 def _sequence(view, pages, length):
-    """One sequence of one side, [length, *token axes], the dim axis whole again."""
+    """One sequence of one part, [length, *token axes], the dim axis whole again."""
     rows = view[pages].reshape(-1, *view.shape[2:])[:length]
     return rows.reshape(*rows.shape[:2], rows.shape[2] * rows.shape[3]) if rows.ndim == 4 else rows
 
 
-def gather(cache, block_table, kv_lens, *, layout):
-    def side(view):
-        if view is None:
-            return None
-        pages = [block_table[seq, : -(-n // view.shape[1])] for seq, n in enumerate(kv_lens)]
+def gather(cache, block_table, kv_lens, *, layout, **told):
+    def part(view, table):
+        pages = [table[seq, : -(-n // view.shape[1])] for seq, n in enumerate(kv_lens)]
         return np.concatenate([_sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)])
 
-    k, v = _views(cache, layout)
-    return side(k), side(v)
+    def side(views, table):
+        if isinstance(views, dict):
+            return {name: part(view, table) for name, view in views.items()}
+        return None if views is None else part(views, table)
+
+    return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2)))
 
 
 def _online_softmax(q, k, v, sm_scale):
@@ -129,14 +144,14 @@ def _merge(outs, lses):
     return out, np.where(total > 0, top + np.log(safe), np.float32(-np.inf))
 
 
-def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits=1):
+def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits=1, **told):
     num_seqs, num_q_heads, dim = q.shape
-    k_view, v_view = _views(cache, layout)
-    page_size, num_kv_heads = k_view.shape[1:3]
+    views, tables = _views(_whole(cache), layout, **told), _of_sides(block_table, 2)
+    page_size, num_kv_heads = views[0].shape[1:3]
     out, lse = np.empty(q.shape, q.dtype), np.empty((num_seqs, num_q_heads), np.float32)
     for seq, n in enumerate(kv_lens):
-        pages = block_table[seq, : -(-n // page_size)]
-        k, v = (_sequence(view, pages, n).astype(np.float32) for view in (k_view, v_view))
+        pages = [table[seq, : -(-n // page_size)] for table in tables]
+        k, v = (_sequence(view, p, n).astype(np.float32, order="C") for view, p in zip(views, pages, strict=True))
         grouped = q[seq].astype(np.float32).reshape(num_kv_heads, -1, dim)
         ends = [int(n) * i // num_splits for i in range(num_splits + 1)]
         parts = [_online_softmax(grouped, k[a:b], v[a:b], sm_scale) for a, b in pairwise(ends)]

@@ -10,6 +10,7 @@ import numpy as np
 from kvconform.oracles import memory, paged
 from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact, Expected
+from kvconform.specs import pattern
 from kvconform.specs.data import Array
 from kvconform.specs.layouts import Layout, Part
 from kvconform.specs.paged import PagedInputs
@@ -119,8 +120,9 @@ class Shard:
 
 
 def cuts_heads(row: Layout) -> bool:
-    """Whether the caches of shards, joined along the heads, are the cache of all of them: heads are not padded."""
-    return all("head" in part.axes for part in row.parts) and "head" not in row.pad
+    """Whether caches of shards, joined along the heads, are that of all: heads are not padded, and before any bar."""
+    before_bars = [pattern.parse(one.line).steps[0].right[0] for one in row.fields.values()]
+    return "head" not in row.pad and all(any("head" in dim for dim in dims) for dims in before_bars)
 
 
 def shards(inputs: PagedInputs) -> list[Shard]:
@@ -141,26 +143,27 @@ def _shard(inputs: PagedInputs, heads: slice) -> Shard:
 
 
 def shard_of(inputs: PagedInputs, cache: Mapping[str, Array], shard: Shard) -> Cache:
-    """A shard's own cache, with what the whole cache holds in its places."""
-    row, dtype, own = inputs.row, inputs.case.dtype, shard.inputs
-    cut = own.dead("zero")
-    for part in row.parts:
-        here = row.everywhere(part, own.sizes, dtype)
-        head = part.axes.index("head")
-        there = tuple(at + shard.heads.start if axis == head else at for axis, at in enumerate(here))
-        memory.store(row, cut, part, here, memory.load(row, cache, part, there, inputs.sizes, dtype), own.sizes, dtype)
+    """A shard's own cache, cut out of the whole one."""
+    own, cut = shard.inputs, {}
+    for name, array in cache.items():
+        shape = inputs.row.shape(name, own.sizes, own.case.dtype)
+        dim = _dim_of_heads(array.shape, shape)
+        start = shape[dim] * shard.heads.start // own.case.num_kv_heads
+        cut[name] = np.ascontiguousarray(np.take(array, range(start, start + shape[dim]), axis=dim))
     return cut
 
 
-def joined(inputs: PagedInputs, caches: Sequence[Mapping[str, Array]]) -> Cache:
-    """Caches of shards, concatenated along the dimension that has the heads."""
-    whole = {}
-    for name in inputs.row.buffers:
-        shape = inputs.row.shape(name, inputs.sizes, inputs.case.dtype)
-        own = caches[0][name].shape
-        dim = next((i for i, (all_of, one) in enumerate(zip(shape, own, strict=True)) if all_of != one), 0)
-        whole[name] = np.concatenate([cache[name] for cache in caches], axis=dim)
-    return whole
+def joined(caches: Sequence[Mapping[str, Array]], whole: Mapping[str, Array]) -> Cache:
+    """Caches of shards, concatenated along the dimension that has the heads; `whole`: for its shapes."""
+    return {
+        name: np.concatenate([one[name] for one in caches], _dim_of_heads(array.shape, caches[0][name].shape))
+        for name, array in whole.items()
+    }
+
+
+def _dim_of_heads(whole: tuple[int, ...], shard: tuple[int, ...]) -> int:
+    """The dimension in which a shard is smaller; where there is one shard alone, any."""
+    return next((dim for dim, (a, b) in enumerate(zip(whole, shard, strict=True)) if a != b), 0)
 
 
 # --- pools beyond 31 bits

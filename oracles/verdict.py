@@ -112,7 +112,7 @@ class Raised(Violation):
 def require(
     got: Mapping[str, Array],
     expected: Expected,
-    mistakes: Mapping[str, Callable[[], Expected]] | None = None,
+    mistakes: Callable[[], Mapping[str, Callable[[], Expected]]] = dict,
     *,
     when: str = "",
 ) -> None:
@@ -120,14 +120,14 @@ def require(
 
     got        output name -> array; shapes and dtypes were checked when the call returned
     expected   output name -> Exact or Interval
-    mistakes   named wrong readings -> what each would have given
+    mistakes   gives named wrong readings -> what each would have given; asked only when something is unmet
     when       what the outputs belong to, put behind their name
     """
     unmet = {name: bad for name, want in expected.items() if (bad := want.unmet(got[name])).any()}
     for name, bad in unmet.items():
         said = expected[name].describe(got[name], bad)
         text = f"{name}{when and ' ' + when}: {int(bad.sum())} of {bad.size} elements {said}"
-        tries = {n: partial(_explains, got, unmet.keys(), oracle) for n, oracle in (mistakes or {}).items()}
+        tries = {n: partial(_explains, got, unmet.keys(), oracle) for n, oracle in mistakes().items()}
         raise Violation(text, tries)
 
 

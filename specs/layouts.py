@@ -15,6 +15,11 @@ __all__ = ["LAYOUTS", "SIDES", "SIDE_NAMES", "Bytes", "Field", "K", "Layout", "P
 _TOKEN = "page slot head dim"
 _SLOT_SKIPS = "a slot below 0 skips the token"
 
+_FLOATS = ("float32", "float16", "bfloat16")
+_SERVED = (*_FLOATS, "float8_e4m3fn", "float8_e5m2")
+_TPU = ("float32", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8")
+"""Types that a system's caches may have: llama.cpp's whole ones; vLLM's, SGLang's; those of TPU kernels."""
+
 
 def _apart(k: str, v: str = "", of: str = _TOKEN) -> dict[str, Field]:
     """K and V in buffers of their own, by the same line unless V has another."""
@@ -86,6 +91,7 @@ _SEPARATE = (
             "v": Field("page slot=(chunk x) head dim -> page head chunk dim x", side=V),
         },
         inner={"x": Bytes(16)},
+        dtypes=_SERVED,
         source="aiter, as written by vLLM 2026-02 rocm_aiter_fa.py, reshape_and_cache_shuffle_kernel",
         sentinels=_SLOT_SKIPS,
     ),
@@ -93,6 +99,7 @@ _SEPARATE = (
         name="token_slots",
         fields=_apart("(page slot) head dim"),
         fixed={"slot": 1},
+        dtypes=_SERVED,
         source="SGLang mem_cache/memory_pool.py, MHATokenToKVPool: k_buffer [size + page_size, head, dim]",
         table="token_slots",
         sentinels="slot 0 takes the writes of padding tokens; -1 is not guarded",
@@ -110,36 +117,42 @@ _FUSED = (
     Layout(
         name="kv_first_nhd",
         fields=_fused("kv page slot head dim"),
+        dtypes=_SERVED,
         source="vLLM 2026-02 v1/attention/backends/flash_attn.py, (2, num_blocks, block_size, heads, head_size)",
         sentinels=_SLOT_SKIPS + "; block 0 is null",
     ),
     Layout(
         name="kv_first_hnd",
         fields=_fused("kv page head slot dim"),
+        dtypes=_SERVED,
         source="vLLM 2026-02 flash_attn.py, stride order (0, 1, 3, 2, 4); cpu_attn.py",
         sentinels=_SLOT_SKIPS + "; block 0 is null",
     ),
     Layout(
         name="page_first_nhd",
         fields=_fused("page kv slot head dim"),
+        dtypes=_SERVED,
         source="vLLM 2026-02 triton_attn.py, flashinfer.py; flashinfer docs/tutorials/kv_layout.rst, 5-D NHD",
         sentinels=_SLOT_SKIPS + "; block 0 is null",
     ),
     Layout(
         name="page_first_hnd",
         fields=_fused("page kv head slot dim"),
+        dtypes=_SERVED,
         source="vLLM 2026-02 flashinfer.py, stride order (0, 1, 3, 2, 4); flashinfer 5-D HND",
         sentinels=_SLOT_SKIPS + "; block 0 is null",
     ),
     Layout(
         name="beside_nhd",
         fields=_fused("page slot head (kv dim)"),
+        dtypes=_SERVED,
         source="vLLM 2026-08 flash_attn.py, (num_blocks, heads, block_size, 2 * head_size), stride order (0, 2, 1, 3)",
         sentinels=_SLOT_SKIPS + "; block 0 is null",
     ),
     Layout(
         name="beside_hnd",
         fields=_fused("page head slot (kv dim)"),
+        dtypes=_SERVED,
         source="vLLM 2026-08 flash_attn.py, flashinfer.py, triton_attn.py, cpu_attn.py",
         sentinels=_SLOT_SKIPS + "; block 0 is null",
     ),
@@ -153,6 +166,7 @@ _FUSED = (
         fields=_fused("page slot (head kv) dim, then page slot (row pack) lane -> page slot row pack lane"),
         inner={"pack": Bytes(4)},
         pad={"head": Bytes(2), "dim": 128},
+        dtypes=_TPU,
         source="tpu-inference kernels/ragged_paged_attention/v3/kernel.py, get_kv_cache_shape and merge_kv",
         table="flat",
         sentinels="a page beyond the pool is clamped",
@@ -163,6 +177,7 @@ _FUSED = (
         inner={"pack": Bytes(4)},
         pad={"head": Bytes(4)},
         fixed={"dim": 64},
+        dtypes=_TPU,
         source="tpu-inference kernels/ragged_paged_attention/v3/kernel_hd64.py: K and V in one lane of 128",
         table="flat",
     ),
@@ -171,6 +186,7 @@ _FUSED = (
         fields=_fused("page slot (head kv) dim, then page slot (row pack) lane -> page slot row pack lane"),
         inner={"pack": Bytes(4)},
         pad={"dim": 128},
+        dtypes=_TPU,
         source="sglang-jax mem_cache/memory_pool.py, MHATokenToKVPool and merge_kv: heads are not padded",
         table="ragged",
         sentinels="a kv_cache_loc of -1 becomes a slice of length 0",
@@ -181,6 +197,7 @@ _FUSED = (
         inner={"pack": Bytes(4)},
         pad={"dim": Bytes(32)},
         fixed={"slot": 128},
+        dtypes=_TPU,
         source="tpu-inference kernels/experimental/batched_rpa, KVLayout.SEQ_ALONG_LANE; 8 sublanes of 4 bytes",
         table="flat",
     ),
@@ -188,6 +205,7 @@ _FUSED = (
         name="fractal",
         fields=_fused("kv page slot (head dim), then kv page slot (chunk sixteen) -> kv page chunk slot sixteen"),
         inner={"sixteen": 16},
+        dtypes=(*_FLOATS, "int8"),
         source="vllm-ascend _310p/attention/attention_v1.py, (2, pages, heads * dim // 16, page_size, 16); that heads "
         "are slower than dim inside of it is inferred from the shape, no writer was read",
     ),
@@ -211,6 +229,7 @@ _CONTIGUOUS = (
     Layout(
         name="cells",
         fields=_apart("page slot (head dim)"),
+        dtypes=_FLOATS,
         source="llama.cpp src/llama-kv-cache.cpp, [n_embd_k_gqa, kv_size, n_stream]; a page is a stream, a slot a cell",
         contiguous=True,
         table="none",
@@ -219,6 +238,7 @@ _CONTIGUOUS = (
     Layout(
         name="cells_v_transposed",
         fields=_apart("page slot (head dim)", "page (head dim) slot"),
+        dtypes=_FLOATS,
         source="llama.cpp src/llama-kv-cache.cpp with v_trans (flash attention off), set_input_v_idxs",
         contiguous=True,
         table="none",
@@ -244,6 +264,7 @@ _LATENT = (
             "kpe": Field("page slot rope -> page slot | rope", buffer="kv_cache"),
         },
         fixed={"rope": 64},
+        dtypes=_SERVED,
         source="vLLM csrc/cache_kernels.cu, concat_and_cache_mla: rows of kv_lora_rank + pe_dim; flashinfer's ckv, kpe",
         sentinels=_SLOT_SKIPS,
     ),
@@ -256,6 +277,7 @@ _LATENT = (
         fixed={"rope": 64},
         inner={"pack": Bytes(4)},
         pad={"slot": Bytes(4), "dim": 128, "rope": 128},
+        dtypes=_TPU,
         source="sglang-jax mem_cache/memory_pool.py, MLATokenToKVPool: each of the two is aligned to 128 alone",
         table="ragged",
     ),
@@ -264,6 +286,7 @@ _LATENT = (
         fields={"ckv": Field("page slot=(row pack) dim -> page row pack dim")},
         inner={"pack": Bytes(4)},
         pad={"slot": Bytes(4), "dim": 128},
+        dtypes=_TPU,
         source="tpu-inference kernels/mla/v2/kernel.py, get_kv_cache_shape; dim is latent and rope together",
         table="flat",
     ),
@@ -271,6 +294,7 @@ _LATENT = (
         name="mla_tokens_last",
         fields={"ckv": Field("page slot dim -> page dim slot")},
         fixed={"slot": 128},
+        dtypes=_TPU,
         source="tpu-inference kernels/mla/v2/kernel.py, get_kv_cache_shape with transpose_kv_cache",
         table="flat",
     ),

@@ -30,7 +30,7 @@ class Operation:
     dtypes       storage types it is specified for
     case_axes    fields of a Case that shape its inputs, beside op, layout, dtype, seed and family
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
-    hidden       keywords that are passed for a padded row alone, whose shape does not tell these sizes of a Case
+    hidden       keywords that are passed where the shapes of a cache do not tell them (specs/row.py, `hidden`)
     unasked      axes that keep to one value unless OFFERS lists them
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
     """
@@ -65,7 +65,7 @@ class Operation:
 
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "num_subspaces", "kv_lens", "spare_pages", "capacity")
-_HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "page_size": "slot"}
+_HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "page_size": "slot", "dtype": "dtype"}
 _TABLE = ("spare_columns", "table_padding", "index_dtype")
 
 OPERATIONS: dict[str, Operation] = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, product
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ SIDE_NAMES = ("k", "v")
 
 POSITIONS = ("page", "slot", "token")
 """Axes that say where a token is; the others are inside of it."""
+
+_TRIED = {"slot": (3, 4, 32, 64), "head": (1, 2, 3), "dim": (24, 32, 64, 128, 256), "subspace": (2, 3)}
+"""Sizes that are told apart, or not, by the shapes they lead to."""
 
 Sizes = Mapping[str, int]
 Array = np.ndarray[Any, Any]
@@ -143,9 +147,23 @@ class Layout:
         return any(one.side is None for one in self.fields.values())
 
     @property
+    def cuts_again(self) -> bool:
+        """Whether a dimension that joins several axes is cut, so that their sizes are not free of each other."""
+        return any(len(pattern.parse(one.line).steps) > 1 for one in self.fields.values())
+
+    @cached_property
     def hidden(self) -> tuple[str, ...]:
-        """Axes inside a padded row, whose sizes its shape does not tell."""
-        return tuple(axis for axis in self.pad if axis in ("slot", "head", "dim") and axis not in self.fixed)
+        """What the arrays of a cache do not tell: axes (and `dtype`) in which two caches of the same shapes differ."""
+        axes = [axis for axis in _TRIED if any(axis in part.axes for part in self.parts)]
+        tried = [(self.fixed[axis],) if axis in self.fixed else _TRIED[axis] for axis in axes]
+        alike: dict[Any, list[tuple[Any, ...]]] = {}
+        for dtype, some in product(self.dtypes, product(*tried)):
+            sizes: Sizes = {"page": 1, **self.fixed, **dict(zip(axes, some, strict=True))}
+            with suppress(LineError):
+                shapes = tuple((self.shape(b, sizes, dtype), self.word_of(b, dtype)) for b in self.buffers)
+                alike.setdefault(shapes, []).append((dtype, *some))
+        columns = [list(zip(*several, strict=True)) for several in alike.values() if len(several) > 1]
+        return tuple(name for i, name in enumerate(("dtype", *axes)) if any(len(set(c[i])) > 1 for c in columns))
 
     def argument(self, side: int, values: Mapping[str, Any]) -> Any:
         """K or V as operations take and return it: the one part of the side, a dict of several, None of none."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from hypothesis import strategies as st
@@ -57,6 +57,8 @@ LONGEST = 40
 
 SIZE_OF = {"page_size": "slot", "num_kv_heads": "head", "head_dim": "dim", "num_subspaces": "subspace"}
 """Fields of a Case that are sizes of a layout's axes."""
+
+_Beside = tuple[tuple[str, tuple[int, ...]], ...]
 
 _ROOM = 1 << 12
 """A size that every row can be built with along an axis that it does not fix: all that is asked is whole multiples."""
@@ -139,7 +141,7 @@ class Cell:
         if predicates and len(pool) > 1:
             pool = [v for v in _with_members(pool, predicates) if _all_hold(predicates, v)]
         if axis in SIZE_OF:
-            pool = [v for v in pool if self.admits(axis, v)] or self._multiples(axis, predicates)
+            pool = self._sizes(axis, pool, predicates)
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
         if only is not None:
             pool = [v for v in pool if v in set(only)]
@@ -149,17 +151,22 @@ class Cell:
         return pool
 
     def admits(self, axis: str, value: Any) -> bool:
-        """Whether the layout can be built with one size, whatever the others are."""
-        if axis not in SIZE_OF:
-            return True
-        others = {name: self.row.fixed.get(name, _ROOM) for name in SIZE_OF.values()}
-        sizes = {**dict.fromkeys(self.row.axes, 1), "page": 1, **others, SIZE_OF[axis]: value}
-        return self.row.admits(sizes, self.dtype)
+        """Whether the layout can be built with one size, whatever others are allowed beside it."""
+        return axis not in SIZE_OF or _admits(self.layout, self.dtype, axis, value, self._beside(axis))
 
-    def _multiples(self, axis: str, predicates: list[Any]) -> list[int]:
-        """The two least sizes that the layout can be built with, where it can with none of the pool."""
-        sizes = (n for n in range(1, _ROOM) if _all_hold(predicates, n) and self.admits(axis, n))
-        return list(islice(sizes, 2))
+    def _beside(self, axis: str) -> _Beside:
+        """The sizes that the one along an axis has to go with: a row that cuts what it has joined asks of both."""
+        if axis != "head_dim" or not self.row.cuts_again:
+            return ()
+        names = ("page_size", "num_kv_heads")
+        return tuple((SIZE_OF[name], tuple(self.allowed(name))) for name in names if SIZE_OF[name] in self.row.axes)
+
+    def _sizes(self, axis: str, pool: list[int], predicates: list[Any]) -> list[int]:
+        """Those of a pool that the layout can be built with, or the two least sizes that it can."""
+        beside = self._beside(axis)
+        fits = [n for n in pool if _admits(self.layout, self.dtype, axis, n, beside)]
+        others = (n for n in range(1, _ROOM) if _all_hold(predicates, n))
+        return fits or list(islice((n for n in others if _admits(self.layout, self.dtype, axis, n, beside)), 2))
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""
@@ -218,6 +225,17 @@ class Cell:
             fixed |= {"capacity": 1, "spare_pages": 0}
         shape = {axis: pick(axis) for axis in STATIC_AXES if axis in seen}
         return {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}, **shape}
+
+
+@cache
+def _admits(layout: str, dtype: str, axis: str, value: int, beside: _Beside) -> bool:
+    """Whether a row can be built with one size, with every one of those beside it, and with room along further axes."""
+    row = LAYOUTS[layout]
+    room = {name: row.fixed.get(name, _ROOM) for name in SIZE_OF.values()}
+    sizes = {**dict.fromkeys(row.axes, 1), "page": 1, **room, SIZE_OF[axis]: value}
+    names = [name for name, _ in beside]
+    together = [dict(zip(names, some, strict=True)) for some in product(*(values for _, values in beside))]
+    return all(row.admits({**sizes, **one}, dtype) for one in together)
 
 
 def _with_members(pool: list[Any], predicates: list[Any]) -> list[Any]:

@@ -1,5 +1,7 @@
 """Pages as a whole: copied, swapped, shared and forked, cut into shards, and far apart."""
 
+from functools import partial
+
 from kvconform.oracles import paged, pages
 from kvconform.oracles.verdict import Violation, require, require_same
 from kvconform.specs.inputs import inputs
@@ -14,7 +16,7 @@ def test_copy_pages_copies_whole_pages(subject, case):
     x = inputs(case)
     before = paged.filled(x, LEFT_OVER)
     got = subject.call(case, "copy_pages", cache=before, page_mapping=x.page_mapping, layout=case.layout)
-    require(got["cache"], pages.expect_copy(x, before, x.page_mapping), pages.copy_mistakes(x, before))
+    require(got["cache"], pages.expect_copy(x, before, x.page_mapping), partial(pages.copy_mistakes, x, before))
 
 
 @law(
@@ -53,7 +55,7 @@ def test_shards_of_the_heads_join_to_the_whole(subject, case):
     for shard in pages.shards(x):
         cache = pages.shard_of(x, before, shard)
         shards.append(subject.call(shard.inputs.case, "append", **appending(shard.inputs, cache))["cache"])
-    for name, joined in pages.joined(x, shards).items():
+    for name, joined in pages.joined(shards, whole).items():
         where = lambda index, name=name: x.row.where(name, index, x.sizes, case.dtype)  # noqa: E731
         require_same(joined, whole[name], f"{name} of {len(shards)} shards joined against that of all heads", where)
 

@@ -1,5 +1,7 @@
 """merge_states: log-sum-exp over parts, whatever their order, and whatever parts without keys hold."""
 
+from functools import partial
+
 import numpy as np
 
 from kvconform.oracles import decode, mistakes, states
@@ -24,7 +26,7 @@ def test_merge_is_within_the_bound(subject, case):
     got = subject.call(case, "merge_states", outs=outs, lses=given)
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_parts)
     want = states.expected(outs, nats, profile, unit)
-    require(got, want, mistakes.of_merge(outs, nats, profile, unit))
+    require(got, want, partial(mistakes.of_merge, outs, nats, profile, unit))
     subject.saw(states.visible_weight(outs, nats, want))
 
 
