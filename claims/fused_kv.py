@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Protocol
 
@@ -38,7 +39,7 @@ LANES = 128
 PACKINGS = (1, 2, 4, 8)
 """Elements that share 32 bits, for types of 32, 16, 8 and 4 bits; v3 pads the rows of a token to a multiple."""
 
-CONCATENATED = LAYOUTS["beside_nhd"]
+CONCATENATED = replace(LAYOUTS["beside_nhd"], dtypes=LAYOUTS["interleaved"].dtypes)
 """The pool's form before v3, [.., num_kv_heads, 2 * head_dim]: K and V of a head side by side."""
 
 

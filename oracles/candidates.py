@@ -15,6 +15,7 @@ import numpy as np
 from kvconform.oracles.probes import Units
 from kvconform.specs import pattern
 from kvconform.specs.layouts import LAYOUTS, Layout, Part
+from kvconform.specs.pattern import LineError
 from kvconform.specs.row import Sizes
 
 SIZES = {"slot": (1, 2, 3, 4, 8, 32, 128), "head": (1, 2, 3, 4), "dim": (8, 24, 64, 96, 128, 256), "subspace": (1, 3)}
@@ -48,18 +49,27 @@ def candidates(row: Layout, sizes: Sizes, dtype: str) -> list[Layout]:
 
 def fits(row: Layout, other: Layout, sizes: Sizes, dtype: str) -> bool:
     """Whether another row of the same parts can be built, and is not larger than the buffers of this one."""
-    if other.flaw(sizes, dtype):
+    if other is row:
+        return not row.flaw(sizes, dtype)
+    try:
+        have, want = ([one.num_bytes(buffer, sizes, dtype) for buffer in one.buffers] for one in (row, other))
+        steps = [_steps(one, row, sizes, dtype) for one in (row, other)] if _shares(row.name) else [[], []]
+    except LineError:
         return False
-    steps = [
-        [one.step(one.part(part.name), axis, sizes, dtype) for part in row.parts for axis in part.axes]
-        for one in (row, other)
-    ]
-    if steps[0] != steps[1]:
+    if any(sizes.get(axis, size) != size for axis, size in other.fixed.items()) or steps[0] != steps[1]:
         return False
-    if other.buffers == row.buffers:
-        return all(other.num_bytes(b, sizes, dtype) <= row.num_bytes(b, sizes, dtype) for b in row.buffers)
-    have, want = (sum(one.num_bytes(b, sizes, dtype) for b in one.buffers) for one in (row, other))
-    return want <= have
+    return all(w <= h for w, h in zip(want, have, strict=True)) if len(want) == len(have) else sum(want) <= sum(have)
+
+
+@cache
+def _shares(name: str) -> bool:
+    """Whether some elements of a row have one place in common."""
+    return any(cut.shared for one in LAYOUTS[name].fields.values() for cut in pattern.parse(one.line).steps[0].left)
+
+
+def _steps(row: Layout, claimed: Layout, sizes: Sizes, dtype: str) -> list[int]:
+    """How many neighbours share a place, along each axis of each part."""
+    return [row.step(row.part(part.name), axis, sizes, dtype) for part in claimed.parts for axis in part.axes]
 
 
 def every_place(units: Units, row: Layout, part: Part) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -69,9 +79,9 @@ def every_place(units: Units, row: Layout, part: Part) -> np.ndarray[tuple[int, 
     return np.broadcast_to(places, np.broadcast_shapes(*(index.shape for index in at)))
 
 
-def layout_key(units: Units, row: Layout) -> bytes:
-    """All places of a row: rows that have the same key are not told apart in these sizes."""
-    return b"".join(every_place(units, row, part).tobytes() for part in units.row.parts)
+def layout_key(units: Units, row: Layout) -> tuple[bytes, ...]:
+    """All places of each part: rows that have the same key are not told apart in these sizes."""
+    return tuple(every_place(units, row, part).tobytes() for part in units.row.parts)
 
 
 @cache

@@ -55,6 +55,7 @@ class Equivalence:
     relation    SAME, RESHAPED or DIFFERENT, where they agree at all
     when        empty: always; else the condition, or the share of geometries
     agree, tried   geometries in which they are the same bytes, and in which both can be built
+    sizes, dtype   the first geometry in which they differ, or the first of all
     """
 
     names: tuple[str, str]
@@ -62,6 +63,16 @@ class Equivalence:
     when: str
     agree: int
     tried: int
+    sizes: Sizes
+    dtype: str
+
+    def __str__(self) -> str:
+        text = f"{self.names[0]} and {self.names[1]}: "
+        if not self.agree:
+            return text + f"different in each of {self.tried} geometries tried"
+        if self.when:
+            return text + f"{self.relation} where {self.when}, else different"
+        return text + f"{self.relation} in each of {self.tried} geometries tried"
 
 
 def _geometries(row: Layout, other: Layout) -> Iterator[tuple[Sizes, str]]:
@@ -112,7 +123,10 @@ def equivalence(row: Layout, other: Layout) -> Equivalence | None:
         return None
     relation = DIFFERENT if not agree else SAME if same_shape else RESHAPED
     when = "" if agree in (0, len(found)) else _condition(found)
-    return Equivalence((row.name, other.name), relation, when, agree, len(found))
+    sizes, dtype, _ = next((one for one in found if not one[2]), found[0])
+    axes = {axis for part in row.parts for axis in part.axes}
+    shown = {axis: size for axis, size in sizes.items() if axis in axes}
+    return Equivalence((row.name, other.name), relation, when, agree, len(found), shown, dtype)
 
 
 def _condition(found: list[tuple[Sizes, str, bool]]) -> str:

@@ -205,7 +205,7 @@ _FUSED = (
         name="fractal",
         fields=_fused("kv page slot (head dim), then kv page slot (chunk sixteen) -> kv page chunk slot sixteen"),
         inner={"sixteen": 16},
-        dtypes=(*_FLOATS, "int8"),
+        dtypes=(*_SERVED, "int8"),
         source="vllm-ascend _310p/attention/attention_v1.py, (2, pages, heads * dim // 16, page_size, 16); that heads "
         "are slower than dim inside of it is inferred from the shape, no writer was read",
     ),

@@ -65,7 +65,7 @@ def test_shrinking_one_size_leaves_every_other_value_as_it_was():
     big, small = inputs(ONE), inputs(replace(ONE, kv_lens=(4, 0, 3), num_kv_heads=1))
     seq, position = big.owners
     kept = ~((seq == 0) & (position == 4))
-    assert np.array_equal(big.tokens[0][kept][:, :1], small.tokens[0])
+    assert np.array_equal(big.tokens["k"][kept][:, :1], small.tokens["k"])
     assert np.array_equal(big.q[:, :1], small.q)
 
 
@@ -93,7 +93,7 @@ def test_capacity_fixes_every_shape_while_lengths_vary():
     shapes = set()
     for lens in ((0, 0), (1, 8), (8, 3)):
         x = inputs(replace(ONE, op="append", capacity=4, kv_lens=lens))
-        shapes.add((x.tokens[0].shape, x.slot_mapping.shape, x.block_table.shape, x.sizes["page"]))
+        shapes.add((x.tokens["k"].shape, x.slot_mapping.shape, x.block_table.shape, x.sizes["page"]))
     assert len(shapes) == 1
 
 
@@ -134,7 +134,7 @@ def test_a_partition_holds_the_same_keys_in_the_same_order():
         x = inputs(replace(ONE, kv_lens=(5, 0, 7), seed=seed))
         parts = x.in_parts(3)
         assert parts.kv_lens.reshape(3, 3).sum(1).tolist() == [5, 0, 7]
-        assert np.array_equal(parts.tokens[0], x.tokens[0])
+        assert np.array_equal(parts.tokens["k"], x.tokens["k"])
         assert np.array_equal(parts.q[::3], x.q)
         empty += bool((parts.kv_lens.reshape(3, 3)[[0, 2]] == 0).any())
     assert empty

@@ -25,7 +25,7 @@ from kvconform.harness import cli
 from kvconform.impls import numpy_ref
 from kvconform.oracles.bound import attention_bound
 from kvconform.oracles.rounding import admissible
-from kvconform.specs.layouts import LAYOUTS
+from kvconform.specs.layouts import LAYOUTS, Field
 from kvconform.specs.profile import Profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,9 +146,8 @@ def each_query_its_own_split(queries, keys, values, num_splits, work):
     ]
 
 
-WRONG_ROW = replace(
-    fused_kv.CONCATENATED, name="halves", fields={"kv": "kv page slot head dim -> page slot (kv head) dim"}
-)
+HALVES = {"kv": Field("kv page slot head dim -> page slot (kv head) dim")}
+WRONG_ROW = replace(fused_kv.CONCATENATED, name="halves", fields=HALVES)
 
 TURNED = [
     (fused_kv.roundtrip_is_exact, {"impl": impl(extract_k=numpy_ref.extract_v)}, REFUTED),

@@ -1,0 +1,207 @@
+"""Which row an implementation really uses, told from decodable probes: one sentence that a violation can carry.
+
+A row is named when every element lies where that row has it. If several rows agree in one size, further sizes are
+tried; rows that agree in all of them are named together, with the proof where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations, islice
+
+from kvconform.oracles.candidates import same_places
+from kvconform.oracles.observed import Call, Observed, observe
+from kvconform.oracles.placement import Placement, placements
+from kvconform.oracles.probe_cases import probe_cases, tells_apart
+from kvconform.oracles.verdict import Violation
+from kvconform.specs.case import Case
+from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES, SIDES
+from kvconform.specs.strategies import Cell, OfferError
+
+OPS = ("append", "gather", "paged_decode")
+"""Operations whose places can be told."""
+
+MOST_CASES = 3
+"""Sizes that are tried, at most, to tell rows apart."""
+
+_VERB = {"append": "written", "gather": "read", "paged_decode": "read"}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found of one cell.
+
+    op, layout, dtype   the cell
+    placements          part -> where it lies, with the rows that agree in every size tried
+    hidden              part -> why nothing can be said of it
+    cases               what was called
+    """
+
+    op: str
+    layout: str
+    dtype: str
+    placements: Mapping[str, Placement]
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    cases: tuple[Case, ...] = ()
+
+    @property
+    def is_right(self) -> bool:
+        """Whether everything that could be told lies as the claimed row has it."""
+        return bool(self.placements) and all(p.is_right(self.layout) for p in self.placements.values())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every part lies as in some row, on the pages of the tables."""
+        return bool(self.placements) and all(
+            p.rows and p.of == name and not p.pages and not p.note for name, p in self.placements.items()
+        )
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that have every part where it lies, the claimed one first; none where no row does."""
+        if not self.is_plain:
+            return ()
+        first, *others = (placement.rows for placement in self.placements.values())
+        return tuple(name for name in first if all(name in rows for rows in others))
+
+    def side(self, side: int) -> str:
+        """What K or V uses, short: a row, or what it is instead."""
+        names = [part.name for part in LAYOUTS[self.layout].of_side(side)]
+        told: dict[str, list[str]] = {}
+        for name in names:
+            told.setdefault(self._short(name), []).append(name)
+        if len(told) == 1:
+            return next(iter(told))
+        return "; ".join(f"{' and '.join(names)} {what}" for what, names in told.items())
+
+    def _short(self, name: str) -> str:
+        if name in self.hidden:
+            return self.hidden[name]
+        placement = self.placements[name]
+        if not placement.rows:
+            return placement.note
+        of = f"{placement.of} of " if placement.of != name else ""
+        return "; ".join(filter(None, [of + self.named(self.rows or placement.rows[:1]), placement.note]))
+
+    def named(self, rows: Sequence[str]) -> str:
+        """A row by its name, with those that are not told apart from it."""
+        twins = [name for name in rows[1:] if self._proof(rows[0], name)]
+        unsure = [name for name in rows[1:] if name not in twins]
+        near = [name for name in twins if LAYOUTS[name].buffers == LAYOUTS[self.layout].buffers]
+        if rows[0] == self.layout:
+            return rows[0]
+        return " or ".join([" = ".join([rows[0], *near]), *unsure])
+
+    def _proof(self, a: str, b: str) -> str:
+        return same_places((min(a, b), max(a, b)), self.layout, self.dtype)
+
+    @property
+    def alike(self) -> dict[tuple[str, str], str]:
+        """Rows that were named together -> why no cache tells them apart, or that the sizes offered do not."""
+        unproved = "the sizes that are offered do not tell them apart"
+        return {pair: self._proof(*pair) or unproved for pair in combinations(self.rows, 2)}
+
+    @property
+    def tables(self) -> str:
+        """Whether pages are those of the tables, of K and of V."""
+        told = {name: p.pages for name, p in self.placements.items() if p.pages}
+        if not self.placements:
+            return "not seen"
+        if len(set(told.values())) == 1 and len(told) == len(self.placements):
+            return next(iter(told.values()))
+        return "; ".join(f"{_name(name)}: {pages}" for name, pages in told.items()) or "as given"
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, in one sentence; empty where nothing is."""
+        if self.is_right or not self.placements:
+            return ""
+        told: dict[str, list[str]] = {}
+        for name, placement in self.placements.items():
+            told.setdefault(self._told(placement), []).append(_name(name))
+        return "; ".join(
+            f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in told.items()
+        )
+
+    def _told(self, placement: Placement) -> str:
+        verb = _VERB[self.op]
+        if not placement.rows:
+            return f"{verb} as in no known row: {placement.note}"
+        rows = self.rows or placement.rows[:1]
+        if placement.of != placement.part:
+            what = f"{verb} where {self.named(rows)} has {_name(placement.of)}"
+        else:
+            what = f"{verb} as in {self.named(rows)}" + f", not {self.layout}" * (self.layout not in rows)
+        if placement.pages:
+            what += f", on {placement.pages}"
+        return f"{what}, {placement.note}" if placement.note else what
+
+
+def _name(part: str) -> str:
+    return part.upper() if part in SIDE_NAMES else part
+
+
+def diagnose(call: Call, cell: Cell) -> Diagnosis:
+    """Say what an implementation of one cell uses.
+
+    call   runs one operation of it: `Subject.call`
+    Raises OfferError where the offer leaves nothing to call, and Violation where a call fails.
+    """
+    found: Diagnosis | None = None
+    for case in _cases(cell, lambda: () if found is None else _in_doubt(found)):
+        observed = observe(call, cell, case)
+        found = _joined(found, observed)
+        if not _in_doubt(found):
+            break
+    assert found is not None
+    return found
+
+
+def _cases(cell: Cell, in_doubt: Callable[[], tuple[str, ...]]) -> Iterator[Case]:
+    """The most telling Case, then others that tell apart what is in doubt."""
+    every = probe_cases(cell)
+    yield next(every)
+    yield from islice((case for case in every if tells_apart(case, in_doubt())), MOST_CASES - 1)
+
+
+def _joined(before: Diagnosis | None, observed: Observed) -> Diagnosis:
+    """What one more Case says, of the rows that are left."""
+    case, now = observed.inputs.case, placements(observed)
+    if before is not None:
+        now = {name: _both(before.placements[name], one, before.cases[-1], case) for name, one in now.items()}
+    cases = (case,) if before is None else (*before.cases, case)
+    return Diagnosis(case.op, case.layout, case.dtype, now, observed.hidden, cases)
+
+
+def _both(before: Placement, now: Placement, earlier: Case, case: Case) -> Placement:
+    rows = tuple(name for name in before.rows if name in now.rows)
+    if rows or not now.rows or now.pages or now.note:
+        return replace(now, rows=rows or now.rows)
+    return Placement(now.part, note=f"as {before.rows[0]} in {_sizes(earlier)}, but as {now.rows[0]} in {_sizes(case)}")
+
+
+def _sizes(case: Case) -> str:
+    return f"page_size {case.page_size}, {case.num_kv_heads} heads, head_dim {case.head_dim}"
+
+
+def _in_doubt(found: Diagnosis) -> tuple[str, ...]:
+    """Rows that are left and are not the same places in every size."""
+    several = [found.rows] if found.rows else [p.rows for p in found.placements.values()] if found.is_plain else []
+    pairs = [(min(pair), max(pair)) for rows in several for pair in combinations(rows, 2)]
+    return tuple({name: 0 for pair in pairs if not same_places(pair, found.layout, found.dtype) for name in pair})
+
+
+def explain(call: Call, cell: Cell) -> str:
+    """Say in one sentence where an implementation's places differ from the claimed row's.
+
+    Empty where they do not, where nothing can be told, or where a call fails.
+    """
+    if cell.op not in OPS:
+        return ""
+    try:
+        found = diagnose(call, cell)
+    except (Violation, OfferError):
+        return ""
+    return found.sentence if any(placement.is_seen for placement in found.placements.values()) else ""
