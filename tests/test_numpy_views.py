@@ -139,7 +139,7 @@ def disagreeing(row, sizes, dtype, formula=None, wrap=lambda cache: cache):
     """Parts of which gather and a formula, the row's own unless another is given, do not find the same."""
     cache, formula = filled(row, sizes, dtype), formula or row
     pages, page, slot = places(row, sizes)
-    table = np.stack([pages[:2], [-1, -1], pages[2:]])
+    table = np.stack([pages[:2], [-1, -1], pages[2:4]])
     table = np.stack([table, table[::-1]], axis=1) if row.pairs_pages else table
     lens = np.array([2 * sizes["slot"], 0, 2 * sizes["slot"] - (sizes["slot"] + 1) // 2])
     sides = numpy_ref.gather(wrap(cache), table, lens, layout=row.name, **told(row.name, sizes, dtype))
