@@ -40,6 +40,9 @@ CONVENTIONS = {
     "empty_rows": "zero",
     "deterministic": True,
 }
+WHY_NOT = {
+    "sparse": "append copies the cache and packed codes are expanded whole: a pool of 2**31 elements would take memory"
+}
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
 TILE = 16  # keys between two updates of the running maximum
 ARITHMETIC = {"tile": TILE, "merge_levels": 1, "renormalises": True}
