@@ -27,7 +27,7 @@ class Operation:
     returns      names of the results
     holds        what the layouts it works on hold (specs/row.py)
     plain        whether only those of them that hold one K and one V a token
-    dtypes       storage types it is specified for
+    only         storage types it is restricted to
     case_axes    fields of a Case that shape its inputs, beside op, layout, dtype, seed and family
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
     hidden       keywords that are passed where the shapes of a cache do not tell them (specs/row.py, `hidden`)
@@ -45,7 +45,7 @@ class Operation:
     optional: Mapping[str, Any] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)
     unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous", "pool": "dense"})
-    dtypes: tuple[str, ...] = (*DTYPES, *PACKED)
+    only: tuple[str, ...] = ()
     rounds: bool = False
 
     @property
@@ -59,9 +59,18 @@ class Operation:
         return self.arguments[len(self.positional) + 1 :]
 
     @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Storage types it is specified for: what its layouts take, widest first."""
+        taken = {dtype for row in self.layouts for dtype in row.dtypes if dtype in (self.only or row.dtypes)}
+        return tuple(dtype for dtype in (*DTYPES, *PACKED) if dtype in taken)
+
+    @property
     def layouts(self) -> tuple[Layout, ...]:
         """The rows this operation is specified for."""
-        return tuple(row for row in LAYOUTS.values() if row.holds == self.holds and (row.is_plain or not self.plain))
+        return tuple(row for row in LAYOUTS.values() if row.holds == self.holds and self._takes(row))
+
+    def _takes(self, row: Layout) -> bool:
+        return (row.is_plain or not self.plain) and (not self.only or bool(set(row.dtypes) & set(self.only)))
 
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "num_subspaces", "kv_lens", "spare_pages", "capacity")
@@ -129,7 +138,7 @@ OPERATIONS: dict[str, Operation] = {
             holds="pages",
             plain=True,
             hidden=_HIDDEN,
-            dtypes=ROUNDED,
+            only=ROUNDED,
             optional={"num_splits": 1},
             case_axes=(
                 *(a for a in _PAGES if a != "num_subspaces"),
@@ -149,7 +158,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("outs", "lses"),
             returns=("out", "lse"),
             holds="splits",
-            dtypes=ROUNDED,
+            only=ROUNDED,
             case_axes=("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
             rounds=True,
         ),
