@@ -18,8 +18,10 @@ from kvconform.harness import findings_page, offers_page, reference, report
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest, of_backend
 from kvconform.harness.booking import USAGE_EXIT, Run
 from kvconform.harness.claims_command import claims
+from kvconform.harness.compare_command import compare_layouts
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.expect_command import expect
+from kvconform.harness.layout_commands import layouts, show
 from kvconform.harness.supervisor import supervise
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -277,4 +279,5 @@ def all_laws() -> dict[str, Any]:
     return LAWS
 
 
-commands.add_command(claims)
+for command in (claims, compare_layouts, layouts, show):
+    commands.add_command(command)

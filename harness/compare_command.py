@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kvconform.harness.adapters import AdapterError, nearest
 from kvconform.harness.layout_commands import size_options
+from kvconform.harness.layout_page import equivalence_section
 from kvconform.specs.compare import IncomparableError, compare
 from kvconform.specs.equivalence import Equivalence, equivalence, equivalences
 from kvconform.specs.formula import size_name
@@ -102,22 +103,3 @@ def _table(found: Iterable[Equivalence]) -> Table:
         if one.agree:
             grid.add_row(Text(" = ".join(one.names)), one.relation, one.when or "always")
     return grid
-
-
-def equivalence_section(found: list[Equivalence]) -> str:
-    """The section of docs/layouts.md about layouts that are the same bytes."""
-    most = max((one.tried for one in found), default=0)
-    lines = [
-        "## Layouts that are the same bytes",
-        "",
-        f"Every two layouts that hold the same things, {len(found)} pairs, compared element by element in up to {most} "
-        "geometries that both can be built in (`kvconform compare`). Pairs that are not listed are different in all of "
-        "them. A contiguous cache counts a sequence as a page.",
-        "",
-        "| layouts | relation | when |",
-        "|---|---|---|",
-    ]
-    for one in found:
-        if one.agree:
-            lines.append(f"| `{one.names[0]}` = `{one.names[1]}` | {one.relation} | {one.when or 'always'} |")
-    return "\n".join([*lines, ""])

@@ -17,7 +17,7 @@ from kvconform.specs.offers import holds, members
 from kvconform.specs.operations import OPERATIONS, Operation
 from kvconform.specs.strategies import POOL, vocabulary
 
-WORDS = ("index_dtype", "strides")
+WORDS = ("index_dtype", "strides", "pool")
 """Axes whose words everybody may be expected to take."""
 
 

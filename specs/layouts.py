@@ -479,13 +479,14 @@ _OTHER = (
 
 def _format(name: str, dtype: str, fields: dict[str, tuple[str, str]], inner: dict[str, int]) -> Layout:
     """A byte format: of each field of a block the line, and its type where that is not the cache's."""
+    upstream = name.removesuffix("_blocks")
     return Layout(
         name=name,
         holds="elements",
         fields={field: Field(line, of, buffer="blocks") for field, (line, of) in fields.items()},
         inner=inner,
         dtypes=(dtype,),
-        source=f"ggml src/ggml-common.h, block_{name}, and ggml-quants.c, dequantize_row_{name}",
+        source=f"ggml src/ggml-common.h, block_{upstream}, and ggml-quants.c, dequantize_row_{upstream}",
         table="none",
     )
 

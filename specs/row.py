@@ -249,7 +249,7 @@ class Layout:
     def shape(self, buffer: str, sizes: Sizes, dtype: str) -> tuple[int, ...]:
         """Shape of a buffer's array. Raises LineError where the row cannot be built."""
         word = 8 * self.word_of(buffer, dtype).itemsize
-        record, first = self._record(buffer, sizes, dtype), self._fields_in(buffer)[0]
+        record, first = self.record(buffer, sizes, dtype), self._fields_in(buffer)[0]
         dims, line = self.measured(first, sizes, dtype).dims, self.fields[first].line
         if len(record.members) > 1:  # several arrays in one buffer: it has no dimensions of its own
             return (_whole(record.bits, word, line),)
@@ -302,7 +302,7 @@ class Layout:
             for index, dims in zip(measured.indices(named), measured.dims, strict=True)
         ]
         buffer = self.buffer_of(part)
-        record: _Record = self._record(buffer, sizes, dtype)
+        record: Record = self.record(buffer, sizes, dtype)
         offset: Any = 0
         for position in segments:
             start, record = record.of(part.field)
@@ -383,18 +383,18 @@ class Layout:
     def _fields_in(self, buffer: str) -> tuple[str, ...]:
         return tuple(name for name, one in self.fields.items() if (one.buffer or name) == buffer)
 
-    def _record(self, buffer: str, sizes: Sizes, dtype: str) -> _Record:
+    def record(self, buffer: str, sizes: Sizes, dtype: str) -> Record:
         """The buffer as a record: its fields with the size of each."""
         measured = {name: self.measured(name, sizes, dtype) for name in self._fields_in(buffer)}
         key = (buffer, dtype, *(one.dims for one in measured.values()))
         if key not in self._memo:
             self._memo[key] = self._behind(measured, 0, dtype)
-        found: _Record = self._memo[key]
+        found: Record = self._memo[key]
         return found
 
-    def _behind(self, fields: Mapping[str, Measured], depth: int, dtype: str) -> _Record:
+    def _behind(self, fields: Mapping[str, Measured], depth: int, dtype: str) -> Record:
         """Fields that share everything before their bar number `depth`, one behind another."""
-        members: list[_Record] = []
+        members: list[Record] = []
         for before, group in groupby(fields, lambda name: _before(fields[name], depth)):
             some = {name: fields[name] for name in group}
             if before:
@@ -405,16 +405,16 @@ class Layout:
                 members.append(replace(one, count=math.prod(next(iter(some.values())).dims[depth])))
             else:
                 members += [
-                    _Record((name,), math.prod(at.dims[depth]), width(self.fields[name].dtype or dtype))
+                    Record((name,), math.prod(at.dims[depth]), width(self.fields[name].dtype or dtype))
                     for name, at in some.items()
                 ]
         ends = list(accumulate(one.count * one.bits for one in members))
         names = tuple(name for one in members for name in one.fields)
-        return _Record(names, 1, ends[-1], tuple(zip([0, *ends], members, strict=False)))
+        return Record(names, 1, ends[-1], tuple(zip([0, *ends], members, strict=False)))
 
 
 @dataclass(frozen=True)
-class _Record:
+class Record:
     """Fields one behind another, repeated.
 
     fields    the names of all that lie in it
@@ -426,9 +426,9 @@ class _Record:
     fields: tuple[str, ...]
     count: int
     bits: int
-    members: tuple[tuple[int, _Record], ...] = ()
+    members: tuple[tuple[int, Record], ...] = ()
 
-    def of(self, name: str) -> tuple[int, _Record]:
+    def of(self, name: str) -> tuple[int, Record]:
         """(bit at which the member with a field begins, that member)."""
         return next((start, member) for start, member in self.members if name in member.fields)
 

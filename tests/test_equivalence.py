@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from kvconform.harness.adapters import AdapterError
-from kvconform.harness.compare_command import compare_layouts, equivalence_section
+from kvconform.harness.compare_command import compare_layouts
+from kvconform.harness.layout_page import equivalence_section
 from kvconform.specs.compare import DIFFERENT, RESHAPED, SAME, compare
 from kvconform.specs.equivalence import CONDITIONS, equivalence, equivalences
 from kvconform.specs.layouts import LAYOUTS
