@@ -61,6 +61,7 @@ def commands() -> None:
     kvconform run                          every implementation this machine can run
     kvconform run --impl my_adapter.py     your kernel, behind an adapter of two functions
     kvconform list                         what there is: implementations, operations, layouts, laws
+    kvconform show NAME                    one layout: shape, index formula, padding, a picture
     kvconform replay CASE --impl X         one case again, from a report
     kvconform expect update report.json    known violations become data, fixed ones go
     kvconform findings report.json         what known violations there are, as a page
