@@ -24,7 +24,7 @@ OFFERS = {
     "append": {"layout": {"heads_first"}, "skip": 0},  # a token that is passed is written: nothing says "not this one"
     "paged_decode": {"layout": {"heads_first"}, "dtype": dense.ROUNDED, "static": True},
 }
-WHY_NOT = dense.WHY_NOT | {"layout": "its cache is this one", "strides": "page and slot are one axis"}
+WHY_NOT = dense.WHY_NOT | {"layout": "its cache is this one", "strides": "they are one axis", "sparse": "it is copied"}
 CONVENTIONS = flex.CONVENTIONS | {"table_padding": {"valid", "minus_one"}}  # its own tables end in -1
 ARITHMETIC = flex.ARITHMETIC
 IN_PLACE = {"append": "cache"}

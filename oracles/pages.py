@@ -119,10 +119,15 @@ class Shard:
     inputs: PagedInputs
 
 
-def cuts_heads(row: Layout) -> bool:
-    """Whether caches of shards, joined along the heads, are that of all: heads are not padded, and before any bar."""
+def has_heads_outside(row: Layout) -> bool:
+    """Whether the caches of shards can be joined along the heads: none lies behind a bar."""
     before_bars = [pattern.parse(one.line).steps[0].right[0] for one in row.fields.values()]
-    return "head" not in row.pad and all(any("head" in dim for dim in dims) for dims in before_bars)
+    return all(any("head" in dim for dim in dims) for dims in before_bars)
+
+
+def cuts_heads(row: Layout) -> bool:
+    """Whether caches of shards, joined along the heads, are that of all: heads are not padded either."""
+    return "head" not in row.pad and has_heads_outside(row)
 
 
 def shards(inputs: PagedInputs) -> list[Shard]:
@@ -143,27 +148,32 @@ def _shard(inputs: PagedInputs, heads: slice) -> Shard:
 
 
 def shard_of(inputs: PagedInputs, cache: Mapping[str, Array], shard: Shard) -> Cache:
-    """A shard's own cache, cut out of the whole one."""
-    own, cut = shard.inputs, {}
+    """A shard's own cache, cut out of one of all heads."""
+    own, cut, dims = shard.inputs, {}, _dims_of_heads(inputs)
     for name, array in cache.items():
-        shape = inputs.row.shape(name, own.sizes, own.case.dtype)
-        dim = _dim_of_heads(array.shape, shape)
-        start = shape[dim] * shard.heads.start // own.case.num_kv_heads
-        cut[name] = np.ascontiguousarray(np.take(array, range(start, start + shape[dim]), axis=dim))
+        size = inputs.row.shape(name, own.sizes, own.case.dtype)[dims[name]]
+        start = size * shard.heads.start // own.case.num_kv_heads
+        cut[name] = np.ascontiguousarray(np.take(array, range(start, start + size), axis=dims[name]))
     return cut
 
 
-def joined(caches: Sequence[Mapping[str, Array]], whole: Mapping[str, Array]) -> Cache:
-    """Caches of shards, concatenated along the dimension that has the heads; `whole`: for its shapes."""
-    return {
-        name: np.concatenate([one[name] for one in caches], _dim_of_heads(array.shape, caches[0][name].shape))
-        for name, array in whole.items()
-    }
+def joined(inputs: PagedInputs, caches: Sequence[Mapping[str, Array]]) -> Cache:
+    """Caches of shards, concatenated along the dimension that has the heads: what several devices hold together."""
+    dims = _dims_of_heads(inputs)
+    return {name: np.concatenate([cache[name] for cache in caches], dims[name]) for name in caches[0]}
 
 
-def _dim_of_heads(whole: tuple[int, ...], shard: tuple[int, ...]) -> int:
-    """The dimension in which a shard is smaller; where there is one shard alone, any."""
-    return next((dim for dim, (a, b) in enumerate(zip(whole, shard, strict=True)) if a != b), 0)
+def _dims_of_heads(inputs: PagedInputs) -> dict[str, int]:
+    """Of each buffer the dimension that grows with the number of heads."""
+    row, dtype, dims = inputs.row, inputs.case.dtype, {}
+    for name in row.buffers:
+        few, many = (row.shape(name, {**inputs.sizes, "head": n}, dtype) for n in (_FEW_HEADS, 2 * _FEW_HEADS))
+        dims[name] = next(dim for dim, (a, b) in enumerate(zip(few, many, strict=True)) if a != b)
+    return dims
+
+
+_FEW_HEADS = 16
+"""As many heads as every row can be built with, padded or not."""
 
 
 # --- pools beyond 31 bits

@@ -162,11 +162,15 @@ class Cell:
         return tuple((SIZE_OF[name], tuple(self.allowed(name))) for name in names if SIZE_OF[name] in self.row.axes)
 
     def _sizes(self, axis: str, pool: list[int], predicates: list[Any]) -> list[int]:
-        """Those of a pool that the layout can be built with, or the two least sizes that it can."""
+        """Those of a pool that the layout can be built with; where they are not two, the least that it can, too."""
+        if SIZE_OF[axis] in self.row.fixed:
+            pool = [n for n in (self.row.fixed[SIZE_OF[axis]],) if _all_hold(predicates, n)]
         beside = self._beside(axis)
         fits = [n for n in pool if _admits(self.layout, self.dtype, axis, n, beside)]
-        others = (n for n in range(1, _ROOM) if _all_hold(predicates, n))
-        return fits or list(islice((n for n in others if _admits(self.layout, self.dtype, axis, n, beside)), 2))
+        if len(fits) > 1 or (fits and (SIZE_OF[axis] in self.row.fixed or len(fits) == len(pool))):
+            return fits
+        others = (n for n in range(1, _ROOM) if n not in fits and _all_hold(predicates, n))
+        return [*fits, *islice((n for n in others if _admits(self.layout, self.dtype, axis, n, beside)), 2 - len(fits))]
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""

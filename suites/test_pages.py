@@ -55,9 +55,27 @@ def test_shards_of_the_heads_join_to_the_whole(subject, case):
     for shard in pages.shards(x):
         cache = pages.shard_of(x, before, shard)
         shards.append(subject.call(shard.inputs.case, "append", **appending(shard.inputs, cache))["cache"])
-    for name, joined in pages.joined(shards, whole).items():
+    for name, joined in pages.joined(x, shards).items():
         where = lambda index, name=name: x.row.where(name, index, x.sizes, case.dtype)  # noqa: E731
         require_same(joined, whole[name], f"{name} of {len(shards)} shards joined against that of all heads", where)
+
+
+@law(
+    "gather",
+    families=("bits",),
+    only={"pool": ("dense",), "num_kv_heads": (2, 3, 5), "shared_pages": (0,)},
+    rows=lambda row: pages.has_heads_outside(row),
+)
+def test_a_shard_of_the_heads_is_read_alone(subject, case):
+    """Tensor parallelism: of shards joined along the heads, each with its own padding, each gives its own heads."""
+    x = inputs(case)
+    shards = pages.shards(x)
+    caches = [paged.filled(shard.inputs, LEFT_OVER) for shard in shards]
+    whole = pages.joined(x, caches)
+    for shard in shards:
+        cache = pages.shard_of(x, whole, shard)
+        got = subject.call(shard.inputs.case, "gather", **gathering(shard.inputs, cache))
+        require_tokens(got, shard.inputs, f"gather of heads {shard.heads.start} to {shard.heads.stop - 1}")
 
 
 @law("append", families=("bits",), pinned=sparse_pool, drawn=False)

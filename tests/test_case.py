@@ -138,3 +138,54 @@ def test_a_partition_holds_the_same_keys_in_the_same_order():
         assert np.array_equal(parts.q[::3], x.q)
         empty += bool((parts.kv_lens.reshape(3, 3)[[0, 2]] == 0).any())
     assert empty
+
+
+def test_stray_slots_lie_where_they_say():
+    base = replace(ONE, op="append", kv_lens=(5, 4))
+    end = inputs(base).sizes["page"] * base.page_size
+    seen = {}
+    for kind in ("none", "below", "beyond", "twice"):
+        slots = [inputs(replace(base, stray_slots=kind, seed=seed)).slot_mapping for seed in range(12)]
+        seen[kind] = np.concatenate(slots)
+    assert (seen["none"] >= 0).all()
+    assert (seen["none"] < end).all()
+    assert (seen["below"] < -1).sum() == 12 * 3
+    assert not (seen["below"] == -1).any()
+    assert {int(n) for n in seen["beyond"] if n >= end} == {end, end + base.page_size, 2 * end + 1}
+    one = inputs(replace(base, stray_slots="twice")).slot_mapping
+    assert (one[[1, 4, 7]] == one[0]).all()
+    assert len(set(one.tolist())) == len(one) - 3
+
+
+def test_sequences_share_whole_leading_pages_and_what_is_in_them():
+    x = inputs(replace(ONE, op="gather", page_size=2, kv_lens=(5, 4, 1), shared_pages=2))
+    assert x.num_shared == [2, 2, 0]
+    assert x.block_table[0, :2].tolist() == x.block_table[1, :2].tolist()
+    assert x.block_table[2, 0] not in x.block_table[:2]
+    rows = x.tokens["k"]
+    assert np.array_equal(rows[:4], rows[5:9])
+    assert not np.array_equal(rows[4], rows[9])
+
+
+def test_pages_are_moved_apart_or_swapped():
+    apart = inputs(replace(ONE, op="copy_pages", kv_lens=(9, 6), page_size=2)).page_mapping
+    assert not set(apart[:, 0]) & set(apart[:, 1])
+    assert len(set(apart[:, 1])) == len(apart) > len(set(apart[:, 0]))  # one source has two targets
+    swap = inputs(replace(ONE, op="copy_pages", kv_lens=(9, 6), page_size=2, page_moves="swap")).page_mapping
+    assert {(a, b) for a, b in swap.tolist()} == {(b, a) for a, b in swap.tolist()}
+
+
+def test_tokens_of_one_group_have_one_scale():
+    x = inputs(replace(ONE, op="append", layout="kivi", dtype="uint2", page_size=64, head_dim=32, kv_lens=(64, 40)))
+    scale = x.tokens["k_scale"]
+    assert scale.shape == (104, 2, 32)
+    assert (scale[:32] == scale[:1]).all()
+    assert not np.array_equal(scale[31], scale[32])
+    assert x.tokens["v_scale"].shape == (104, 2, 1)
+
+
+def test_k_and_v_have_pages_of_their_own_where_the_layout_says_so():
+    x = inputs(replace(ONE, op="append", layout="trtllm_blocks", kv_lens=(3, 4)))
+    assert x.block_table.shape[1] == 2
+    assert x.slot_mapping.shape == (2, 7)
+    assert not set(x.tables[0][0, :2]) & set(x.tables[1][0, :2])

@@ -2,14 +2,28 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from kvconform.impls import numpy_ref
 from kvconform.oracles.mistakes import MISTAKES
 from kvconform.specs.conventions import declared
+from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import POOL, Cell, OfferError, bench_case, cases, cells, every_bit_pattern
+from kvconform.specs.strategies import (
+    HIGH_PAGES,
+    LARGEST,
+    POOL,
+    Cell,
+    OfferError,
+    bench_case,
+    cases,
+    cells,
+    every_bit_pattern,
+    high_pages,
+    sparse_pool,
+)
 
 FREE = declared(numpy_ref.CONVENTIONS)
 STATIC = {"layout": {"nhd"}, "dtype": {"float32"}, "static": True, "page_size": {4, 8}, "head_dim": {8, 16}}
@@ -156,3 +170,80 @@ def test_a_law_of_two_operations_draws_what_both_offer():
     assert {case.index_dtype for case in drawn(both)} == {"int32"}
     with pytest.raises(OfferError, match="no page_size to draw from"):
         replace(append, also=({"page_size": {1}},)).allowed("page_size")
+
+
+@pytest.mark.parametrize("layout", ["nhd", "packed", "mla_656", "trtllm_blocks", "heads_first", "nvfp4"])
+def test_high_pages_have_numbers_beyond_16_bits_and_hold_the_tokens(layout):
+    cell = next(c for c in cells("append", numpy_ref.OFFERS["append"], FREE) if c.layout == layout)
+    found = [inputs(case) for case in high_pages(cell)]
+    assert len(found) == len(HIGH_PAGES)
+    for x, number in zip(found, HIGH_PAGES, strict=True):
+        used = {int(page) for table in x.tables for row, n in zip(table, x.pages_of, strict=True) for page in row[:n]}
+        assert min(used) >= number
+        assert x.num_tokens > x.case.page_size
+        assert sum(x.row.num_bytes(b, x.sizes, x.case.dtype) for b in x.row.buffers) <= LARGEST + (1 << 20)
+
+
+def test_no_page_is_high_in_a_contiguous_cache_or_where_few_pages_are_offered():
+    every = cells("append", numpy_ref.OFFERS["append"], FREE)
+    assert not [c.layout for c in every if c.row.contiguous and high_pages(c)]
+    few = cells("append", {**numpy_ref.OFFERS["append"], "spare_pages": {0, 1}}, FREE)
+    assert not any(high_pages(c) for c in few)
+
+
+def test_a_sparse_pool_is_beyond_31_bits_in_one_dtype_and_only_where_it_is_offered():
+    offer = {"layout": {"nhd", "heads_first"}, "dtype": {"float32", "int8", "uint8"}, "pool": {"dense", "sparse"}}
+    found = {(c.layout, c.dtype): sparse_pool(c) for c in cells("append", offer, FREE)}
+    assert {cell for cell, some in found.items() if some} == {("nhd", "int8"), ("heads_first", "int8")}
+    x = inputs(found["nhd", "int8"][0])
+    assert all(np.prod(x.row.shape(b, x.sizes, "int8"), dtype=object) > 2**31 for b in x.row.buffers)
+    assert int(x.slots[0].min()) * np.prod(x.token_shape(x.row.parts[0])) > 2**31
+    assert not any(sparse_pool(c) for c in cells("append", {k: v for k, v in offer.items() if k != "pool"}, FREE))
+
+
+def test_sizes_that_a_row_asks_for_together_are_drawn_together():
+    """`fractal` cuts heads * head_dim by 16, which no size alone can see."""
+    cell = next(c for c in cells("gather", numpy_ref.OFFERS["gather"], FREE) if c.layout == "fractal")
+    found = drawn(cell)
+    assert {case.num_kv_heads for case in found} == set(POOL["num_kv_heads"])
+    assert all(case.num_kv_heads * case.head_dim % 16 == 0 for case in found)
+    assert len({case.head_dim for case in found}) > 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "axis", "sizes"),
+    [
+        ("kivi", "uint2", "page_size", [32, 64]),
+        ("nvfp4_swizzled", "float4_e2m1fn", "head_dim", [64, 128]),
+        ("mla_656", "float8_e4m3fn", "head_dim", [512]),
+        ("tokens_last", "bfloat16", "page_size", [128]),
+        ("token_slots", "float32", "page_size", [1]),
+        ("packed_unaligned", "int8", "num_kv_heads", [2, 4]),
+        ("packed_unaligned", "float32", "num_kv_heads", [1, 2, 3, 5]),
+    ],
+)
+def test_sizes_are_those_that_a_row_can_be_built_with(layout, dtype, axis, sizes):
+    every = cells("gather", numpy_ref.OFFERS["gather"], FREE)
+    cell = next(c for c in every if (c.layout, c.dtype) == (layout, dtype))
+    assert cell.allowed(axis) == sizes
+
+
+@pytest.mark.parametrize("choice", ["drop", "raise", "undefined"])
+def test_slots_out_of_range_are_drawn_only_where_they_mean_something(choice):
+    cell = cell_of("append", slots_out_of_range=choice)
+    asked = ("below", "beyond")
+    if choice == "undefined":
+        with pytest.raises(OfferError, match="no stray_slots to draw"):
+            cell.allowed("stray_slots", asked)
+    else:
+        assert cell.allowed("stray_slots", asked) == list(asked)
+    ordinary = set(cell.allowed("stray_slots"))
+    assert ordinary >= {"none"}
+    assert bool(ordinary & set(asked)) == (choice == "drop")  # a law that does not ask is not to meet an exception
+
+
+def test_slot_minus_one_is_drawn_only_where_it_skips_unless_a_law_asks():
+    assert cell_of("append", skipped_slots="raise").allowed("skip") == [0]
+    assert cell_of("append", skipped_slots="raise").allowed("skip", (2, 3)) == [2, 3]
+    assert cell_of("append", skipped_slots="undefined").allowed("skip") == [0]
+    assert cell_of("append").allowed("skip") == [0, 2, 3]
