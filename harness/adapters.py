@@ -221,6 +221,12 @@ def check(adapter: Any, file: str, name: str) -> None:
         )
     for op, offer in offers.items():
         _check_offer(adapter, file, op, offer)
+    skipped = getattr(adapter, "CONVENTIONS", {}).get("skipped_slots", "skip")
+    if offers.get("append", {}).get("static") and skipped != "skip":
+        raise AdapterError(
+            f"{file}: OFFERS['append'] is static, whose surplus rows are at slot -1, but CONVENTIONS['skipped_slots'] "
+            f"says {skipped!r}; offer it without 'static', or skip them"
+        )
     for convention, value in getattr(adapter, "CONVENTIONS", {}).items():
         _check_convention(file, convention, value)
     _check_arithmetic(file, getattr(adapter, "ARITHMETIC", {}))

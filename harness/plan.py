@@ -84,7 +84,7 @@ def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Boo
         if options.takes_cell(cell):
             booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
             lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
-            if not law.rows(cell.row) or not (law.drawn or law.pinned(cell)):
+            if not (law.rows(cell.row) and law.cells(cell) and (law.drawn or law.pinned(cell))):
                 booked.outcome, booked.message = NOT_OFFERED, f"says nothing about {cell.layout}"
             elif lacking:
                 booked.outcome, booked.message = NOT_OFFERED, f"needs {' and '.join(lacking)} there too"

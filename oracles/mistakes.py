@@ -186,7 +186,7 @@ MISTAKES: dict[str, Mistake] = {
         "K is read twice, V never",
         _READ,
         (lambda inputs, right: replace(right, parts=_halves(right)[0] * 2),),
-        applies=_has_both_sides,
+        applies=lambda inputs: _has_both_sides(inputs) and not inputs.row.pairs_pages,  # there K's page is K
     ),
     "pages_of_k_are_used_for_v": Mistake(
         "V is looked up in the pages of K",

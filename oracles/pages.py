@@ -30,11 +30,11 @@ def expect_copy(
     after = {name: array.copy() for name, array in cache.items()}
     free = {name: np.zeros(array.shape, bool) for name, array in cache.items()}
     for name, array in cache.items():
-        padding = row.padding(name, sizes, dtype)
+        padding = row.padding(name, {**sizes, "page": 1}, dtype)  # of one page: all are alike
         for source, target in pairs.tolist():
             to = row.page_of(name, target, sizes, dtype)
             after[name][to] = (array if at_once else after[name])[row.page_of(name, source, sizes, dtype)]
-            free[name][to] = padding[to]
+            free[name][to] = padding
     return paged.expect_cache(inputs, after, free)
 
 
@@ -91,7 +91,7 @@ def forked(inputs: PagedInputs) -> Fork:
     table[seq, last] = fresh
     child.tables = (table,) * 2
     start = sum(case.kv_lens[:seq])
-    own = replace(case, seed=case.seed ^ 1, kv_lens=case.kv_lens if inputs.num_rows else (1,))
+    own = replace(case, seed=case.seed ^ 1, kv_lens=case.kv_lens if case.capacity and inputs.num_rows else (1,))
     row = PagedInputs(own).tokens
     child.tokens = {
         name: np.concatenate([rows[: start + length], row[name][:1], rows[start + case.kv_lens[seq] :]])

@@ -39,6 +39,7 @@ class Case:
     strides             how arrays lie in memory: contiguous; outer: views into larger storage, every axis but the last
                         with a wider stride; all: every axis, the last with stride 2 (specs/storage.py)
     skip                every skip-th token of slot_mapping is -1; 0: none
+    skip_from           the first row that is skipped, or that is a stray
     num_splits          parts that paged_decode cuts each sequence into
     sm_scale            factor of q . k; None: head_dim ** -0.5
     stray_slots         what every third row of slot_mapping is: none; below: under -1; beyond: past the cache's end;
@@ -72,6 +73,7 @@ class Case:
     table_padding: str = "valid"
     index_dtype: str = "int32"
     skip: int = 0
+    skip_from: int = 0
     num_splits: int = 1
     sm_scale: float | None = None
     num_parts: int = 1

@@ -111,7 +111,7 @@ OPERATIONS: dict[str, Operation] = {
             returns=("cache",),
             holds="pages",
             hidden=_HIDDEN,
-            case_axes=(*_PAGES, "index_dtype", "skip", "stray_slots", "page_ids", "pool", "strides"),
+            case_axes=(*_PAGES, "index_dtype", "skip", "skip_from", "stray_slots", "page_ids", "pool", "strides"),
         ),
         Operation(
             name="gather",
@@ -128,7 +128,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("cache", "page_mapping", "*", "layout"),
             returns=("cache",),
             holds="pages",
-            case_axes=(*_PAGES, "index_dtype", "page_moves", "strides"),
+            case_axes=(*_PAGES, "index_dtype", "page_moves", "page_ids", "strides"),
         ),
         Operation(
             name="paged_decode",

@@ -18,6 +18,9 @@ from kvconform.specs.row import SIDES, Part
 SPARSE = 1 << 31
 """Words of a sparse pool's largest buffer, at least: an offset that is kept in 32 bits wraps."""
 
+MOVED = 32
+"""Pages that copy_pages reads or writes, at most."""
+
 _SURPLUS = 1 << 20
 """Position given to the rows of append that carry no token, so that their contents are drawn like any other's."""
 
@@ -131,13 +134,14 @@ class PagedInputs:
         mapping = np.full(self.num_rows, -1, np.int64)
         mapping[: self.num_tokens] = slots
         if case.skip:
-            mapping[:: case.skip] = -1
+            mapping[case.skip_from :: case.skip] = -1
         if case.stray_slots == "twice":
             mapping[1::3] = mapping[0] if self.num_rows else -1
         elif case.stray_slots != "none":
             far = {"below": [-2, -1 - case.page_size, -end - 1], "beyond": [end, end + case.page_size, 2 * end + 1]}
-            which = data.hashes(case.seed, "stray", *data.grid(len(mapping[::3]))) % np.uint64(3)
-            mapping[::3] = np.array(far[case.stray_slots])[which.astype(np.int64)]
+            strays = mapping[case.skip_from :: 3]
+            which = data.hashes(case.seed, "stray", *data.grid(len(strays))) % np.uint64(3)
+            strays[:] = np.array(far[case.stray_slots])[which.astype(np.int64)]
         return mapping
 
     @cached_property
@@ -150,8 +154,10 @@ class PagedInputs:
     def page_mapping(self) -> Array:
         """[num_pairs, 2] source and target pages of copy_pages; one source is copied twice where there is room."""
         case, num_pages = self.case, self.sizes["page"]
-        order = np.argsort(data.hashes(case.seed, "moves", *data.grid(num_pages)), kind="stable")
-        half = num_pages // 2
+        order = np.argsort(data.hashes(case.seed, "moves", *data.grid(min(num_pages, MOVED))), kind="stable")
+        if case.page_ids == "high":
+            order = num_pages - 1 - order
+        half = len(order) // 2
         sources, targets = order[:half].copy(), order[half : 2 * half]
         if case.page_moves == "swap":
             sources, targets = np.concatenate([sources, targets]), np.concatenate([targets, sources])

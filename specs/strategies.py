@@ -37,6 +37,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "spare_columns": (0, 1, 3),
     "index_dtype": ("int32", "int64"),
     "skip": (0, 2, 3),
+    "skip_from": (0, 1),
     "num_splits": (1, 2, 3, 5, 7),
     "sm_scale": (None, 1.0, 0.25),
     "num_parts": (1, 2, 3, 5, 8),
@@ -124,6 +125,10 @@ class Cell:
     def predicates(self, axis: str) -> list[Any]:
         """What a value of an axis has to satisfy."""
         return [claims[axis] for claims in (self.claims, *self.also) if axis in claims]
+
+    def takes(self, **values: tuple[Any, ...]) -> bool:
+        """Whether the offer allows each of some values of each axis."""
+        return all(_all_hold(self.predicates(axis), value) for axis, some in values.items() for value in some)
 
     @property
     def row(self) -> Layout:
@@ -351,7 +356,7 @@ def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
 HIGH_PAGES = (1 << 15, 1 << 16)
 """Page numbers that a signed and an unsigned 16-bit integer cannot hold."""
 
-LARGEST = 1 << 26
+LARGEST = 1 << 23
 """Bytes of the largest cache that is allocated to have pages of such numbers."""
 
 
@@ -360,12 +365,15 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
     least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in SIZE_OF}
     sizes = {**{SIZE_OF[axis]: size for axis, size in least.items()}, **cell.row.fixed}
     found = []
-    for number in HIGH_PAGES if not cell.row.contiguous else ():
+    lens = (2 * least["page_size"] + 1, 1)
+    if cell.row.contiguous or not cell.takes(kv_lens=lens):
+        return ()
+    for number in HIGH_PAGES:
         num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
-        if num_bytes <= LARGEST and _all_hold(cell.predicates("spare_pages"), number):
+        if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
             capacity = 3 if cell.static else 0
             case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, spare_pages=number, page_ids="high", **least)
-            found.append(replace(case, kv_lens=(2 * case.page_size + 1, 1), family="bits", capacity=capacity))
+            found.append(replace(case, kv_lens=lens, family="bits", capacity=capacity))
     return tuple(found)
 
 
@@ -373,11 +381,12 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     """One Case whose cache has more elements than 31 bits count, where that is offered."""
     offered = [dtype for dtype in cell.row.dtypes if holds(cell.offer.get("dtype", {dtype}), dtype)]
     narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
-    if cell.dtype != narrowest or not _all_hold(cell.predicates("pool"), "sparse") or cell.row.contiguous:
-        return ()
     sizes: dict[str, Any] = {axis: cell.allowed(axis)[-1] for axis in SIZE_OF}
+    lens = (2 * sizes["page_size"] + 1, 1)
+    if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
+        return ()
     case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", **sizes)
-    return (replace(case, kv_lens=(2 * case.page_size + 1, 1), family="bits"),)
+    return (replace(case, kv_lens=lens, family="bits"),)
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)

@@ -63,6 +63,7 @@ class Law:
     needs      further operations that the implementation must offer
     wants      condition on the implementation's conventions without which the law says nothing
     rows       condition on the layout without which it says nothing
+    cells      condition on what is offered of a cell without which it says nothing
     pinned     cases of a cell that are tried before anything is drawn
     drawn      whether anything is drawn beside them
     """
@@ -75,6 +76,7 @@ class Law:
     needs: tuple[str, ...] = ()
     wants: Callable[[Mapping[str, Any]], bool] = lambda conventions: True
     rows: Callable[[Layout], bool] = lambda row: True
+    cells: Callable[[Cell], bool] = lambda cell: True
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
     drawn: bool = True
 

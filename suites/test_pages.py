@@ -5,12 +5,20 @@ from functools import partial
 from kvconform.oracles import paged, pages
 from kvconform.oracles.verdict import Violation, require, require_same
 from kvconform.specs.inputs import inputs
-from kvconform.specs.strategies import sparse_pool
+from kvconform.specs.strategies import high_pages, sparse_pool
 from kvconform.suites.calls import LEFT_OVER, ORDINARY, appending, gathering, require_tokens
 from kvconform.suites.law import law
 
+HEADS = (2, 3, 5)
+"""Heads that are cut into shards of one each, where the layout takes one alone."""
 
-@law("copy_pages", families=("bits",))
+
+def takes_shards(cell):
+    """Whether several heads are offered, and one alone."""
+    return cell.takes(num_kv_heads=(1,)) and any(cell.takes(num_kv_heads=(n,)) for n in HEADS)
+
+
+@law("copy_pages", families=("bits",), pinned=high_pages)
 def test_copy_pages_copies_whole_pages(subject, case):
     """Each target holds what its source held before the call, whatever else is copied; every other page stays."""
     x = inputs(case)
@@ -25,6 +33,7 @@ def test_copy_pages_copies_whole_pages(subject, case):
     families=("bits",),
     only={**ORDINARY, "skip": (0,), "spare_pages": (1, 3), "page_moves": ("apart",), "shared_pages": (0,)},
     rows=lambda row: not row.contiguous and not row.pairs_pages,
+    cells=lambda cell: not cell.predicates("kv_lens"),  # the child is one token longer than its parent
 )
 def test_a_fork_leaves_its_parent_alone(subject, case):
     """Copy on write: the child shares full pages, copies the partial one and appends; the parent reads as before."""
@@ -43,8 +52,9 @@ def test_a_fork_leaves_its_parent_alone(subject, case):
     "append",
     needs=(),
     families=("bits",),
-    only={**ORDINARY, "num_kv_heads": (2, 3, 5)},
-    rows=lambda row: pages.cuts_heads(row),
+    only={**ORDINARY, "num_kv_heads": HEADS},
+    rows=pages.cuts_heads,
+    cells=takes_shards,
 )
 def test_shards_of_the_heads_join_to_the_whole(subject, case):
     """Tensor parallelism: each shard's heads appended to its own cache, joined along the heads, are the whole cache."""
@@ -63,8 +73,9 @@ def test_shards_of_the_heads_join_to_the_whole(subject, case):
 @law(
     "gather",
     families=("bits",),
-    only={"pool": ("dense",), "num_kv_heads": (2, 3, 5), "shared_pages": (0,)},
-    rows=lambda row: pages.has_heads_outside(row),
+    only={"pool": ("dense",), "num_kv_heads": HEADS, "shared_pages": (0,)},
+    rows=pages.has_heads_outside,
+    cells=takes_shards,
 )
 def test_a_shard_of_the_heads_is_read_alone(subject, case):
     """Tensor parallelism: of shards joined along the heads, each with its own padding, each gives its own heads."""

@@ -13,6 +13,17 @@ PARTS = "attention_over_parts_merges_to_the_whole"
 APPEND = "append_writes_exactly_its_slots"
 GATHER = "gather_reads_the_live_tokens_in_order"
 ROUND_TRIP = "what_was_appended_is_gathered"
+STRAY = "append_writes_nothing_out_of_range"
+REFUSED = "append_refuses_slot_minus_one"
+CONTESTED = "append_leaves_one_of_several_tokens_whole"
+APPEND_HIGH = "append_reaches_high_pages"
+GATHER_HIGH = "gather_reaches_high_pages"
+APPEND_LARGE = "append_counts_elements_beyond_31_bits"
+GATHER_LARGE = "gather_counts_elements_beyond_31_bits"
+COPY = "copy_pages_copies_whole_pages"
+FORK = "a_fork_leaves_its_parent_alone"
+SHARDS = "shards_of_the_heads_join_to_the_whole"
+SHARD_READ = "a_shard_of_the_heads_is_read_alone"
 FUSE = "merge_alternates_k_and_v"
 SHARD = "merging_commutes_with_sharding_heads"
 EXTRACT_K = "extract_k_reads_the_even_rows"
@@ -23,7 +34,7 @@ TREE = "merging_in_any_order_and_tree_gives_the_same"
 ONLY_LIVE = "the_only_live_part_is_the_result"
 MERGE_REPEATS = "merging_repeats_bit_for_bit"
 
-MAIN = (BOUND, APPEND, GATHER, FUSE, EXTRACT_K, EXTRACT_V, MERGE)
+MAIN = (BOUND, APPEND, GATHER, COPY, FUSE, EXTRACT_K, EXTRACT_V, MERGE)
 """The law of each operation that knows its mistakes by name."""
 
 EVERY_DECODE = (BOUND, DEAD, PAGES, REPEATS)
@@ -76,6 +87,18 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "x_is_eight_elements": ((APPEND, GATHER), None),
     "k_and_v_are_swapped": ((BOUND, APPEND, GATHER), "k_and_v_are_swapped"),
     "k_is_used_as_v": ((BOUND, GATHER), "k_is_used_as_v"),
+    "pages_of_k_are_used_for_v": ((BOUND, APPEND, GATHER, ROUND_TRIP), "pages_of_k_are_used_for_v"),
+    "beside_is_read_as_interleaved": ((APPEND, GATHER), None),
+    "packed_heads_are_halves": ((APPEND, GATHER), "heads_are_halves"),
+    "packed_heads_are_not_padded": ((APPEND, GATHER), None),
+    # scales and codes
+    "q8_0_scale_is_behind_its_codes": ((APPEND, GATHER), None),
+    "indexer_scales_lie_beside_their_tokens": ((APPEND, GATHER), None),
+    "mla_scales_behind_are_seven_bytes": ((APPEND, GATHER), None),
+    "scale_of_k_is_used_for_v": ((APPEND, GATHER, ROUND_TRIP), None),
+    "swizzled_scales_of_v_are_read_in_rows": ((APPEND, GATHER), None),
+    "kivi_groups_of_k_lie_along_dim": ((APPEND, GATHER, ROUND_TRIP), None),
+    "odd_elements_are_the_low_nibbles": ((APPEND, GATHER), None),
     # scale and softmax
     "sm_scale_is_missing": ((BOUND,), "sm_scale_is_missing"),
     "sm_scale_is_applied_twice": ((BOUND,), "sm_scale_is_applied_twice"),
@@ -138,6 +161,55 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "extract_k_quiets_signalling_nan": ((EXTRACT_K,), None),
     "extract_v_is_rounded_with_k_behind_it": ((EXTRACT_V,), None),
     "wide_slots_are_read_as_int32": ((APPEND,), None),
+    "padding_is_zeroed_where_kept_is_declared": ((APPEND,), None),
+    # slots that are no slot, or that of several tokens
+    "stray_slots_go_to_the_last_slot": ((STRAY,), None),
+    "stray_slots_wrap_around": ((STRAY,), None),
+    "slots_below_minus_one_count_from_the_end": ((STRAY,), None),
+    "slots_past_the_end_alone_are_refused": ((STRAY,), None),
+    "last_slot_alone_is_checked": ((STRAY,), None),
+    "slot_minus_one_is_skipped_where_raise_is_declared": ((REFUSED,), None),
+    "slot_minus_one_is_written_where_raise_is_declared": ((REFUSED,), None),
+    "slots_are_refused_only_if_none_is_live": ((REFUSED,), None),
+    "wide_slots_are_not_checked": ((REFUSED,), None),
+    "k_of_the_last_token_stays_with_v_of_the_first": ((CONTESTED,), None),
+    "each_head_keeps_a_token_of_its_own": ((CONTESTED,), None),
+    "halves_of_a_slot_are_of_two_tokens": ((CONTESTED,), None),
+    "first_of_several_tokens_stays": ((CONTESTED,), None),
+    "tokens_of_one_slot_are_added": ((CONTESTED,), None),
+    # pages and elements that take more bits
+    "append_keeps_pages_in_int16": ((APPEND_HIGH,), None),
+    "append_keeps_pages_in_uint16": ((APPEND_HIGH,), None),
+    "append_visits_65535_pages": ((APPEND_HIGH,), None),
+    "gather_keeps_pages_in_int16": ((GATHER_HIGH,), None),
+    "gather_keeps_pages_in_uint16": ((GATHER_HIGH,), None),
+    "gather_takes_a_page_s_top_bit_for_a_flag": ((GATHER_HIGH,), None),
+    "append_counts_elements_in_int32": ((APPEND_LARGE,), None),
+    "append_counts_bytes_in_uint32": ((APPEND_LARGE,), None),
+    "append_writes_as_far_as_int32_counts": ((APPEND_LARGE,), None),
+    "append_slots_pass_through_float32": ((APPEND_LARGE,), None),
+    "gather_counts_elements_in_int32": ((GATHER_LARGE,), None),
+    "gather_reads_zeros_past_int32": ((GATHER_LARGE,), None),
+    "gather_pages_pass_through_float32": ((GATHER_LARGE,), None),
+    # whole pages
+    "pages_are_copied_in_turn": ((COPY,), "pages_are_copied_in_turn"),
+    "source_and_target_are_swapped": ((COPY,), "source_and_target_are_swapped"),
+    "first_pair_is_copied_alone": ((COPY,), "first_pair_is_copied_alone"),
+    "source_is_copied_to_one_target": ((COPY,), None),
+    "pages_are_moved_instead_of_copied": ((COPY,), None),
+    "pages_of_v_are_not_copied": ((COPY,), None),
+    "scales_are_not_copied_with_their_pages": ((COPY,), None),
+    "pages_are_copied_in_whole_vectors": ((COPY,), None),
+    "heads_first_is_copied_as_if_pages_came_first": ((COPY,), None),
+    "kv_first_is_copied_in_its_half_of_k": ((COPY,), None),
+    "wide_page_mapping_is_read_as_int32": ((COPY,), None),
+    "copy_lands_after_the_next_append": ((FORK,), None),
+    "write_after_a_copy_goes_to_the_source": ((FORK,), None),
+    "copied_page_is_read_where_it_came_from": ((FORK,), None),
+    # shards of a cache
+    "append_keeps_the_token_stride_of_its_plan": ((SHARDS,), None),
+    "append_keeps_the_row_stride_of_its_plan": ((SHARDS,), None),
+    "append_takes_a_shard_for_written": ((SHARDS,), None),
     # kernels in CUDA C++
     "scores_are_overwritten_by_the_next_tile": (EVERY_DECODE, None),
     "threads_without_a_dim_return_early": ((BOUND,), None),
@@ -173,7 +245,55 @@ ALONE: dict[str, tuple[str, ...]] = {
         "splits_take_pages_by_number",
     ),
     REPEATS: ("splits_are_merged_as_they_arrive", "splits_follow_the_load", "tile_is_still_being_tuned"),
-    APPEND: ("append_clears_the_page", "append_clears_the_slot_to_its_stride", "append_writes_into_a_copy"),
+    APPEND: (
+        "append_clears_the_page",
+        "append_clears_the_slot_to_its_stride",
+        "append_writes_into_a_copy",
+        "padding_is_zeroed_where_kept_is_declared",
+    ),
+    STRAY: (
+        "stray_slots_go_to_the_last_slot",
+        "stray_slots_wrap_around",
+        "slots_below_minus_one_count_from_the_end",
+        "last_slot_alone_is_checked",
+    ),
+    REFUSED: (
+        "slot_minus_one_is_written_where_raise_is_declared",
+        "slots_are_refused_only_if_none_is_live",
+        "wide_slots_are_not_checked",
+    ),
+    CONTESTED: (
+        "k_of_the_last_token_stays_with_v_of_the_first",
+        "each_head_keeps_a_token_of_its_own",
+        "first_of_several_tokens_stays",
+    ),
+    APPEND_HIGH: ("append_keeps_pages_in_int16", "append_keeps_pages_in_uint16", "append_visits_65535_pages"),
+    GATHER_HIGH: (
+        "gather_keeps_pages_in_int16",
+        "gather_keeps_pages_in_uint16",
+        "gather_takes_a_page_s_top_bit_for_a_flag",
+    ),
+    APPEND_LARGE: (
+        "append_counts_elements_in_int32",
+        "append_counts_bytes_in_uint32",
+        "append_slots_pass_through_float32",
+    ),
+    GATHER_LARGE: (
+        "gather_counts_elements_in_int32",
+        "gather_reads_zeros_past_int32",
+        "gather_pages_pass_through_float32",
+    ),
+    COPY: ("pages_are_copied_in_turn", "source_is_copied_to_one_target", "pages_of_v_are_not_copied"),
+    FORK: (
+        "copy_lands_after_the_next_append",
+        "write_after_a_copy_goes_to_the_source",
+        "copied_page_is_read_where_it_came_from",
+    ),
+    SHARDS: (
+        "append_keeps_the_token_stride_of_its_plan",
+        "append_keeps_the_row_stride_of_its_plan",
+        "append_takes_a_shard_for_written",
+    ),
     GATHER: ("wide_lengths_are_read_as_int32", "pages_are_gathered_as_if_full", "pages_follow_without_a_gap"),
     FUSE: ("merge_rounds_through_float32", "padded_halves_are_added", "float8_is_merged_as_float16"),
     SHARD: (
@@ -195,7 +315,10 @@ ALONE: dict[str, tuple[str, ...]] = {
     ONLY_LIVE: ("denominator_has_an_epsilon", "reciprocal_is_approximate", "exponent_is_contracted"),
     MERGE_REPEATS: ("merging_order_varies", "merging_chunk_is_still_being_tuned", "first_merge_of_a_shape_is_eager"),
 }
-"""Law -> faults that it kills and no other law does: without the law they would live."""
+"""Law -> faults that it kills and no other law does: without the law they would live.
+
+A fault of one call that shows in any head is offered with one head, which laws about shards do not cut.
+"""
 
 IMPLIED: dict[str, str] = {
     ROUND_TRIP: "append and gather are each held to every byte, and a kernel without memory that keeps to their laws "
@@ -204,6 +327,8 @@ IMPLIED: dict[str, str] = {
     "keep to their laws keep to this one; it stays because it needs no index formula",
     TREE: "each call of merge_states is held to its bound on contents of every kind, so a kernel without memory that "
     "keeps to it keeps to this one; it stays because its calls take what other calls gave",
+    SHARD_READ: "gather is held to every byte at every number of heads, and a kernel without memory that keeps to its "
+    "law keeps to this one; it stays because its caches are cut out of that of all heads, as on several devices",
     PARTS: "paged_decode and merge_states are each held to their bound on contents of every kind; it stays because it "
     "is what a user of both relies on, lse_base and empty parts included",
 }
@@ -227,3 +352,12 @@ NULLS: dict[str, str | None] = {
     "null_previous": None,
 }
 """Implementations that compute nothing, and what each may be taken for."""
+
+RIGHT: dict[str, tuple[str, ...]] = {
+    "refuses_slots": (APPEND, STRAY, REFUSED, APPEND_HIGH, SHARDS),
+    "keeps_the_first_of_several_tokens": (APPEND, CONTESTED, COPY, FORK, SHARDS),
+    "zeroes_padding": (APPEND, GATHER, COPY, FORK),
+    "writes_where_the_cache_lies": (STRAY, CONTESTED, APPEND_HIGH, GATHER_HIGH, COPY, APPEND_LARGE, GATHER_LARGE),
+    "leaves_undefined_what_it_may": (APPEND, COPY, FORK),
+}
+"""Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

@@ -172,7 +172,7 @@ def test_a_law_of_two_operations_draws_what_both_offer():
         replace(append, also=({"page_size": {1}},)).allowed("page_size")
 
 
-@pytest.mark.parametrize("layout", ["nhd", "packed", "mla_656", "trtllm_blocks", "heads_first", "nvfp4"])
+@pytest.mark.parametrize("layout", ["nhd", "kv_first_hnd", "interleaved", "trtllm_blocks", "heads_first", "nvfp4"])
 def test_high_pages_have_numbers_beyond_16_bits_and_hold_the_tokens(layout):
     cell = next(c for c in cells("append", numpy_ref.OFFERS["append"], FREE) if c.layout == layout)
     found = [inputs(case) for case in high_pages(cell)]

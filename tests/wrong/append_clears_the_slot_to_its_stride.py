@@ -4,9 +4,8 @@ import numpy as np
 
 NAME = "append_clears_the_slot_to_its_stride"
 BACKEND = "numpy"
-OFFERS = {
-    "append": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "strides": {"contiguous", "outer", "all"}},
-}
+_ANY = {"strides": {"contiguous", "outer", "all"}}
+OFFERS = {"append": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "num_kv_heads": 1, **_ANY}}
 IN_PLACE = {"append": "cache"}
 
 

@@ -6,7 +6,8 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "null_previous"
 BACKEND = "numpy"
-OFFERS, CONVENTIONS, ARITHMETIC = right.OFFERS, right.CONVENTIONS, right.ARITHMETIC
+OFFERS = {op: one | {"dtype": one["dtype"] - {"float16", "float8_e5m2"}} for op, one in right.OFFERS.items()}
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 
 def _late(operation):
@@ -29,6 +30,5 @@ def _late(operation):
 
 
 merge_kv, extract_k, extract_v = map(_late, (right.merge_kv, right.extract_k, right.extract_v))
-append, gather, paged_decode, merge_states = map(
-    _late, (right.append, right.gather, right.paged_decode, right.merge_states)
-)
+append, gather, copy_pages = map(_late, (right.append, right.gather, right.copy_pages))
+paged_decode, merge_states = map(_late, (right.paged_decode, right.merge_states))

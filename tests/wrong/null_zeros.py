@@ -6,7 +6,8 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "null_zeros"
 BACKEND = "numpy"
-OFFERS, CONVENTIONS, ARITHMETIC = right.OFFERS, right.CONVENTIONS, right.ARITHMETIC
+OFFERS = {op: one | {"dtype": one["dtype"] - {"float16", "float8_e5m2"}} for op, one in right.OFFERS.items()}
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 
 def _zeros(result):
@@ -22,6 +23,5 @@ def _null(operation):
 
 
 merge_kv, extract_k, extract_v = map(_null, (right.merge_kv, right.extract_k, right.extract_v))
-append, gather, paged_decode, merge_states = map(
-    _null, (right.append, right.gather, right.paged_decode, right.merge_states)
-)
+append, gather, copy_pages = map(_null, (right.append, right.gather, right.copy_pages))
+paged_decode, merge_states = map(_null, (right.paged_decode, right.merge_states))

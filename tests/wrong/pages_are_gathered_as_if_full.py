@@ -5,7 +5,7 @@ from kvconform.impls import torch_ref as right
 NAME = "pages_are_gathered_as_if_full"
 BACKEND = "torch"
 REQUIRES = ("torch",)
-OFFERS = {"gather": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}}}
+OFFERS = {"gather": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "num_kv_heads": 1}}
 
 to_device, to_host = right.to_device, right.to_host
 

@@ -6,9 +6,8 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "pages_follow_without_a_gap"
 BACKEND = "numpy"
-OFFERS = {
-    "gather": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "strides": {"contiguous", "outer", "all"}},
-}
+_ANY = {"strides": {"contiguous", "outer", "all"}}
+OFFERS = {"gather": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "num_kv_heads": 1, **_ANY}}
 
 
 def _views(cache, layout):
@@ -16,4 +15,4 @@ def _views(cache, layout):
     return [as_strided(f, strides=(f.shape[1] * f.strides[1], *f.strides[1:])) for f in fields]
 
 
-gather = reference_with(_views=_views).gather
+gather = reference_with(_views=_views, _whole=dict).gather

@@ -6,7 +6,7 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "wide_lengths_are_read_as_int32"
 BACKEND = "numpy"
-OFFERS = {"gather": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}}}
+OFFERS = {"gather": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}, "num_kv_heads": 1}}
 
 
 def gather(cache, block_table, kv_lens, *, layout):
