@@ -19,6 +19,7 @@ from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, fi
 from kvconform.harness.booking import USAGE_EXIT, Run
 from kvconform.harness.claims_command import claims
 from kvconform.harness.compare_command import compare_layouts
+from kvconform.harness.convert_command import convert
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.expect_command import expect
 from kvconform.harness.layout_commands import layouts, show
@@ -62,6 +63,7 @@ def commands() -> None:
     kvconform run --impl my_adapter.py     your kernel, behind an adapter of two functions
     kvconform list                         what there is: implementations, operations, layouts, laws
     kvconform show NAME                    one layout: shape, index formula, padding, a picture
+    kvconform convert A B IN OUT           a cache in files, from layout A to layout B, bit for bit
     kvconform replay CASE --impl X         one case again, from a report
     kvconform expect update report.json    known violations become data, fixed ones go
     kvconform findings report.json         what known violations there are, as a page
@@ -280,5 +282,5 @@ def all_laws() -> dict[str, Any]:
     return LAWS
 
 
-for command in (claims, compare_layouts, layouts, show):
+for command in (claims, compare_layouts, convert, layouts, show):
     commands.add_command(command)

@@ -10,6 +10,7 @@ from kvconform.harness.booking import NOT_OFFERED, Booked
 from kvconform.harness.efforts import Effort
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
+from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.strategies import Cell, cells
 from kvconform.suites.law import Law
 
@@ -109,5 +110,5 @@ def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
 def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
     """Whether a second operation of a law is offered for the cell's dtype, and for its layout where both work on it."""
     matching = cells(op, subject.offers[op], subject.conventions)
-    layouts = {c.layout for c in matching}
-    return any(c.dtype == cell.dtype and (c.layout == cell.layout or cell.layout not in layouts) for c in matching)
+    elsewhere = cell.layout not in {row.name for row in OPERATIONS[op].layouts}
+    return any(c.dtype == cell.dtype and (c.layout == cell.layout or elsewhere) for c in matching)
