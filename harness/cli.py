@@ -20,6 +20,7 @@ from kvconform.harness.booking import USAGE_EXIT, Run
 from kvconform.harness.claims_command import claims
 from kvconform.harness.compare_command import compare_layouts
 from kvconform.harness.convert_command import convert
+from kvconform.harness.diagnose_command import diagnose_command
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.expect_command import expect
 from kvconform.harness.layout_commands import layouts, show
@@ -64,6 +65,7 @@ def commands() -> None:
     kvconform list                         what there is: implementations, operations, layouts, laws
     kvconform show NAME                    one layout: shape, index formula, padding, a picture
     kvconform convert A B IN OUT           a cache in files, from layout A to layout B, bit for bit
+    kvconform diagnose --impl X            which layout a kernel really uses, read off probes
     kvconform replay CASE --impl X         one case again, from a report
     kvconform expect update report.json    known violations become data, fixed ones go
     kvconform findings report.json         what known violations there are, as a page
@@ -282,5 +284,5 @@ def all_laws() -> dict[str, Any]:
     return LAWS
 
 
-for command in (claims, compare_layouts, convert, layouts, show):
+for command in (claims, compare_layouts, convert, diagnose_command, layouts, show):
     commands.add_command(command)

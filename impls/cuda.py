@@ -12,8 +12,7 @@ KVCONFORM_CUDA_SANITIZE   address or thread: the emulator's AddressSanitizer or 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from kvconform.impls.cuda_kernels import arguments, runtime
 from kvconform.impls.cuda_kernels.build import sanitized_environment as sanitized_environment
+from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, Cache, Pages, page_axis
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
 from kvconform.specs.dtypes import DTYPES
 
@@ -29,37 +29,43 @@ BACKEND = "cuda"
 REQUIRES = ("numpy", "ml_dtypes")
 PROGRAMS = ("g++", "clang++", "nvcc")
 
-PAGES = {  # the field of K and its axes, then of V; a `row` is K0 V0 K1 V1 ...
-    "nhd": (("k", "page slot head dim"), ("v", "page slot head dim")),
-    "hnd": (("k", "page head slot dim"), ("v", "page head slot dim")),
-    "heads_first": (("k", "head page slot dim"), ("v", "head page slot dim")),
-    "interleaved": (("kv", "page slot row dim"), ("kv", "page slot row dim")),
-    "split_x": (("k", "page head chunk slot inner"), ("v", "page head dim slot")),
-}
-CONTIGUOUS = {"bshd": PAGES["nhd"], "bhsd": PAGES["hnd"]}  # a page a sequence
-CODES = {  # one tensor, no heads
-    "code_rows": (("codes", "page slot dim"),),
-    "code_columns": (("codes", "page dim slot"),),
-}
 ROUNDED = {"float32", "float16", "bfloat16"}
+ATTENDED = {  # most rows differ in strides alone; here are some of those, and one of each kind that differs in more
+    *("nhd", "hnd", "heads_first", "split_x", "interleaved", "bshd", "bhsd"),
+    *("token_slots", "trtllm_blocks", "packed"),
+}
 
 _STRIDED = {"strides": {"contiguous", "outer", "all"}}
 _INDEXED = {**_STRIDED, "index_dtype": {"int32", "int64"}}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_STRIDED}
-_MOVED = {"layout": {*PAGES, *CONTIGUOUS, *CODES}, "dtype": set(DTYPES), **_INDEXED}
+_MOVED = {"layout": set(LINES), "dtype": set(DTYPES), **_INDEXED}
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
     "gather": _MOVED,
-    "paged_decode": {"layout": {*PAGES, *CONTIGUOUS}, "dtype": ROUNDED, "num_splits": range(1, 65), **_INDEXED},
+    "copy_pages": _INDEXED,
+    "paged_decode": {"layout": ATTENDED, "dtype": ROUNDED, "num_splits": range(1, 65), **_INDEXED},
     "merge_states": {"dtype": ROUNDED, **_STRIDED},
+}
+WHY_NOT = {
+    **dict.fromkeys(
+        set(PLAIN) - ATTENDED,
+        "paged_decode finds a key by the strides that append and gather are tried with: nothing in it knows the row",
+    ),
+    "layout": "the kernels move whole elements of one K and one V of the same shape, or of K alone",
+    "dtype": "the kernels move whole bytes; what is narrower lies only in rows that are not offered",
+    "sparse": "to_device copies into device memory, on a CPU as on a GPU",
 }
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan"},
     "table_padding": {"valid", "minus_one"},
+    "slots_out_of_range": "drop",
+    "duplicate_slots": "undefined",  # a block a token: on a GPU two of them write at once
+    "padding": "kept",
+    "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
     "deterministic": True,
 }
@@ -71,12 +77,10 @@ ARITHMETIC = {
     "renormalises": True,  # the merge divides by the sum of its own weights
     "flushes_subnormals": False,
 }
-IN_PLACE = {"append": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 
 THREADS = 64
 """Of every block; attention.cuh relies on it."""
-
-Cache = Mapping[str, DeviceArray]
 
 
 def to_device(array: Array) -> DeviceArray:
@@ -113,14 +117,25 @@ def extract_v(kv: DeviceArray) -> DeviceArray:
     return _extract(kv, first_row=1)
 
 
-def append(cache: Cache, k: DeviceArray, v: DeviceArray | None, slot_mapping: DeviceArray, *, layout: str) -> Cache:
-    pages = Pages.of(cache, layout)
+def append(
+    cache: Cache,
+    k: DeviceArray,
+    v: DeviceArray | None,
+    slot_mapping: DeviceArray,
+    *,
+    layout: str,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    page_size: int | None = None,
+) -> Cache:
+    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
     told = arguments.Append(
         k_cache=pages.k,
         v_cache=pages.v,
         k=_tokens(k),
         v=_tokens(v),
-        slot_mapping=_tensor(slot_mapping),
+        slot_mapping=_of_sides(slot_mapping, axes=1),
+        num_slots=pages.num_pages * pages.page_size,
         page_size=pages.page_size,
         num_kv_heads=pages.num_kv_heads,
         head_dim=pages.head_dim,
@@ -130,28 +145,51 @@ def append(cache: Cache, k: DeviceArray, v: DeviceArray | None, slot_mapping: De
 
 
 def gather(
-    cache: Cache, block_table: DeviceArray, kv_lens: DeviceArray, *, layout: str
+    cache: Cache,
+    block_table: DeviceArray,
+    kv_lens: DeviceArray,
+    *,
+    layout: str,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    page_size: int | None = None,
 ) -> tuple[DeviceArray, DeviceArray | None]:
-    pages = Pages.of(cache, layout)
+    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
     *starts, total = accumulate(to_host(kv_lens).tolist(), initial=0)
-    token = (pages.head_dim,) if layout in CODES else (pages.num_kv_heads, pages.head_dim)
-    k = DeviceArray((total, *token), pages.dtype)
-    v = None if layout in CODES else DeviceArray(k.shape, k.dtype)
+    k = DeviceArray((total, *pages.token), pages.dtype)
+    v = None if layout in ALONE else DeviceArray(k.shape, k.dtype)
     first_rows = to_device(np.array(starts, np.int64))
     told = arguments.Gather(
         k_cache=pages.k,
         v_cache=pages.v,
         k=_tokens(k),
         v=_tokens(v),
-        block_table=_tensor(block_table),
+        block_table=_of_sides(block_table, axes=2),
         kv_lens=_tensor(kv_lens),
         starts=_tensor(first_rows),
         page_size=pages.page_size,
         num_kv_heads=pages.num_kv_heads,
         head_dim=pages.head_dim,
     )
-    _launch(f"gather_{pages.dtype.itemsize}_{block_table.dtype}", block_table.shape, told)
+    num_seqs, *_, width = block_table.shape
+    _launch(f"gather_{pages.dtype.itemsize}_{block_table.dtype}", (num_seqs, width), told)
     return k, v
+
+
+def copy_pages(cache: Cache, page_mapping: DeviceArray, *, layout: str) -> Cache:
+    """By way of memory of its own, every source before any target: pages may be swapped."""
+    sources, targets = (_tensor(page_mapping[(slice(None), slice(side, side + 1))]) for side in (0, 1))
+    for name, array in cache.items():
+        axis = page_axis(layout, name)
+        size, stride = (list(of[:axis]) + list(of[axis + 1 :]) for of in (array.shape, array.strides))
+        staged = DeviceArray((page_mapping.shape[0], *size), array.dtype)
+        between = arguments.Pages(staged.address, staged.strides[0], staged.strides[1:])
+        page_of = partial(arguments.Pages, array.address, array.strides[axis], tuple(stride))
+        sizes = (*size, 1, 1, 1, 1)[: arguments.AXES]
+        for source, target in ((page_of(sources), between), (between, page_of(targets))):
+            told = arguments.CopyPages(source, target, sizes)
+            _launch(f"copy_pages_{array.dtype.itemsize}_{page_mapping.dtype}", page_mapping.shape[:1], told)
+    return cache
 
 
 def paged_decode(
@@ -163,8 +201,11 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    page_size: int | None = None,
 ) -> tuple[DeviceArray, DeviceArray]:
-    pages = Pages.of(cache, layout)
+    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
     num_seqs, num_q_heads, head_dim = q.shape
     outs = DeviceArray((num_splits, *q.shape), np.dtype(np.float32))
     lses = DeviceArray((num_splits, num_seqs, num_q_heads), np.dtype(np.float32))
@@ -172,7 +213,7 @@ def paged_decode(
         q=_tensor(q),
         k_cache=pages.k,
         v_cache=pages.v,
-        block_table=_tensor(block_table),
+        block_table=_of_sides(block_table, axes=2),
         kv_lens=_tensor(kv_lens),
         outs=_tensor(outs),
         lses=_tensor(lses),
@@ -190,53 +231,15 @@ def merge_states(outs: DeviceArray, lses: DeviceArray) -> tuple[DeviceArray, Dev
     return _merge(outs, lses, outs.dtype)
 
 
-@dataclass(frozen=True)
-class Pages:
-    """How the kernels find K and V in a cache, and its sizes."""
-
-    k: arguments.Paged
-    v: arguments.Paged
-    dtype: np.dtype[Any]
-    page_size: int
-    num_kv_heads: int
-    head_dim: int
-
-    @staticmethod
-    def of(cache: Cache, layout: str) -> Pages:
-        """Sizes and strides of a cache's fields, by the names of their axes."""
-        fields = (PAGES | CONTIGUOUS | CODES)[layout]
-        k, *v = (_paged(cache[field], axes.split(), side) for side, (field, axes) in enumerate(fields))
-        first, axes = fields[0]
-        size = dict(zip(axes.split(), cache[first].shape, strict=True))
-        return Pages(
-            k=k,
-            v=v[0] if v else arguments.Paged(),
-            dtype=cache[first].dtype,
-            page_size=size["slot"],
-            num_kv_heads=size["row"] // 2 if "row" in size else size.get("head", 1),
-            head_dim=size["dim"] if "dim" in size else size["chunk"] * size["inner"],
-        )
-
-
-def _paged(field: DeviceArray, axes: list[str], side: int) -> arguments.Paged:
-    """Where one side, 0 K or 1 V, begins in a field of a cache, and its strides."""
-    size = dict(zip(axes, field.shape, strict=True))
-    stride = dict(zip(axes, field.strides, strict=True))
-    inner = "dim" if "dim" in stride else "inner"
-    row = stride.get("row", 0)  # V begins one row behind K, and a head is two rows
-    return arguments.Paged(
-        data=field.address + side * row * field.dtype.itemsize,
-        page=stride["page"],
-        slot=stride["slot"],
-        head=2 * row if "row" in stride else stride.get("head", 0),
-        chunk=stride.get("chunk", 0),
-        inner=stride[inner],
-        width=size[inner],
-    )
-
-
 def _tensor(array: DeviceArray) -> arguments.Tensor:
     return arguments.Tensor(array.address, array.strides)
+
+
+def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:
+    """A table with its sides, K and V, as last axis; one of no more `axes` serves both."""
+    *outer, last = table.strides
+    side = outer.pop() if len(table.strides) > axes else 0
+    return arguments.Tensor(table.address, (*outer, last, side))
 
 
 def _tokens(rows: DeviceArray | None) -> arguments.Tensor:

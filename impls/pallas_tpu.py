@@ -24,25 +24,32 @@ ENV = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 Cache = Mapping[str, "Handle"]
 
 _PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x"}
-_ROW_AT_A_TIME = {"nhd", "interleaved"} if launch.COMPILED else _PAGED | {"code_rows", "code_columns"}
+_ROW_AT_A_TIME = {"nhd", "interleaved", "packed", "token_slots"}
+if not launch.COMPILED:
+    _ROW_AT_A_TIME |= _PAGED | {"code_rows", "code_columns"}
+_COPIED = {"nhd", "heads_first", "packed"}
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "bfloat16"}
 _HEADS = {"num_kv_heads": {1, 2, 3}, "head_dim": {128} if launch.COMPILED else {8, 16}, "static": True}
 _INDEX = {"index_dtype": {"int32"}}  # JAX without x64 has no other
 _PAGES = {"page_size": {8, 16} if launch.COMPILED else {1, 2, 3, 4}, **_INDEX, **_HEADS}
+_SLOTS = _PAGES | {"page_size": {1} | _PAGES["page_size"]}  # token_slots has no other
 
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
-    "append": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_PAGES},
-    "gather": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_PAGES},
+    "append": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
+    "gather": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
+    "copy_pages": {"layout": _COPIED, "dtype": _MOVED, **_SLOTS},
     "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "group": {1, 2, 3}, "num_splits": {1, 2, 3}, **_PAGES},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
 WHY_NOT = {
-    "layout": "a contiguous cache is nhd or hnd with one page a sequence: the same kernels, compiled once more each",
+    "layout": "the same kernels with other axes, compiled once more a row; records of several types are not theirs",
+    "dtype": "a DMA moves whole elements; codes of less than a byte are packed into words",
     "float16": "Mosaic has no float16 arithmetic",
+    "sparse": "append is functional: it copies the cache, and the interpreter copies every operand",
     "index_dtype": "JAX without x64 has no int64",
     "strides": "a jax.Array has no strides",
 }
@@ -50,6 +57,10 @@ CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan"},
     "table_padding": {"valid", "minus_one"},
+    "slots_out_of_range": "drop",
+    "duplicate_slots": "last",  # movement.append: one token in flight at a time
+    "padding": "undefined",  # layouts._packed: rows cross whole, with zeros
+    "page_moves": {"apart", "swap"},  # movement.copy_pages: from the caller's cache into a copy
     "empty_rows": "zero",
     "deterministic": True,
 }
@@ -117,17 +128,43 @@ def extract_v(kv: Handle) -> Handle:
     return Handle(launch.launch(movement.extract, kv.bits, half=1), kv.dtype)
 
 
-def append(cache: Cache, k: Handle, v: Handle | None, slot_mapping: jax.Array, *, layout: str) -> dict[str, Handle]:
+def append(
+    cache: Cache,
+    k: Handle,
+    v: Handle | None,
+    slot_mapping: jax.Array,
+    *,
+    layout: str,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+) -> dict[str, Handle]:
+    """K tells what `num_kv_heads` and `head_dim` do."""
     tokens = (k.bits,) if v is None else (k.bits, v.bits)
     written = launch.launch(movement.append, _bits(cache), tokens, slot_mapping, layout=layout)
     return {name: Handle(field, k.dtype) for name, field in written.items()}
 
 
-def gather(cache: Cache, block_table: jax.Array, kv_lens: jax.Array, *, layout: str) -> tuple[Handle, Handle | None]:
-    rows = launch.launch(movement.gather, _bits(cache), block_table, kv_lens, layout=layout)
+def gather(
+    cache: Cache,
+    block_table: jax.Array,
+    kv_lens: jax.Array,
+    *,
+    layout: str,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+) -> tuple[Handle, Handle | None]:
+    token = tuple(size for size in (num_kv_heads, head_dim) if size is not None)
+    rows = launch.launch(movement.gather, _bits(cache), block_table, kv_lens, layout=layout, token=token)
     total, dtype = int(np.sum(kv_lens)), next(iter(cache.values())).dtype
     k, *v = (Handle(side[:total], dtype) for side in rows)
     return k, v[0] if v else None
+
+
+def copy_pages(cache: Cache, page_mapping: jax.Array, *, layout: str) -> dict[str, Handle]:
+    if not len(page_mapping):
+        return dict(cache)
+    written = launch.launch(movement.copy_pages, _bits(cache), page_mapping, layout=layout)
+    return {name: Handle(field, cache[name].dtype) for name, field in written.items()}
 
 
 def paged_decode(

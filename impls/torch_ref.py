@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvconform.impls.torch_kernels import handles
+from kvconform.impls.torch_kernels import handles, views
+from kvconform.impls.torch_kernels.views import Cache, Rows, View
 
 NAME = "torch_ref"
 BACKEND = "torch"
@@ -22,24 +23,27 @@ REQUIRES = ("torch", "ml_dtypes")
 ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread costs more than it does
 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
-_PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x", "bshd", "bhsd"}
-_CODES = {"code_rows", "code_columns"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
+_POOL = {"pool": {"dense", "sparse"} if handles.DEVICE.type == "cpu" else {"dense"}}  # a GPU has memory of its own
 
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
-    "append": {"layout": _PAGED | _CODES, "dtype": _MOVED, **_ANY},
-    "gather": {"layout": _PAGED | _CODES, "dtype": _MOVED, **_ANY},
-    "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
+    "gather": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
+    "copy_pages": _ANY,
+    "paged_decode": {"layout": views.ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan"},
     "table_padding": {"valid", "minus_one"},
+    "slots_out_of_range": "drop",
+    "duplicate_slots": "last",
+    "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
     "deterministic": True,
 }
@@ -52,9 +56,12 @@ ARITHMETIC = {
     "merge_levels": 1,  # paged_decode: one _mean over all parts
     "renormalises": True,  # _mean: the weights of parts, too, are divided by their sum
 }
-IN_PLACE = {"append": "cache"}
-
-Cache = dict[str, Tensor]
+IN_PLACE = {"append": "cache", "copy_pages": "cache"}
+WHY_NOT = {
+    "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
+    "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
+    "dtype": "here whole elements move; codes of less than a byte are packed into words",
+}
 
 to_device, to_host, synchronize = handles.to_device, handles.to_host, handles.synchronize
 launches = 0
@@ -104,59 +111,64 @@ def extract_v(kv: Tensor) -> Tensor:
     return _extract(kv, 1)
 
 
-_INTO_PLACE = {  # which axis of a field to move where, for page and slot to come first
-    "nhd": (1, 1),
-    "bshd": (1, 1),
-    "hnd": (2, 1),
-    "bhsd": (2, 1),
-    "heads_first": (0, 2),
-    "split_x": (3, 1),  # of K, page head chunk slot x, as of V, page head dim slot
-    "code_rows": (1, 1),
-    "code_columns": (2, 1),
-}
+def _at(view: View, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
+    """Where tokens lie in a view: an index of each of its axes, which broadcast to [*tokens, head, dim]."""
+    heads = torch.arange(view.num_heads, device=slots.device)[:, None]
+    dims = torch.arange(view.head_dim, device=slots.device)
+    _, _, slot, _, head, _, dim = view.tensor.shape
+    slots = slots[..., None, None]
+    return pages[..., None, None], slots // slot, slots % slot, heads // head, heads % head, dims // dim, dims % dim
 
 
-def _sides(cache: Cache, layout: str) -> tuple[Tensor, ...]:
-    """Views [page, slot, *token axes] of K and V, or of codes alone; dim stays cut where the layout cuts it."""
-    if layout == "interleaved":
-        return cache["kv"].unflatten(2, (-1, 2)).unbind(3)
-    fields = ("codes",) if "codes" in cache else ("k", "v")
-    return tuple(cache[name].movedim(*_INTO_PLACE[layout]) for name in fields)
+def _last_of_each(slots: Tensor) -> Tensor:
+    """Indices of the tokens that stay where several go to one slot."""
+    ordered, order = slots.sort(stable=True)
+    return order[torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])[: len(order)]]
 
 
 @_kernel
-def append(cache: Cache, k: Tensor, v: Tensor | None, slot_mapping: Tensor, *, layout: str) -> Cache:
-    live = slot_mapping >= 0
-    slots = slot_mapping[live].long()
-    for view, rows in zip(_sides(cache, layout), (k, v), strict=False):  # codes have no V
-        page_size, token_shape = view.shape[1], view.shape[2:]
-        at = slots // page_size, slots % page_size
-        _bits(view).index_put_(at, _bits(rows)[live].reshape(-1, *token_shape))
+def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str, **told: int | None) -> Cache:
+    for number, (side, given) in enumerate(zip(views.sides(cache, layout, **told), (k, v), strict=True)):
+        for view, rows in views.given(side, given):
+            slots = views.of_side(slot_mapping, number, 1).long()
+            live = ((slots >= 0) & (slots < view.num_slots)).nonzero().squeeze(1)
+            tokens = live[_last_of_each(slots[live])]
+            pages = slots[tokens] // view.page_size
+            _bits(view.tensor).index_put_(_at(view, pages, slots[tokens] % view.page_size), _bits(rows)[tokens])
     return cache
 
 
-def _rows(view: Tensor, block_table: Tensor, position: Tensor) -> Tensor:
-    """[num_seqs, *position, *token axes] of one side; past a sequence's end, whatever lies where the table points."""
-    page_size, num_columns = view.shape[1], block_table.shape[1]
-    page = block_table[:, (position // page_size).clamp(max=num_columns - 1)]
-    rows = _bits(view)[page.long().clamp(min=0), position % page_size].view(view.dtype)
-    return rows.flatten(-2) if view.ndim == 5 else rows
+def _rows(view: View, block_table: Tensor, position: Tensor) -> Tensor:
+    """[num_seqs, *position, head, dim] of one part; past a sequence's end, whatever lies where the table points."""
+    columns = (position // view.page_size).clamp(max=block_table.shape[1] - 1)
+    pages = block_table[:, columns].long().clamp(min=0)
+    return _bits(view.tensor)[_at(view, pages, position % view.page_size)].view(view.tensor.dtype)
 
 
-def _positions(view: Tensor, block_table: Tensor, num_parts: int) -> Tensor:
+def _positions(view: View, block_table: Tensor, num_parts: int) -> Tensor:
     """[num_parts, keys a part]: every position that the table has room for, the last part filled up."""
-    room = block_table.shape[1] * view.shape[1]
+    room = block_table.shape[-1] * view.page_size
     keys = -(-room // num_parts)
-    return torch.arange(num_parts * keys, device=view.device).view(num_parts, keys)
+    return torch.arange(num_parts * keys, device=block_table.device).view(num_parts, keys)
 
 
 @_kernel
-def gather(cache: Cache, block_table: Tensor, kv_lens: Tensor, *, layout: str) -> tuple[Tensor, Tensor | None]:
-    sides = _sides(cache, layout)
-    position = _positions(sides[0], block_table, 1)[0]
+def gather(cache: Cache, block_table: Tensor, kv_lens: Tensor, *, layout: str, **told: int | None) -> tuple[Rows, Rows]:
+    sides = views.sides(cache, layout, **told)
+    position = _positions(sides[0][0], block_table, 1)[0]
     live = position < kv_lens[:, None]
-    k, *v = (_rows(view, block_table, position)[live] for view in sides)
-    return k, *(v or [None])
+    tables = [views.of_side(block_table, number, 2) for number in (0, 1)]
+    k, v = ([_rows(view, table, position)[live] for view in side] for side, table in zip(sides, tables, strict=True))
+    return views.taken(sides[0], k), views.taken(sides[1], v)
+
+
+@_kernel
+def copy_pages(cache: Cache, page_mapping: Tensor, *, layout: str) -> Cache:
+    sources, targets = page_mapping.long().unbind(1)
+    for tensor in cache.values():
+        pages = _bits(tensor).movedim(views.page_axis(layout), 0)
+        pages[targets] = pages[sources]  # what is indexed by a tensor is a copy: all sources are read before
+    return cache
 
 
 # --- attention
@@ -177,11 +189,19 @@ def _mean(score: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 @_kernel
 def paged_decode(
-    q: Tensor, cache: Cache, block_table: Tensor, kv_lens: Tensor, *, layout: str, sm_scale: float, num_splits: int = 1
+    q: Tensor,
+    cache: Cache,
+    block_table: Tensor,
+    kv_lens: Tensor,
+    *,
+    layout: str,
+    sm_scale: float,
+    num_splits: int = 1,
+    **told: int | None,
 ) -> tuple[Tensor, Tensor]:
-    sides = _sides(cache, layout)
-    position = _positions(sides[0], block_table, num_splits)
-    k, v = (_rows(view, block_table, position).float().unsqueeze(-2) for view in sides)  # seq part key head 1 dim
+    pairs = [(view, views.of_side(block_table, i, 2)) for i, (view,) in enumerate(views.sides(cache, layout, **told))]
+    position = _positions(*pairs[0], num_splits)
+    k, v = (_rows(view, table, position).float().unsqueeze(-2) for view, table in pairs)  # seq part key head 1 dim
     grouped = q.float().unflatten(1, (k.shape[3], -1))  # seq head group dim
     score = (grouped[:, None, None] * k).sum(-1) * sm_scale  # seq part key head group
     dead = position >= kv_lens[:, None, None]

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from kvconform.impls.torch_kernels.handles import device_name
+from kvconform.impls.torch_kernels import views
+from kvconform.impls.torch_kernels.handles import DEVICE, device_name
 from kvconform.impls.torch_kernels.handles import synchronize as synchronize
 from kvconform.impls.torch_kernels.handles import to_device as to_device
 from kvconform.impls.torch_kernels.handles import to_host as to_host
-from kvconform.impls.triton_kernels import MODE, decode, fused, launch, merge, paged
-from kvconform.impls.triton_kernels.pages import CODES, PAGED, Cache
+from kvconform.impls.torch_kernels.views import Cache, Rows
+from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged
 from kvconform.specs.dtypes import DTYPES
 
 NAME = "triton_ref"
@@ -27,20 +28,26 @@ _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}, "static": True}  # static: a GPU compiles, the interpreter is slow
 _INDEXED = {"index_dtype": {"int32", "int64"}, **_ANY}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_ANY}
-_MOVED = {"layout": {*PAGED, *CODES}, "dtype": set(DTYPES), **_INDEXED}
+_POOL = {"dense", "sparse"} if DEVICE.type == "cpu" else {"dense"}  # a GPU has memory of its own
+_MOVED = {"layout": set(views.ROWS), "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
+_PAIRED = {"trtllm_blocks"}
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
     "gather": _MOVED,
-    "paged_decode": {"layout": set(PAGED), "dtype": _ROUNDED, "num_splits": range(1, 65), **_INDEXED},
+    "copy_pages": _INDEXED,
+    "paged_decode": {"layout": views.ATTENDED - _PAIRED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_INDEXED},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan"},
     "table_padding": {"valid", "minus_one"},
+    "slots_out_of_range": "drop",
+    "duplicate_slots": "undefined",  # programs store in any order, and each of them stores only a part of a token
+    "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
     "deterministic": True,
 }
@@ -51,7 +58,13 @@ ARITHMETIC = {
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
 }
-IN_PLACE = {"append": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache"}
+WHY_NOT = {
+    "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
+    "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
+    "trtllm_blocks": "K and V have page tables of their own, and the kernel reads one",
+    "dtype": "here whole elements move; codes of less than a byte are packed into words",
+}
 
 
 def attest() -> dict[str, Any]:
@@ -75,15 +88,26 @@ def extract_v(kv: torch.Tensor) -> torch.Tensor:
     return fused.extract(kv, first_row=1)
 
 
-def append(cache: Cache, k: torch.Tensor, v: torch.Tensor | None, slot_mapping: torch.Tensor, *, layout: str) -> Cache:
-    paged.append(cache, k, v, slot_mapping, layout)
+def append(cache: Cache, k: Rows, v: Rows, slot_mapping: torch.Tensor, *, layout: str, **told: int | None) -> Cache:
+    for number, (side, given) in enumerate(zip(views.sides(cache, layout, **told), (k, v), strict=True)):
+        for view, rows in views.given(side, given):
+            paged.append(view, rows, views.of_side(slot_mapping, number, 1))
     return cache
 
 
 def gather(
-    cache: Cache, block_table: torch.Tensor, kv_lens: torch.Tensor, *, layout: str
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return paged.gather(cache, block_table, kv_lens, layout)
+    cache: Cache, block_table: torch.Tensor, kv_lens: torch.Tensor, *, layout: str, **told: int | None
+) -> tuple[Rows, Rows]:
+    k, v = views.sides(cache, layout, **told)
+    tables = [views.of_side(block_table, number, 2) for number in (0, 1)]
+    rows = [[paged.gather(view, table, kv_lens) for view in side] for side, table in zip((k, v), tables, strict=True)]
+    return views.taken(k, rows[0]), views.taken(v, rows[1])
+
+
+def copy_pages(cache: Cache, page_mapping: torch.Tensor, *, layout: str) -> Cache:
+    for tensor in cache.values():
+        copies.copy_pages(tensor.movedim(views.page_axis(layout), 0), page_mapping)
+    return cache
 
 
 def paged_decode(
@@ -95,8 +119,10 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    **told: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return decode.paged_decode(q, cache, block_table, kv_lens, layout, sm_scale, num_splits)
+    (k,), (v,) = views.sides(cache, layout, **told)
+    return decode.paged_decode(q, k, v, block_table, kv_lens, sm_scale, num_splits)
 
 
 def merge_states(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

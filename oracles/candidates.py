@@ -7,19 +7,22 @@ because they are in every size that is tried.
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
+from hashlib import sha256
 from itertools import groupby, product
 
 import numpy as np
 
 from kvconform.oracles.probes import Units
-from kvconform.specs import pattern
+from kvconform.specs import compare, pattern
+from kvconform.specs.data import Array
 from kvconform.specs.layouts import LAYOUTS, Layout, Part
 from kvconform.specs.pattern import LineError
 from kvconform.specs.row import Sizes
 
-SIZES = {"slot": (1, 2, 3, 4, 8, 32, 128), "head": (1, 2, 3, 4), "dim": (8, 24, 64, 96, 128, 256), "subspace": (1, 3)}
-"""Sizes that are tried of an axis where a row does not fix it."""
+SIZES = {"slot": (4, 3, 8, 32, 128, 1), "head": (3, 2, 4, 1), "dim": (24, 96, 64, 128, 256), "subspace": (3, 1)}
+"""Sizes that are tried of an axis where a row does not fix it, those first in which most rows differ."""
 
 PAGES = 2
 
@@ -44,21 +47,33 @@ def _alike(name: str, dtype: str) -> tuple[Layout, ...]:
 
 def candidates(row: Layout, sizes: Sizes, dtype: str) -> list[Layout]:
     """Rows that can be built within the buffers of a row: the row itself, then those nearest to it."""
-    return [other for other in _alike(row.name, dtype) if fits(row, other, sizes, dtype)]
+    return list(_candidates(row.name, tuple(sizes.items()), dtype))
+
+
+@cache
+def _candidates(name: str, sizes: tuple[tuple[str, int], ...], dtype: str) -> tuple[Layout, ...]:
+    return tuple(other for other in _alike(name, dtype) if fits(LAYOUTS[name], other, dict(sizes), dtype))
 
 
 def fits(row: Layout, other: Layout, sizes: Sizes, dtype: str) -> bool:
     """Whether another row of the same parts can be built, and is not larger than the buffers of this one."""
-    if other is row:
-        return not row.flaw(sizes, dtype)
-    try:
-        have, want = ([one.num_bytes(buffer, sizes, dtype) for buffer in one.buffers] for one in (row, other))
-        steps = [_steps(one, row, sizes, dtype) for one in (row, other)] if _shares(row.name) else [[], []]
-    except LineError:
+    key = tuple(sorted(sizes.items()))
+    have, want = (_bytes(one.name, key, dtype) for one in (row, other))
+    if not have or not want or any(sizes.get(axis, size) != size for axis, size in other.fixed.items()):
         return False
-    if any(sizes.get(axis, size) != size for axis, size in other.fixed.items()) or steps[0] != steps[1]:
+    if _shares(row.name) and _steps(row, row, sizes, dtype) != _steps(other, row, sizes, dtype):
         return False
     return all(w <= h for w, h in zip(want, have, strict=True)) if len(want) == len(have) else sum(want) <= sum(have)
+
+
+@cache
+def _bytes(name: str, sizes: tuple[tuple[str, int], ...], dtype: str) -> tuple[int, ...]:
+    """The size of each buffer; none where the row cannot be built."""
+    row = LAYOUTS[name]
+    try:
+        return tuple(row.num_bytes(buffer, dict(sizes), dtype) for buffer in row.buffers)
+    except LineError:
+        return ()
 
 
 @cache
@@ -72,16 +87,50 @@ def _steps(row: Layout, claimed: Layout, sizes: Sizes, dtype: str) -> list[int]:
     return [row.step(row.part(part.name), axis, sizes, dtype) for part in claimed.parts for axis in part.axes]
 
 
-def every_place(units: Units, row: Layout, part: Part) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def every_place(units: Units, row: Layout, part: Part) -> Array:
     """The first unit of every place of a part, where a row has them: [page, slot, *token axes]."""
     at = units.row.everywhere(units.row.part(part.name), units.sizes, units.dtype)
     places = units.places(row, row.part(part.name), dict(zip(part.axes, at, strict=True)))
     return np.broadcast_to(places, np.broadcast_shapes(*(index.shape for index in at)))
 
 
-def layout_key(units: Units, row: Layout) -> tuple[bytes, ...]:
-    """All places of each part: rows that have the same key are not told apart in these sizes."""
-    return tuple(every_place(units, row, part).tobytes() for part in units.row.parts)
+@dataclass(frozen=True)
+class Source:
+    """A part as a row has it: what elements may have been taken for."""
+
+    units: Units
+    row: Layout
+    part: Part
+
+    @cached_property
+    def _places(self) -> tuple[Array, Array, tuple[int, ...]]:
+        places = every_place(self.units, self.row, self.part)
+        order = np.argsort(places, axis=None)
+        return places.ravel()[order], order, places.shape
+
+    def coordinates(self, unit: Array) -> dict[str, Array] | None:
+        """Axis -> the coordinate of what the row has in each unit [n]; None where it has nothing in some."""
+        places, order, shape = self._places
+        found = np.searchsorted(places, unit).clip(max=len(places) - 1)
+        if (places[found] != unit).any():
+            return None
+        index = np.unravel_index(order[found], shape)
+        axes = [axis for axis in self.part.axes if axis in ("page", "slot", *self.row.token_axes(self.part))]
+        steps = [self.row.step(self.part, axis, self.units.sizes, self.units.dtype) for axis in axes]
+        return {axis: i * step for axis, i, step in zip(axes, index, steps, strict=True)}
+
+
+def layout_key(claimed: Layout, row: Layout, sizes: Sizes, dtype: str) -> tuple[bytes, ...]:
+    """Digests of all places of each part, in the buffers of a claimed row: rows of one key are not told apart."""
+    return _key(row.name, len(claimed.buffers) == 1, tuple(sorted(sizes.items())), dtype)
+
+
+@cache
+def _key(name: str, is_joined: bool, sizes: tuple[tuple[str, int], ...], dtype: str) -> tuple[bytes, ...]:
+    row, table = LAYOUTS[name], dict(sizes)
+    found = compare.places if is_joined else Layout.places  # from the first buffer on, or from its own
+    parts = sorted(row.parts, key=lambda part: part.name)
+    return tuple(sha256(found(row, part, table, dtype).tobytes()).digest() for part in parts)
 
 
 @cache
@@ -99,9 +148,8 @@ def same_places(names: tuple[str, str], claimed: str, dtype: str) -> str:
     tried = 0
     for sizes in _sizes(row, a, b):
         if all(fits(row, one, sizes, dtype) for one in (row, a, b)):
-            units = Units.of(row, sizes, dtype)
             tried += 1
-            if layout_key(units, a) != layout_key(units, b):
+            if layout_key(row, a, sizes, dtype) != layout_key(row, b, sizes, dtype):
                 return ""
     return f"the same places in each of the {tried} sizes tried in which both can be built" if tried else ""
 

@@ -6,10 +6,14 @@ tried; rows that agree in all of them are named together, with the proof where t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import combinations
+from typing import Any
 
 from kvconform.oracles.candidates import same_places
 from kvconform.oracles.observed import Call, Observed, observe
@@ -17,7 +21,7 @@ from kvconform.oracles.placement import Placement, placements
 from kvconform.oracles.probe_cases import probe_cases, tells_apart
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
-from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES, SIDES
+from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
 from kvconform.specs.strategies import Cell, OfferError
 
 OPS = ("append", "gather", "paged_decode")
@@ -74,34 +78,33 @@ class Diagnosis:
             told.setdefault(self._short(name), []).append(name)
         if len(told) == 1:
             return next(iter(told))
-        return "; ".join(f"{' and '.join(names)} {what}" for what, names in told.items())
+        return "; ".join(f"{_listed(names)} {what}" for what, names in told.items())
 
     def _short(self, name: str) -> str:
         if name in self.hidden:
             return self.hidden[name]
         placement = self.placements[name]
         if not placement.rows:
-            return placement.note
+            return ", ".join(filter(None, [placement.note, placement.start]))
         of = f"{placement.of} of " if placement.of != name else ""
         return "; ".join(filter(None, [of + self.named(self.rows or placement.rows[:1]), placement.note]))
 
     def named(self, rows: Sequence[str]) -> str:
-        """A row by its name, with those that are not told apart from it."""
-        twins = [name for name in rows[1:] if self._proof(rows[0], name)]
-        unsure = [name for name in rows[1:] if name not in twins]
-        near = [name for name in twins if LAYOUTS[name].buffers == LAYOUTS[self.layout].buffers]
+        """A row by its name, with those in the same buffers that are not told apart from it."""
         if rows[0] == self.layout:
             return rows[0]
-        return " or ".join([" = ".join([rows[0], *near]), *unsure])
+        others = [name for name in rows[1:] if LAYOUTS[name].buffers == LAYOUTS[self.layout].buffers]
+        twins = [name for name in others if self._proof(rows[0], name)]
+        return " or ".join([" = ".join([rows[0], *twins]), *(name for name in others if name not in twins)])
+
+    @property
+    def not_told_apart(self) -> dict[tuple[str, str], str]:
+        """Rows that agree with all that was seen -> why no cache tells them apart, or that the sizes offered do not."""
+        unproved = "the sizes that are offered do not tell them apart"
+        return {(self.rows[0], name): self._proof(self.rows[0], name) or unproved for name in self.rows[1:]}
 
     def _proof(self, a: str, b: str) -> str:
         return same_places((min(a, b), max(a, b)), self.layout, self.dtype)
-
-    @property
-    def alike(self) -> dict[tuple[str, str], str]:
-        """Rows that were named together -> why no cache tells them apart, or that the sizes offered do not."""
-        unproved = "the sizes that are offered do not tell them apart"
-        return {pair: self._proof(*pair) or unproved for pair in combinations(self.rows, 2)}
 
     @property
     def tables(self) -> str:
@@ -120,13 +123,22 @@ class Diagnosis:
             return ""
         told: dict[str, list[str]] = {}
         for name, placement in self.placements.items():
-            told.setdefault(self._told(placement), []).append(_name(name))
-        return "; ".join(
-            f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in told.items()
-        )
+            told.setdefault(self._told(placement), []).append(name)
+        said = "; ".join(self._said(names, what) for what, names in told.items())
+        strides = self.cases[-1].strides
+        return said if strides == "contiguous" else f"in arrays of strides {strides!r} {said}"
+
+    def _said(self, names: Sequence[str], what: str) -> str:
+        starts = {name: self.placements[name].start for name in names if self.placements[name].start}
+        begins = "".join(f"; {_name(name)} {start}" for name, start in starts.items())
+        if len(names) == 1:
+            return ", ".join([f"{_name(names[0])} is {what}", *starts.values()])
+        return f"{_listed(list(map(_name, names)))} are {what}{begins}"
 
     def _told(self, placement: Placement) -> str:
         verb = _VERB[self.op]
+        if not placement.is_seen:
+            return f"not found: {placement.note}"
         if not placement.rows:
             return f"{verb} as in no known row: {placement.note}"
         rows = self.rows or placement.rows[:1]
@@ -135,8 +147,12 @@ class Diagnosis:
         else:
             what = f"{verb} as in {self.named(rows)}" + f", not {self.layout}" * (self.layout not in rows)
         if placement.pages:
-            what += f", on {placement.pages}"
+            what += f", but {placement.pages}"
         return f"{what}, {placement.note}" if placement.note else what
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _name(part: str) -> str:
@@ -149,21 +165,18 @@ def diagnose(call: Call, cell: Cell) -> Diagnosis:
     call   runs one operation of it: `Subject.call`
     Raises OfferError where the offer leaves nothing to call, and Violation where a call fails.
     """
-    found: Diagnosis | None = None
-    for case in _cases(cell, lambda: () if found is None else _in_doubt(found)):
-        observed = observe(call, cell, case)
-        found = _joined(found, observed)
-        if not _in_doubt(found):
+    cases = probe_cases(cell)
+    found = _joined(None, observe(call, cell, next(cases)))
+    for case in cases:
+        in_doubt = _in_doubt(found)
+        if not in_doubt or len(found.cases) == MOST_CASES:
             break
-    assert found is not None
+        if tells_apart(case, in_doubt):
+            with suppress(Violation):  # what was seen before stands
+                found = _joined(found, observe(call, cell, case))
+    if found.is_right and len(cell.allowed("strides")) > 1:
+        found = _joined(found, observe(call, cell, replace(found.cases[0], strides=cell.allowed("strides")[-1])))
     return found
-
-
-def _cases(cell: Cell, in_doubt: Callable[[], tuple[str, ...]]) -> Iterator[Case]:
-    """The most telling Case, then others that tell apart what is in doubt."""
-    every = probe_cases(cell)
-    yield next(every)
-    yield from islice((case for case in every if tells_apart(case, in_doubt())), MOST_CASES - 1)
 
 
 def _joined(before: Diagnosis | None, observed: Observed) -> Diagnosis:
@@ -193,15 +206,26 @@ def _in_doubt(found: Diagnosis) -> tuple[str, ...]:
     return tuple({name: 0 for pair in pairs if not same_places(pair, found.layout, found.dtype) for name in pair})
 
 
-def explain(call: Call, cell: Cell) -> str:
+class _TooLate(Exception):
+    """The time that an explanation may take is over."""
+
+
+def explain(call: Call, cell: Cell, until: float = math.inf) -> str:
     """Say in one sentence where an implementation's places differ from the claimed row's.
 
-    Empty where they do not, where nothing can be told, or where a call fails.
+    until   time.monotonic() after which no further call is made
+    Empty where they do not differ, where nothing can be told, where a call fails, or when time is over.
     """
+
+    def in_time(case: Case, op: str, **arguments: Any) -> Mapping[str, Any]:
+        if time.monotonic() > until:
+            raise _TooLate
+        return call(case, op, **arguments)
+
     if cell.op not in OPS:
         return ""
     try:
-        found = diagnose(call, cell)
-    except (Violation, OfferError):
+        found = diagnose(in_time, cell)
+    except (Violation, OfferError, _TooLate):
         return ""
     return found.sentence if any(placement.is_seen for placement in found.placements.values()) else ""

@@ -28,7 +28,7 @@ from kvconform.specs.strategies import Cell
 Call = Callable[..., Mapping[str, Any]]
 """(case, operation, **arguments) -> results by name: `Subject.call`."""
 
-MOST_DIGITS = 8
+MOST_DIGITS = 16
 """Digits of a number that is added up, where the dtype can hold so many sums apart."""
 
 
@@ -118,8 +118,9 @@ def _appended(call: Call, case: Case) -> Observed:
     code = Code(units.base, total)
     empty = units.cache(np.zeros(units.total, np.int64))
     runs = []
+    digits = {part.name: code.digits(ids[part.name]) for part in x.row.parts}
     for run in range(code.num_runs):
-        tokens = {p.name: units.values(p, code.digits(ids[p.name])[run]) for p in x.row.parts}
+        tokens = {part.name: units.values(part, digits[part.name][run]) for part in x.row.parts}
         k, v = (x.row.argument(side, tokens) for side in (0, 1))
         cache = {name: np.zeros_like(array) for name, array in empty.items()}
         got = call(case, "append", cache=cache, k=k, v=v, slot_mapping=x.slot_mapping, layout=case.layout)
@@ -163,11 +164,17 @@ class _Decoded:
 
     def __init__(self, call: Call, cell: Cell, case: Case) -> None:
         self.call, self.case, self.x = call, case, PagedInputs(case)
-        self.positions, self.dims = positions(case, cell), dims(case)
+        self.positions, self.dims = positions(case, cell), self._dims()
         self.lengths = sorted({n for p in self.positions for n in (p, p + 1) if n})
         self.units = Units(self.x.row, self.x.sizes, case.dtype, width(case.dtype))
         self.base = self._base()
         self.code = Code(self.base, self.units.total)
+
+    def _dims(self) -> Array:
+        """[calls, num_q_heads] dims of K: q heads of one group look at one each."""
+        known = dims(self.case)
+        some = [np.roll(known, -first)[: self.case.group] for first in range(0, len(known), self.case.group)]
+        return np.stack([np.resize(one, self.case.num_q_heads) for one in some])
 
     def _base(self) -> int:
         """As many digits as two sums of the longest sequence, each rounded twice, keep apart: they lie 2 apart."""
@@ -183,12 +190,28 @@ class _Decoded:
         zero = np.zeros(self.x.q.shape, host(self.case.dtype))
         caches = [self._cache(digits) for digits in self.code.digits(np.arange(self.units.total))]
         results = [self._results(zero, cache) for cache in caches]
+        wrong = self._miscounted(results[0][1])
+        if wrong:
+            return Observed(self.x, self.units, {}, dict.fromkeys(("k", "v"), wrong))
         parts = {"v": self._values(v, np.stack([out for out, _ in results]))}
         if results[0][1] is None:
             return Observed(self.x, self.units, parts, {"k": "no lse is returned, from which K could be told"})
-        lse = [[self._results(self._along(dim), cache)[1] for cache in caches] for dim in self.dims]
+        lse = [[self._results(self._along(some), cache)[1] for cache in caches] for some in self.dims]
         parts["k"] = self._keys(k, np.moveaxis(np.array(lse, np.float64), 0, -1))
         return Observed(self.x, self.units, parts)
+
+    def _miscounted(self, lse: Array | None) -> str:
+        """In words how many keys are attended, where it is another number: lse of q = 0 is its logarithm."""
+        if lse is None:
+            return ""
+        want = np.array(self.lengths)[:, None, None]
+        with np.errstate(all="ignore"):
+            counts = [np.rint(np.exp(lse * unit)) for unit in LSE_UNIT.values()]
+        if any((count == want).all() for count in counts):
+            return ""
+        count = next((c for c in counts if np.isfinite(c).all() and (np.rint(c) >= 0).all()), counts[0])
+        bad = tuple(np.argwhere(count != want)[0])
+        return f"with q = 0 it attends {count[bad]:g} keys where kv_lens says {self.lengths[bad[0]]}, by its lse"
 
     def _cache(self, digits: Array) -> dict[str, Array]:
         row, sizes, dtype = self.x.row, self.x.sizes, self.case.dtype
@@ -196,11 +219,15 @@ class _Decoded:
         shapes = {name: row.shape(name, sizes, dtype) for name in row.buffers}
         return {n: values[s : s + math.prod(shapes[n])].reshape(shapes[n]) for n, s in self.units.starts.items()}
 
-    def _along(self, dim: int) -> Array:
-        """q with one dim, such that scores lie within -1 and 1."""
+    def _along(self, some: Array) -> Array:
+        """q with one dim a q head, such that scores lie within -1 and 1."""
         q = np.zeros(self.x.q.shape, host(self.case.dtype))
-        q[..., dim] = 2.0 ** math.floor(-math.log2(self.base * self.x.sm_scale))
+        q[:, np.arange(len(some)), some] = self._step() / self.x.sm_scale
         return q
+
+    def _step(self) -> float:
+        """The score of a K of 1: the greatest that takes a power of two in q."""
+        return float(2.0 ** math.floor(-math.log2(self.base * self.x.sm_scale)) * self.x.sm_scale)
 
     def _results(self, q: Array, cache: Mapping[str, Array]) -> tuple[Array, Array | None]:
         """out [lengths, num_seqs, num_q_heads, head_dim] and lse, every sequence as long as all others."""
@@ -225,17 +252,17 @@ class _Decoded:
         """V: out [runs, lengths, num_seqs, num_q_heads, dims]."""
         lengths = np.array(self.lengths).reshape(-1, *(1,) * (out.ndim - 2))
         with np.errstate(all="ignore"):
-            return self._seen(part, self._digits(self._steps(out * lengths)), np.arange(self.case.head_dim))
+            return self._seen(part, self._digits(self._steps(out * lengths)), np.arange(self.case.head_dim)[None, None])
 
     def _keys(self, part: Part, lse: Array) -> Seen:
-        """K: lse [runs, lengths, num_seqs, num_q_heads, dims]; its base and the factor of scores are found, not believed."""
+        """K: lse [runs, lengths, num_seqs, num_q_heads, dims]; its base and the factor of scores are not believed."""
         tries = []
-        for unit in LSE_UNIT.values():
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            for unit in LSE_UNIT.values():
                 scores = np.log(self._steps(np.exp(lse * unit)))
                 first = np.abs(scores[:, 0])
-                greatest = np.max(first, initial=0.0, where=np.isfinite(first))  # the greatest digit is always there
-                tries.append(self._seen(part, self._digits(scores / greatest * (self.base - 1)), np.array(self.dims)))
+                for step in (self._step(), np.max(first, initial=0.0, where=np.isfinite(first)) / (self.base - 1)):
+                    tries.append(self._seen(part, self._digits(scores / step), self.dims.T[None]))
         return max(tries, key=lambda seen: int((seen.unit != NONE).sum()))
 
     def _steps(self, sums: Array) -> Array:
@@ -250,8 +277,8 @@ class _Decoded:
     def _seen(self, part: Part, digits: Array, of_dims: Array) -> Seen:
         """From digits [runs, positions, num_seqs, num_q_heads, dims]."""
         case, num_seqs = self.case, len(self.case.kv_lens)
-        unit = self.code.numbers(digits).reshape(-1, case.num_q_heads, len(of_dims))
+        unit = self.code.numbers(digits).reshape(-1, case.num_q_heads, of_dims.shape[-1])
         seq = np.tile(np.arange(num_seqs), len(self.positions))
         at = _tokens(self.x, part, seq, np.repeat(self.positions, num_seqs), 2)
         q_head = np.arange(case.num_q_heads)[None, :, None]
-        return Seen(part, {**at, "q_head": q_head, "head": q_head // case.group, "dim": of_dims[None, None]}, unit)
+        return Seen(part, {**at, "q_head": q_head, "head": q_head // case.group, "dim": of_dims}, unit)

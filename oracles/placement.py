@@ -5,19 +5,24 @@ Readings are tried in that order, and a reading holds for every element that dec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
-from kvconform.oracles import candidates, wrong_tables
+from kvconform.oracles import wrong_tables
+from kvconform.oracles.candidates import Source, candidates
 from kvconform.oracles.observed import Observed, Seen
-from kvconform.oracles.probes import NONE, Units
+from kvconform.oracles.probes import NONE
 from kvconform.oracles.strides_seen import Strides, linear_axes, strides
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import width
-from kvconform.specs.layouts import Layout, Part
+from kvconform.specs.layouts import Layout
+
+GLANCE = 64
+"""Elements that are looked at before all of them are."""
 
 SHOWN = 8
 """Indices that are listed, at most."""
@@ -32,6 +37,7 @@ class Placement:
     of      the part that those rows have there: its own name, unless K and V are exchanged
     pages   in words, where the pages are not those of the table
     note    in words, what else is unlike those rows; without a row, what is there instead
+    start   in words, where it begins, where only that is unlike the row of K or V
     is_seen   whether any of its elements decodes
     """
 
@@ -40,6 +46,7 @@ class Placement:
     of: str = ""
     pages: str = ""
     note: str = ""
+    start: str = ""
     is_seen: bool = True
 
     def is_right(self, row: str) -> bool:
@@ -50,34 +57,9 @@ class Placement:
 def placements(observed: Observed) -> dict[str, Placement]:
     """Part -> where it lies, in the order of the row; parts that could not be looked for are left out."""
     x = observed.inputs
-    rows = candidates.candidates(x.row, x.sizes, x.case.dtype)
-    return {name: _Search(observed, seen, rows).placement() for name, seen in observed.parts.items()}
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A part as a row has it: what elements may have been taken for."""
-
-    units: Units
-    row: Layout
-    part: Part
-
-    @cached_property
-    def _places(self) -> tuple[Array, Array, tuple[int, ...]]:
-        places = candidates.every_place(self.units, self.row, self.part)
-        order = np.argsort(places, axis=None)
-        return places.ravel()[order], order, places.shape
-
-    def coordinates(self, unit: Array) -> dict[str, Array] | None:
-        """Axis -> the coordinate of what the row has in each unit [n]; None where it has nothing in some."""
-        places, order, shape = self._places
-        found = np.searchsorted(places, unit).clip(max=len(places) - 1)
-        if (places[found] != unit).any():
-            return None
-        index = np.unravel_index(order[found], shape)
-        axes = [axis for axis in self.part.axes if axis in ("page", "slot", *self.row.token_axes(self.part))]
-        steps = [self.row.step(self.part, axis, self.units.sizes, self.units.dtype) for axis in axes]
-        return {axis: i * step for axis, i, step in zip(axes, index, steps, strict=True)}
+    rows = candidates(x.row, x.sizes, x.case.dtype)
+    seen = {part.name: observed.parts[part.name] for part in x.row.parts if part.name in observed.parts}
+    return {name: _Search(observed, one, rows).placement() for name, one in seen.items()}
 
 
 class _Search:
@@ -86,7 +68,7 @@ class _Search:
     def __init__(self, observed: Observed, seen: Seen, rows: list[Layout]) -> None:
         self.observed, self.seen, self.rows, self.units = observed, seen, rows, observed.units
         self.x, self.part = observed.inputs, seen.part
-        self.known = seen.unit != NONE
+        self.known = _known(seen.unit)
         self.unit = seen.unit[self.known]
         self.at = {axis: np.broadcast_to(i, seen.unit.shape)[self.known] for axis, i in seen.at.items()}
 
@@ -100,15 +82,18 @@ class _Search:
                 return replace(found, note="; ".join(filter(None, [found.note, self._missing()])))
         return Placement(self.part.name, note="; ".join(filter(None, [self._nowhere(), self._missing()])))
 
-    def _sources(self) -> Iterator[_Source]:
-        """The part itself as each candidate has it, then what each has of the other side."""
-        for row in self.rows:
-            yield _Source(self.units, row, row.part(self.part.name))
+    @cached_property
+    def _sources(self) -> tuple[tuple[Source, ...], ...]:
+        """The part itself as each candidate has it; what each has of the other side."""
+        own = tuple(Source(self.units, row, row.part(self.part.name)) for row in self.rows)
         other = "vk"[self.part.side] + self.part.name[1:]
         alike = [part for part in self.x.row.parts if part.name == other and part.axes == self.part.axes]
-        if alike and self.units.each(alike[0]) == self.units.each(self.part) and not self.x.row.pairs_pages:
-            for row in self.rows:
-                yield _Source(self.units, row, row.part(other))
+        if not alike or self.units.each(alike[0]) != self.units.each(self.part) or self.x.row.pairs_pages:
+            return (own,)
+        return own, tuple(Source(self.units, row, row.part(other)) for row in self.rows)
+
+    def _of_part(self) -> dict[str, Array]:
+        return {axis: index for axis, index in self.at.items() if axis in self.part.axes}
 
     def _own(self, axis: str) -> Array:
         """What the tables and the row say: the first of the elements that share a place."""
@@ -118,38 +103,42 @@ class _Search:
     # --- readings
 
     def _as_a_row(self) -> Placement | None:
-        own = {axis: index for axis, index in self.at.items() if axis in self.part.axes}
-        fits = [s for s in self._sources() if np.array_equal(self.units.places(s.row, s.part, own), self.unit)]
-        return self._of(fits)
+        own = self._of_part()
+        few = {axis: index[:GLANCE] for axis, index in own.items()}
+        for sources in self._sources:
+            near = [s for s in sources if np.array_equal(self.units.places(s.row, s.part, few), self.unit[:GLANCE])]
+            fits = [s for s in near if np.array_equal(self.units.places(s.row, s.part, own), self.unit)]
+            if fits:
+                return self._of(fits)
+        return None
 
-    def _of(self, fits: list[_Source], pages: str = "", note: str = "") -> Placement | None:
-        """The rows of the sources that fit; those of the part itself come first."""
-        if not fits:
-            return None
-        rows = tuple(source.row.name for source in fits if source.part.name == fits[0].part.name)
-        return Placement(self.part.name, rows, fits[0].part.name, pages, note)
+    def _of(self, fits: list[Source], pages: str = "", note: str = "") -> Placement:
+        """The rows of sources that fit."""
+        return Placement(self.part.name, tuple(source.row.name for source in fits), fits[0].part.name, pages, note)
 
     def _on_other_pages(self) -> Placement | None:
-        fits, pages = [], None
-        for source in self._sources():
-            found = source.coordinates(self.unit)
-            if found is not None and all(np.array_equal(found[a], self._own(a)) for a in found if a != "page"):
-                if pages is None:
-                    pages = found["page"]
-                if np.array_equal(pages, found["page"]):
-                    fits.append(source)
-        if pages is None:
-            return None
+        for sources in self._sources:
+            found = [(source, source.coordinates(self.unit)) for source in sources]
+            fits = [(source, at) for source, at in found if at is not None and self._is_inside(at)]
+            if fits:
+                pages = fits[0][1]["page"]
+                alike = [source for source, at in fits if np.array_equal(at["page"], pages)]
+                return self._of(alike, self._of_pages(pages))
+        return None
+
+    def _is_inside(self, found: Mapping[str, Array]) -> bool:
+        """Whether every coordinate but the page is the right one."""
+        return all(np.array_equal(index, self._own(axis)) for axis, index in found.items() if axis != "page")
+
+    def _of_pages(self, pages: Array) -> str:
         wrong = wrong_tables.readings(self.x, self.part.side, self.at["seq"], self.at["column"])
-        if self.observed.op == "append":  # which takes no table, but slots
-            wrong = {name: page for name, page in wrong.items() if name.startswith("those of") and self.x.row.pairs_pages}
-        given = "the slot" if self.observed.op == "append" else "the table"
-        return self._of(fits, wrong_tables.told(pages, self.at["page"], wrong, given))
+        by = "the slot" if self.observed.op == "append" else "the table"
+        return wrong_tables.told(pages, self.at["page"], wrong, self.x.sizes["page"], by)
 
     def _with_axes_mapped(self) -> Placement | None:
         """Every coordinate depends on its own index alone, in another way than in the row."""
-        best: tuple[int, _Source, dict[str, str]] | None = None
-        for source in self._sources():
+        best: tuple[int, Source, dict[str, str]] | None = None
+        for source in chain(*self._sources):
             found = source.coordinates(self.unit)
             told = None if found is None else self._maps(found)
             if told is not None and (best is None or len(told) < best[0]):
@@ -170,9 +159,9 @@ class _Search:
 
     def _in_part(self) -> Placement | None:
         """More than half of the elements lie as in a row."""
-        own = {axis: index for axis, index in self.at.items() if axis in self.part.axes}
-        most: tuple[int, _Source, Array] | None = None
-        for source in self._sources():
+        own = self._of_part()
+        most: tuple[int, Source, Array] | None = None
+        for source in chain(*self._sources):
             bad = self.units.places(source.row, source.part, own) != self.unit
             if 2 * bad.sum() < bad.size and (most is None or bad.sum() < most[0]):
                 most = int(bad.sum()), source, bad
@@ -187,24 +176,25 @@ class _Search:
             names = [head if axis == "head" else axis for axis in self.part.axes]
             own = {name: self.at[name] for name in names if name in self.at}
             found = strides(self.unit, own)
-            if found is not None:
-                return Placement(self.part.name, note=self._of_strides(found, own))
+            if found is not None and all(len(added) == 1 for added in found.terms().values()):
+                return self._of_strides(found, own)
         return None
 
-    def _of_strides(self, found: Strides, own: Mapping[str, Array]) -> str:
+    def _of_strides(self, found: Strides, own: Mapping[str, Array]) -> Placement:
         """Strides in words, beside those of the claimed row."""
-        places = self.units.places(self.x.row, self.part, {a: i for a, i in self.at.items() if a in self.part.axes})
-        row = strides(np.broadcast_to(places, self.unit.shape), own)
-        said = self._told(found.base, found.terms())
-        known = f"; {self.x.row.name} has {self._told(row.base, row.terms())}" if row else ""
-        return f"{said}{known}, in {self._measure()[1]}"
-
-    def _told(self, base: int, terms: Mapping[str, str]) -> str:
-        size, _ = self._measure()
-        told = [
-            f"{axis} {', '.join(_ratio(int(n), size) for n in value.split(', '))}" for axis, value in terms.items()
-        ]
-        return ", ".join([*told, f"from {_ratio(base, size)} on"] if base else told)
+        places = self.units.places(self.x.row, self.part, self._of_part())
+        row, (size, measure) = strides(np.broadcast_to(places, self.unit.shape), own), self._measure()
+        said, start = f"strides {_terms(found, size)}", ""
+        if row is not None:
+            same = row.terms() == found.terms()
+            said = (
+                f"the strides of {self.x.row.name}"
+                if same
+                else f"{said} where {self.x.row.name} has {_terms(row, size)}"
+            )
+            if row.base != found.base:
+                start = f"from {_ratio(found.base, size)} on where it begins at {_ratio(row.base, size)}"
+        return Placement(self.part.name, note=f"{said}, in {measure}", start=start)
 
     def _measure(self) -> tuple[int, str]:
         """Units in an element, and what such an element is called."""
@@ -215,16 +205,15 @@ class _Search:
 
     def _nothing(self) -> str:
         if self.observed.op == "append":
-            return "nothing of it is written anywhere in the cache as it was given"
-        return "nothing decodes to an address: its values are computed, not moved, or come from outside the cache"
+            return "nothing is written anywhere in the cache as it was given"
+        return "nothing decodes to an address: values are computed, not moved, or come from outside the cache"
 
     def _nowhere(self) -> str:
-        bad = self.units.places(self.x.row, self.part, {a: i for a, i in self.at.items() if a in self.part.axes})
-        first = bad != self.unit
+        first = self.units.places(self.x.row, self.part, self._of_part()) != self.unit
         linear = linear_axes(self.unit, {axis: self.at[axis] for axis in self.part.axes if axis in self.at})
         size, measure = self._measure()
         told = ", ".join(f"{axis} {_ratio(n, size)}" for axis, n in linear.items())
-        also = f"; strides are found along some axes only: {told}, in {measure}" if told else ""
+        also = f"; along single axes {told}, in {measure}" if told else ""
         return f"no strides fit: {self._named(first)} lies {self._there(int(self.unit[first][0]))}{also}"
 
     def _missing(self) -> str:
@@ -240,13 +229,20 @@ class _Search:
         return "; ".join(told)
 
     def _which(self, bad: Array, at: Mapping[str, Array]) -> str:
-        """Bad elements by the one axis that tells them from all others, or their number."""
-        for axis in ("q_head", *self.part.axes, "seq", "column"):
-            if axis in at:
-                index = np.unique(at[axis][bad])
-                if np.array_equal(np.isin(at[axis], index), bad) and not bad.all():
-                    return f"{axis} {_listed(index)}"
-        return "all of them" if bad.all() else f"{int(bad.sum())} of {bad.size} elements"
+        """Bad elements by the indices that tell them from all others, or their number."""
+        if bad.all():
+            return "all of them"
+        axes = [
+            axis for axis in ("page", "slot", "q_head" if "q_head" in at else "head", *self.part.axes) if axis in at
+        ]
+        inside = {axis: np.isin(at[axis], at[axis][bad]) for axis in dict.fromkeys(axes)}
+        if not np.array_equal(np.all(list(inside.values()), axis=0), bad):
+            return f"{int(bad.sum())} of {bad.size} elements"
+        for axis in [*inside]:  # an axis that says nothing is not named
+            others = [mask for name, mask in inside.items() if name != axis]
+            if others and np.array_equal(np.all(others, axis=0), bad):
+                del inside[axis]
+        return ", ".join(f"{axis} {_listed(np.unique(at[axis][bad]))}" for axis in inside)
 
     def _named(self, bad: Array) -> str:
         """The first bad element."""
@@ -256,11 +252,23 @@ class _Search:
     def _there(self, unit: int) -> str:
         """What the claimed row has in a unit."""
         for part in self.x.row.parts:
-            found = _Source(self.units, self.x.row, part).coordinates(np.array([unit]))
+            found = Source(self.units, self.x.row, part).coordinates(np.array([unit]))
             if found is not None:
                 at = ", ".join(f"{axis} {int(i[0])}" for axis, i in found.items())
                 return f"where {self.x.row.name} has {part.name}: {at}"
         return f"in bit {unit * self.units.bits} of the buffers, where {self.x.row.name} has nothing, or no beginning"
+
+
+def _known(unit: Array) -> Array:
+    """Elements that decode together with half of those beside them: one alone may do so by chance."""
+    decodes = unit != NONE
+    return np.asarray(decodes & (2 * decodes.sum(-1, keepdims=True) >= unit.shape[-1]))
+
+
+def _terms(found: Strides, size: int) -> str:
+    """Strides in elements of so many units."""
+    terms = found.terms().items()
+    return ", ".join(f"{axis} {', '.join(_ratio(one, size) for one in added)}" for axis, added in terms)
 
 
 def _map(name: str, axis: str, index: Array, image: Array, num_heads: int) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from kvconform.oracles import candidates
-from kvconform.oracles.probes import Units
 from kvconform.oracles.wrong_tables import readings
 from kvconform.specs.case import Case
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
@@ -30,8 +29,11 @@ from kvconform.specs.strategies import POOL, SIZE_OF, Cell
 PAGES = 5
 """Pages of the caches in which sizes are compared."""
 
-TRIED = 12
-"""How many of the cheapest sizes that admit the most candidates are looked at closely."""
+CHEAPEST = 48
+"""How many of the sizes that are most unlike each other are asked how many candidates they admit."""
+
+TRIED = 8
+"""How many of those that admit the most candidates are looked at closely."""
 
 LARGEST = 1 << 21
 """Bits of the largest cache that is looked at closely, unless every one is larger."""
@@ -55,7 +57,7 @@ def probe_cases(cell: Cell) -> Iterator[Case]:
         for sizes in _ranked(cell.layout, cell.dtype, tuple(shapes)):
             yield _telling(_case(cell, shapes[sizes]))
         return
-    every = tuple(tuple(zip(axes, some, strict=True)) for some in product(*map(cell.allowed, axes)))
+    every = tuple(tuple(zip(axes, some, strict=True)) for some in product(*(_choices(cell, axis) for axis in axes)))
     for sizes in _ranked(cell.layout, cell.dtype, every):
         shape = dict(sizes)
         if "group" in OPERATIONS[cell.op].case_axes:
@@ -64,35 +66,44 @@ def probe_cases(cell: Cell) -> Iterator[Case]:
         yield _telling(_case(cell, shape))
 
 
+def _choices(cell: Cell, axis: str) -> list[int]:
+    """Sizes that are allowed; where it is one, twice that too, since what is one piece of an axis hides its cut."""
+    found = cell.allowed(axis)
+    twice = 2 * found[0]
+    offered = all(holds(predicate, twice) for predicate in cell.predicates(axis)) and cell.admits(axis, twice)
+    return [*found, twice] if len(found) == 1 and offered else found
+
+
 def tells_apart(case: Case, names: tuple[str, ...]) -> bool:
-    """Whether some of these rows differ in a Case, or cannot be built there."""
+    """Whether some of these rows differ in a Case."""
     sizes = PagedInputs(case).sizes
-    units = Units.of(case.row, sizes, case.dtype)
     rows = [row for row in candidates.candidates(case.row, sizes, case.dtype) if row.name in names]
-    return len(rows) < len(names) or len({candidates.layout_key(units, row) for row in rows}) > 1
+    return len({candidates.layout_key(case.row, row, sizes, case.dtype) for row in rows}) > 1
 
 
 @cache
 def _ranked(layout: str, dtype: str, shapes: tuple[Shape, ...]) -> list[Shape]:
     """The most telling sizes first, of the cheapest that admit the most candidates."""
-    rough = sorted(shapes, key=lambda shape: _rough(layout, dtype, _sizes(layout, shape)))[:TRIED]
-    return sorted(rough, key=lambda shape: -_told_apart(layout, dtype, _sizes(layout, shape)))  # stable: the cheap first
+    sizes = {shape: _sizes(layout, shape) for shape in shapes}
+    cheap = sorted(shapes, key=lambda shape: _cost(layout, dtype, sizes[shape]))[:CHEAPEST]
+    rough = sorted(cheap, key=lambda shape: -len(candidates.candidates(LAYOUTS[layout], sizes[shape], dtype)))[:TRIED]
+    return sorted(rough, key=lambda shape: -_told_apart(layout, dtype, sizes[shape]))  # stable: the cheap ones first
 
 
 def _sizes(layout: str, shape: Shape) -> Sizes:
     return {"page": PAGES, **{SIZE_OF[axis]: size for axis, size in shape}, **LAYOUTS[layout].fixed}
 
 
-def _rough(layout: str, dtype: str, sizes: Sizes) -> tuple[int, ...]:
-    """What makes sizes telling at first sight: few candidates lost, few sizes alike, a small cache."""
+def _cost(layout: str, dtype: str, sizes: Sizes) -> tuple[int, ...]:
+    """What speaks against sizes at first sight: none that can be built, many alike, a large cache."""
     row = LAYOUTS[layout]
     free = {axis for part in row.parts for axis in part.axes if axis not in row.fixed}
     told = sorted([len(SIDE_NAMES), *(sizes[axis] for axis in free)])
     alike = told.count(1) + sum(a == b for a, b in pairwise(told))
     if row.flaw(sizes, dtype):
-        return 2, 0, alike, 0
+        return 2, alike, 0
     bits = sum(8 * row.num_bytes(buffer, sizes, dtype) for buffer in row.buffers)
-    return int(bits > LARGEST), -len(candidates.candidates(row, sizes, dtype)), alike, bits
+    return int(bits > LARGEST), alike, bits
 
 
 def _told_apart(layout: str, dtype: str, sizes: Sizes) -> int:
@@ -100,8 +111,7 @@ def _told_apart(layout: str, dtype: str, sizes: Sizes) -> int:
     row = LAYOUTS[layout]
     if row.flaw(sizes, dtype):
         return 0
-    units = Units.of(row, sizes, dtype)
-    keys = [candidates.layout_key(units, other) for other in candidates.candidates(row, sizes, dtype)]
+    keys = [candidates.layout_key(row, other, sizes, dtype) for other in candidates.candidates(row, sizes, dtype)]
     return sum(len(set(of_part)) for of_part in zip(*keys, strict=True))
 
 
@@ -128,6 +138,7 @@ def _is_offered(cell: Cell, length: int) -> bool:
     return all(holds(predicate, length) for predicate in cell.predicates("kv_lens"))
 
 
+@cache
 def _telling(case: Case) -> Case:
     """The Case with a page table that the fewest wrong readings of a table agree with."""
     if case.row.contiguous:
@@ -149,7 +160,7 @@ def _telling(case: Case) -> Case:
 def positions(case: Case, cell: Cell) -> list[int]:
     """Positions of a sequence that paged_decode is asked about: keys that two lengths in turn differ by."""
     room, size = case.kv_lens[0], case.page_size
-    wanted = {0, 1, 2, 3, *(1 << i for i in range(room.bit_length())), size // 2, size - 1, size, size + 1}
+    wanted = {0, 1, 2, size // 2, size - 1, size}
     found = [n for n in sorted(wanted) if n < room and _is_offered(cell, n + 1)]
     return [n for n in found if n == 0 or _is_offered(cell, n)]
 

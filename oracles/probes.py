@@ -1,14 +1,14 @@
 """Contents whose values decode to addresses: of every address each run holds one digit, the last runs a check.
 
 A unit is the least that is told apart: a byte, or as many bits as the narrowest part of a row has. A digit is never
-the pattern 0, so that what was not written, or was cleared, decodes to nothing; a byte that holds one makes no NaN,
-infinity or subnormal of any floating type, so that a kernel may move values through its float registers.
+the pattern 0, so that what was not written, or was cleared, decodes to nothing; and no digits make a NaN, an infinity
+or a subnormal of any floating type, so that a kernel may move values through its float registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -24,11 +24,11 @@ from kvconform.specs.row import Sizes
 NONE = -1
 """Stands for an address where nothing decodes to one."""
 
-PATTERNS = {8: (0x20, 64), 4: (1, 14), 2: (1, 2)}
+PATTERNS = {8: (0x20, 64), 4: (1, 7), 2: (1, 2)}
 """Bits of a unit -> the pattern of digit 0, and how many digits there are."""
 
-CHECKS = 64
-"""A value that is no address passes for one at most once in so many times, element by element."""
+CHECKS = 1024
+"""Values of a check: what is no address passes for one, element by element, once in so many times."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,24 @@ class Code:
     total: int
 
     @cached_property
-    def checks(self) -> int:
-        """How many values the check has."""
-        return next(self.base**n for n in range(1, CHECKS) if self.base**n >= CHECKS)
-
-    @cached_property
     def num_runs(self) -> int:
         """Digits of a number and of its check."""
-        return next(n for n in range(1, CHECKS) if self.base**n >= self.total * self.checks)
+        return next(n for n in range(1, 64) if self.base**n >= self.total * CHECKS)
 
     def digits(self, numbers: Array) -> Array:
         """int64 [num_runs, *shape]."""
-        words = numbers * self.checks + self._check(numbers)
+        words = numbers * CHECKS + self._check(numbers)
         return np.stack([words // self.base**run % self.base for run in range(self.num_runs)])
 
     def numbers(self, digits: Array) -> Array:
         """The numbers that digits [num_runs, *shape] spell; NONE where one is none or the check fails."""
         places = self.base ** np.arange(self.num_runs).reshape(-1, *(1,) * (digits.ndim - 1))
-        numbers, check = np.divmod((digits * places).sum(0), self.checks)
+        numbers, check = np.divmod((digits * places).sum(0), CHECKS)
         good = ((digits >= 0) & (digits < self.base)).all(0) & (numbers < self.total) & (check == self._check(numbers))
         return np.where(good, numbers, NONE)
 
     def _check(self, numbers: Array) -> Array:
-        return (data.hashes(0, "check", numbers) % np.uint64(self.checks)).astype(np.int64)
+        return (data.hashes(0, "check", numbers) % np.uint64(CHECKS)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -76,6 +71,7 @@ class Units:
     sizes: Sizes
     dtype: str
     bits: int
+    _memo: dict[str, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, row: Layout, sizes: Sizes, dtype: str) -> Units:
@@ -93,6 +89,11 @@ class Units:
         return sum(8 * self.row.num_bytes(b, self.sizes, self.dtype) // self.bits for b in self.row.buffers)
 
     def _starts(self, row: Layout) -> dict[str, int]:
+        if row.name not in self._memo:
+            self._memo[row.name] = self._counted(row)
+        return self._memo[row.name]
+
+    def _counted(self, row: Layout) -> dict[str, int]:
         counts = [8 * row.num_bytes(buffer, self.sizes, self.dtype) // self.bits for buffer in row.buffers]
         return dict(zip(row.buffers, accumulate(counts, initial=0), strict=False))
 

@@ -1,20 +1,18 @@
 """The strides that addresses have, whatever made them: address = base + what each index adds.
 
-What an index adds is solved for, not assumed, and every address is checked against the sum. An axis then has one
-stride, or two where it is cut (`dim // 8` and `dim % 8`), or is a list.
+What an index adds is told by neighbours along its axis, and every address is checked against the sum. An axis then has
+one stride, or two where it is cut (`dim // 8` and `dim % 8`), or is a list.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from kvconform.specs.data import Array
-
-EQUATIONS = 1 << 12
-"""Addresses that are solved for at once; all are checked."""
 
 
 @dataclass(frozen=True)
@@ -28,59 +26,78 @@ class Strides:
     base: int
     added: Mapping[str, Mapping[int, int]]
 
-    def terms(self) -> dict[str, str]:
-        """What each axis adds, in words: `head`: `64`; `dim // 8`: `24`, `dim % 8`: `1`."""
-        found: dict[str, str] = {}
+    def terms(self) -> dict[str, list[int]]:
+        """What each axis adds: `head`: 64; `dim // 8`: 24, `dim % 8`: 1; `slot // 32`: 2 where 32 slots are alike."""
+        found: dict[str, list[int]] = {}
         for axis, table in self.added.items():
-            stride = _stride(table)
-            cut = None if stride is not None else _cut(table)
+            if len(table) == 1:
+                continue
+            apart = math.gcd(*table)
+            name = f"{axis} // {apart}" if apart > 1 else axis
+            steps = {index // apart: more for index, more in table.items()}
+            stride, cut = _stride(steps), _cut(steps)
             if stride is not None:
-                found[axis] = str(stride)
+                found[name] = [stride]
             elif cut is not None:
-                found |= {f"{axis} // {cut[0]}": str(cut[1]), f"{axis} % {cut[0]}": str(cut[2])}
+                found |= {f"{name} // {cut[0]}": [cut[1]], f"{name} % {cut[0]}": [cut[2]]}
             else:
-                found[axis] = ", ".join(map(str, table.values()))
+                found[name] = list(table.values())
         return found
 
 
 def strides(address: Array, at: Mapping[str, Array]) -> Strides | None:
-    """Solve for the strides; None where the addresses are no such sum.
+    """Find the strides; None where the addresses are no such sum, or too few to tell.
 
     address   [n];  at: axis -> [n] indices
     """
-    names = {axis: np.unique(index, return_inverse=True) for axis, index in at.items()}
-    columns = {axis: len(values) - 1 for axis, (values, _) in names.items()}
-    starts = dict(zip(columns, np.cumsum([1, *columns.values()])[:-1].tolist(), strict=True))
-    matrix = np.zeros((len(address), 1 + sum(columns.values())))
-    matrix[:, 0] = 1
-    for axis, (_, which) in names.items():
-        later = which > 0
-        matrix[np.flatnonzero(later), starts[axis] + which[later] - 1] = 1
-    some = np.linspace(0, len(address) - 1, min(len(address), EQUATIONS)).astype(np.int64)
-    solved = np.rint(np.linalg.lstsq(matrix[some], address[some].astype(np.float64), rcond=None)[0]).astype(np.int64)
-    if not np.array_equal(matrix.astype(np.int64) @ solved, address):
-        return None
-    base, added = int(solved[0]), {}
-    for axis, (values, _) in names.items():
-        own = [0, *solved[starts[axis] : starts[axis] + columns[axis]].tolist()]
-        stride = _stride(dict(zip(values.tolist(), own, strict=True)))
+    added, total = {}, np.zeros(len(address), np.int64)
+    for axis, index in at.items():
+        values = np.unique(index)
+        table = _table(values.tolist(), _steps(address, at, axis))
+        if table is None:
+            return None
+        stride = _stride(table)
         first = int(values[0]) * (stride or 0)
-        base -= first
-        added[axis] = {index: more + first for index, more in zip(values.tolist(), own, strict=True)}
-    return Strides(base, added)
+        added[axis] = {value: more + first for value, more in table.items()}
+        total += np.array([added[axis][value] for value in values.tolist()])[np.searchsorted(values, index)]
+    base = np.unique(address - total)
+    return Strides(int(base[0]), added) if len(base) == 1 else None
 
 
 def linear_axes(address: Array, at: Mapping[str, Array]) -> dict[str, int]:
     """Axis -> its stride, of the axes along which every neighbour is equally far, all other indices alike."""
     found = {}
-    for axis, index in at.items():
-        others = [other for name, other in at.items() if name != axis]
-        order = np.lexsort((index, *others))
-        same = np.all([other[order][1:] == other[order][:-1] for other in others], axis=0)
-        steps, far = np.diff(index[order])[same], np.diff(address[order])[same]
-        if len(steps) and (steps > 0).all() and not (far % steps).any() and len(set((far // steps).tolist())) == 1:
-            found[axis] = int(far[0] // steps[0])
+    for axis in at:
+        steps = _steps(address, at, axis)
+        width, far = steps[:, 1] - steps[:, 0], steps[:, 2]
+        if len(steps) and (far * width[0] == far[0] * width).all() and not far[0] % width[0]:
+            found[axis] = int(far[0] // width[0])
     return found
+
+
+def _steps(address: Array, at: Mapping[str, Array], axis: str) -> Array:
+    """[n, 3] an index, the next one, how much further: of neighbours along an axis, all other indices alike."""
+    others = [index for name, index in at.items() if name != axis]
+    order = np.lexsort((at[axis], *others))
+    same = np.all([index[order][1:] == index[order][:-1] for index in others], axis=0) & np.ones(len(order) - 1, bool)
+    index, more = at[axis][order], np.diff(address[order])[same]
+    low, high = index[:-1][same], index[1:][same]
+    spans = [int(values.max(initial=0)) + 1 for values in (low, high)]
+    least = int(more.min(initial=0))
+    keys = np.unique(((more - least) * spans[0] + low) * spans[1] + high)  # one number each, which sorts fast
+    rest, highs = np.divmod(keys, spans[1])
+    shifted, lows = np.divmod(rest, spans[0])
+    return np.stack([lows, highs, shifted + least], axis=1)[lows < highs]
+
+
+def _table(values: list[int], steps: Array) -> dict[int, int] | None:
+    """What each index adds to the first one; None where steps contradict each other or do not reach all."""
+    known = {values[0]: 0}
+    for value in values:  # a step leads from a lower index to a higher one
+        for low, high, more in steps[steps[:, 0] == value].tolist() if value in known else ():
+            if known.setdefault(high, known[low] + more) != known[low] + more:
+                return None
+    return dict(sorted(known.items())) if len(known) == len(values) else None
 
 
 def _stride(table: Mapping[int, int]) -> int | None:

@@ -10,15 +10,24 @@ import numpy as np
 
 from kvconform.impls import cuda
 from kvconform.impls.cuda_kernels import build
+from kvconform.impls.cuda_kernels.pages import LINES
 from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.storage import wrap
 
 Array = np.ndarray[Any, Any]
 
 ROUNDED = sorted(cuda.ROUNDED)
+PAGES = ("nhd", "hnd", "heads_first", "interleaved", "split_x")
+CODES = ("code_rows", "code_columns")
+FURTHER = sorted(set(LINES) - {*PAGES, *CODES})
+"""Rows that are judged here by what `numpy_ref` makes of the same arguments; the others by transposition."""
+
 PAGE_SIZE, NUM_KV_HEADS, GROUP, HEAD_DIM, NUM_PAGES = 4, 2, 2, 16, 11
 KV_LENS = (9, 0, 12, 1)
 TABLE = np.array([[7, 0, 3], [-1, -1, -1], [10, 2, 5], [4, -1, -1]], np.int32)
+SLOTS, SLOTS_OF_V = np.array([[43, -1, 0, 17, 8], [5, 30, -1, 2, 40]], np.int32)
+SWAPS = np.array([[1, 2], [2, 1], [0, 5], [0, 9]], np.int32)
 
 
 def call(operation: str, *args: Any, strides: str = "contiguous", **keywords: Any) -> Any:
@@ -100,6 +109,24 @@ def random_cache(layout: str, dtype: str) -> dict[str, Array]:
     return {name: random_bits(shape, dtype, seed) for seed, (name, shape) in enumerate(shapes)}
 
 
+def moving(layout: str, dtype: str) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
+    """Arguments of each operation that moves data, on a cache of a FURTHER row, and what its arrays do not tell."""
+    row = LAYOUTS[layout]
+    known = {"page": NUM_PAGES, "head": NUM_KV_HEADS, "dim": HEAD_DIM, "subspace": HEAD_DIM, **row.fixed}
+    slots = [row.fixed["slot"]] if "slot" in row.fixed else [max(KV_LENS)] if row.contiguous else [PAGE_SIZE, 16]
+    sizes = next(one for one in ({**known, "slot": slot} for slot in slots) if row.admits(one, dtype))
+    cache = {name: random_bits(row.shape(name, sizes, dtype), dtype, seed) for seed, name in enumerate(row.buffers)}
+    tokens = [random_bits((len(SLOTS), *row.token_shape(part, sizes, dtype)), dtype, 8) for part in row.parts]
+    table, mapping = TABLE[:, :1] if row.contiguous else TABLE, SLOTS
+    if row.pairs_pages:
+        table, mapping = np.stack([table, NUM_PAGES - 1 - table], 1), np.stack([SLOTS, SLOTS_OF_V])
+    lens = np.minimum(np.array(KV_LENS, np.int32), table.shape[-1] * sizes["slot"])
+    keywords = {"head": "num_kv_heads", "dim": "head_dim", "slot": "page_size"}
+    told = {name: sizes[axis] for axis, name in keywords.items() if axis in row.hidden}
+    moves = {"append": (cache, *tokens, *[None] * (2 - len(tokens)), mapping), "gather": (cache, table, lens)}
+    return moves, told
+
+
 def live(seq: int) -> tuple[Array, Array]:
     """Pages and slots of a sequence's tokens, in order."""
     position = np.arange(KV_LENS[seq])
@@ -136,18 +163,26 @@ def queries(fill: float) -> Array:
 def every_movement(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
     """Results of each operation that moves data, on each layout it knows, with elements of each size."""
     results: list[Any] = []
-    table, lens, slots = TABLE.astype(index), np.array(KV_LENS, index), np.array([43, -1, 0, 17, 8], index)
+    table, lens, slots, swaps = (np.array(a, index) for a in (TABLE, KV_LENS, SLOTS, SWAPS))
     for dtype in ("float32", "bfloat16", "uint8"):
         k, v = (random_bits((5, NUM_KV_HEADS, HEAD_DIM), dtype, seed) for seed in (1, 2))
         kv = call("merge_kv", k, v, strides=strides)
         results += [kv, *(call(extract, kv, strides=strides) for extract in ("extract_k", "extract_v"))]
-        for layout in [*cuda.PAGES, *(cuda.CODES if dtype == "uint8" else ())]:
-            tokens = (k, v) if layout in cuda.PAGES else (k[:, 0].copy(), None)
+        for layout in [*PAGES, *(CODES if dtype == "uint8" else ())]:
+            tokens = (k, v) if layout in PAGES else (k[:, 0].copy(), None)
             cache, keywords = random_cache(layout, dtype), {"layout": layout, "strides": strides}
             results += [
                 call("append", cache, *tokens, slots, **keywords),
                 call("gather", cache, table, lens, **keywords),
+                call("copy_pages", cache, swaps, **keywords),
             ]
+    for layout in FURTHER:
+        for dtype in LAYOUTS[layout].dtypes:
+            moves, told = moving(layout, dtype)
+            for operation, args in moves.items():
+                wide = [a.astype(index) if getattr(a, "dtype", None) == np.int32 else a for a in args]
+                results.append(call(operation, *wide, layout=layout, strides=strides, **told))
+            results.append(call("copy_pages", moves["append"][0], swaps, layout=layout, strides=strides))
     return [leaf for result in results for leaf in _leaves(result)]
 
 
@@ -159,7 +194,7 @@ def every_attention(index: type[Any] = np.int32, strides: str = "contiguous") ->
         k, v, outs = (rng.standard_normal((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in range(3))
         q = rng.standard_normal((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM))
         how = {"index": index, "strides": strides}
-        results += [decode(layout, dtype, k, v, q, splits, **how) for layout in cuda.PAGES for splits in (1, 3)]
+        results += [decode(layout, dtype, k, v, q, splits, **how) for layout in PAGES for splits in (1, 3)]
         lses = rng.standard_normal(outs.shape[:3]).astype(np.float32)
         results.append(call("merge_states", outs.astype(DTYPES[dtype]), lses, strides=strides))
     return [leaf for result in results for leaf in _leaves(result)]

@@ -16,19 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvconform.impls import cuda
-from kvconform.impls.cuda_kernels import arguments, build, device, host, runtime
+from kvconform.impls import cuda, numpy_ref
+from kvconform.impls.cuda_kernels import arguments, build, device, host, pages, runtime
 from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.storage import wrap
 from kvconform.tests.cuda_calls import (
     BARRIERS,
+    CODES,
+    FURTHER,
     GROUP,
     HEAD_DIM,
     KV_LENS,
     NUM_KV_HEADS,
     NUM_PAGES,
     PAGE_SIZE,
+    PAGES,
     ROUNDED,
+    SWAPS,
     TABLE,
     Array,
     bits,
@@ -37,6 +42,7 @@ from kvconform.tests.cuda_calls import (
     every_movement,
     every_operation,
     live,
+    moving,
     pages_of,
     queries,
     random_bits,
@@ -124,8 +130,8 @@ def test_narrowing_rounds_to_nearest_even_like_ml_dtypes(dtype: str) -> None:
 # ---- data movement ----
 
 CELLS = [
-    *((layout, dtype) for layout in cuda.PAGES for dtype in DTYPES),
-    *((layout, "uint8") for layout in cuda.CODES),
+    *((layout, dtype) for layout in PAGES for dtype in DTYPES),
+    *((layout, "uint8") for layout in CODES),
 ]
 
 
@@ -144,7 +150,7 @@ def test_append_writes_its_slots_and_leaves_every_other_byte(layout: str, dtype:
     cache = random_cache(layout, dtype)
     slots = np.random.default_rng(1).permutation(NUM_PAGES * PAGE_SIZE)[:9].astype(index)
     slots[[2, 5]] = -1
-    token = (HEAD_DIM,) if layout in cuda.CODES else (NUM_KV_HEADS, HEAD_DIM)
+    token = (HEAD_DIM,) if layout in CODES else (NUM_KV_HEADS, HEAD_DIM)
     tokens = [random_bits((9, *token), dtype, seed) for seed in (8, 9)][: len(sides(cache, layout))]
     got = call("append", cache, *tokens, *[None] * (2 - len(tokens)), slots, layout=layout)
     assert got.keys() == cache.keys()
@@ -160,8 +166,8 @@ def test_gather_returns_the_live_tokens_bit_for_bit(layout: str, dtype: str) -> 
     got = [
         side for side in call("gather", cache, TABLE, np.array(KV_LENS, np.int32), layout=layout) if side is not None
     ]
-    for rows, pages in zip(got, sides(cache, layout), strict=True):
-        want = np.concatenate([pages[live(seq)] for seq in range(len(KV_LENS))])
+    for rows, side in zip(got, sides(cache, layout), strict=True):
+        want = np.concatenate([side[live(seq)] for seq in range(len(KV_LENS))])
         np.testing.assert_array_equal(bits(rows), bits(want))
 
 
@@ -170,6 +176,104 @@ def test_append_returns_the_cache_it_was_given() -> None:
     k = cuda.to_device(random_bits((1, NUM_KV_HEADS, HEAD_DIM), "float16"))
     got = cuda.append(handles, k, k, cuda.to_device(np.array([3], np.int32)), layout="nhd")
     assert all(got[name] is handle for name, handle in handles.items())
+
+
+def assert_same_results(got: Any, want: Any) -> None:
+    """Results of one operation: a cache, or K and V."""
+    pairs = [(got[name], want[name]) for name in want] if isinstance(want, dict) else zip(got, want, strict=True)
+    for mine, theirs in pairs:
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            np.testing.assert_array_equal(bits(mine), bits(theirs))
+
+
+@pytest.mark.parametrize("operation", ["append", "gather"])
+@pytest.mark.parametrize("layout", FURTHER)
+def test_further_rows_move_as_the_reference_moves_them(layout: str, operation: str) -> None:
+    for dtype in LAYOUTS[layout].dtypes:
+        moves, told = moving(layout, dtype)
+        want = getattr(numpy_ref, operation)(*moves[operation], layout=layout, **told)
+        assert_same_results(call(operation, *moves[operation], layout=layout, **told), want)
+
+
+@pytest.mark.parametrize("layout", [*PAGES, *CODES])
+def test_slots_that_the_cache_does_not_have_are_dropped(layout: str) -> None:
+    cache, end = random_cache(layout, "uint8"), NUM_PAGES * PAGE_SIZE
+    tokens = random_bits((5, HEAD_DIM) if layout in CODES else (5, NUM_KV_HEADS, HEAD_DIM), "uint8")
+    stray = np.array([-2, -end, end, end + 3, 2**31 - 1], np.int32)
+    got = call("append", cache, tokens, None if layout in CODES else tokens, stray, layout=layout)
+    assert_same_results(got, cache)
+
+
+def test_heads_whose_dims_end_inside_a_chunk_are_found() -> None:
+    """In `fractal` heads and dims are joined and cut by 16: the second of two heads of 24 begins within a chunk."""
+    told: dict[str, Any] = {"layout": "fractal", "num_kv_heads": 2, "head_dim": 24}
+    cache = {"kv": random_bits((2, NUM_PAGES, 3, PAGE_SIZE, 16), "bfloat16")}
+    k, v = (random_bits((5, 2, 24), "bfloat16", seed) for seed in (1, 2))
+    slots, lens = np.array([43, -1, 0, 17, 8], np.int32), np.array(KV_LENS, np.int32)
+    written = call("append", cache, k, v, slots, **told)
+    assert_same_results(written, numpy_ref.append(cache, k, v, slots, **told))
+    assert_same_results(call("gather", written, TABLE, lens, **told), numpy_ref.gather(written, TABLE, lens, **told))
+
+
+def test_rows_of_k_and_v_that_are_not_pairs_are_refused() -> None:
+    cache = {"kv": random_bits((NUM_PAGES, PAGE_SIZE, 5, HEAD_DIM), "uint8")}
+    with pytest.raises(ValueError, match="2 neighbours of 5 do not lie in whole pieces"):
+        call("gather", cache, TABLE, np.array(KV_LENS, np.int32), layout="interleaved")
+
+
+@pytest.mark.parametrize("strides", ["contiguous", "outer", "all"])
+@pytest.mark.parametrize("layout", [row.name for row in LAYOUTS.values() if row.holds == "pages"])
+def test_pages_are_copied_whole_and_swapped(layout: str, strides: str) -> None:
+    """On every row there is: all that the kernel knows of one is which dimension counts pages."""
+    axis = pages.page_axis(layout, next(iter(LAYOUTS[layout].buffers)))
+    shape = [2, 3, 2, 4, 5]
+    shape[axis] = NUM_PAGES
+    cache = {name: random_bits(tuple(shape), "bfloat16", seed) for seed, name in enumerate(LAYOUTS[layout].buffers)}
+    got = call("copy_pages", cache, SWAPS, layout=layout, strides=strides)
+    assert_same_results(got, numpy_ref.copy_pages(cache, SWAPS, layout=layout))
+
+
+# ---- offsets of more than 32 bits ----
+
+
+def adopted(array: Array) -> runtime.DeviceArray:
+    """A handle of an array where it lies: only the emulator can follow it."""
+    handle = object.__new__(runtime.DeviceArray)
+    handle.shape, handle.dtype, handle.address = array.shape, array.dtype, array.ctypes.data
+    handle.strides = tuple(stride // array.itemsize for stride in array.strides)
+    handle._storage = array  # type: ignore[assignment]
+    return handle
+
+
+def moved_far(place: host.Host, on: Call) -> list[bool]:
+    """Whether append, gather and copy_pages find a page that lies 2**32 elements and more behind the first."""
+    on(place)
+    pool = np.zeros((2**16 + 2, 2**11, 2, 16), np.uint8)  # nearly all of it is never touched and takes no memory
+    far, token = 2**16 + 1, random_bits((1, 1, 16), "uint8") | np.uint8(1)
+    handle = {"kv": adopted(pool)}
+    slots, table, lens = (cuda.to_device(np.array(indices)) for indices in ([far * 2**11 + 3], [[far]], [4]))
+    cuda.append(handle, cuda.to_device(token), cuda.to_device(token), slots, layout="interleaved")
+    found = [bool((pool[far, 3] == token[0]).all())]
+    pool[far, 3], pool[1, 3] = token[0], 0
+    k, _ = cuda.gather(handle, table, lens, layout="interleaved")
+    found.append(bool((cuda.to_host(k)[3] == token[0]).all()))
+    cuda.copy_pages(handle, cuda.to_device(np.array([[far, 2]])), layout="interleaved")
+    return [*found, bool((pool[2, 3] == token[0]).all())]
+
+
+def test_pages_beyond_32_bits_of_elements_are_found(on: Call) -> None:
+    assert moved_far(shipped(), on) == [True, True, True]
+
+
+def test_an_offset_of_32_bits_does_not_find_them(tmp_path: Path, on: Call) -> None:
+    for path in build.SOURCES.glob("*.cu*"):
+        shutil.copy(path, tmp_path)
+    right = (tmp_path / "movement.cuh").read_text()
+    narrow = re.sub(r"page \* (\w+)\.page", r"static_cast<u32>(page * \1.page)", right)
+    assert narrow.count("static_cast<u32>") == 2, "of append and gather, and of copy_pages"
+    (tmp_path / "movement.cuh").write_text(narrow)
+    assert moved_far(host.Host(build.library(tmp_path / "kernels.cu")), on) == [False, False, False]
 
 
 # ---- views, and indices of each width ----
@@ -221,11 +325,11 @@ def test_views_give_the_same_bits_as_arrays(strides: str) -> None:
 
 
 @pytest.mark.parametrize("strides", ["outer", "all"])
-@pytest.mark.parametrize("layout", [*cuda.PAGES, *cuda.CODES])
+@pytest.mark.parametrize("layout", [*PAGES, *CODES])
 def test_append_to_a_view_writes_through_it_and_nowhere_else(layout: str, strides: str) -> None:
     cache = random_cache(layout, "uint8")
-    tokens = random_bits((3, HEAD_DIM) if layout in cuda.CODES else (3, NUM_KV_HEADS, HEAD_DIM), "uint8")
-    arguments = (tokens, None if layout in cuda.CODES else tokens, np.array([43, 0, 17], np.int32))
+    tokens = random_bits((3, HEAD_DIM) if layout in CODES else (3, NUM_KV_HEADS, HEAD_DIM), "uint8")
+    arguments = (tokens, None if layout in CODES else tokens, np.array([43, 0, 17], np.int32))
     want = call("append", cache, *arguments, layout=layout)
     storages = {name: wrap(array, strides) for name, array in cache.items()}
     handles = {name: cuda.to_device(storage) for name, (storage, _) in storages.items()}
@@ -245,7 +349,7 @@ def test_tables_and_lengths_of_either_width_give_the_same_bits() -> None:
 
 attends = pytest.mark.parametrize(
     ("layout", "dtype", "num_splits"),
-    [(layout, dtype, splits) for layout in cuda.PAGES for dtype in ROUNDED for splits in (1, 2, 5)],
+    [(layout, dtype, splits) for layout in PAGES for dtype in ROUNDED for splits in (1, 2, 5)],
 )
 
 
@@ -511,7 +615,7 @@ def test_a_launch_that_cuda_would_refuse_is_refused() -> None:
     told = arguments.Convert(0, 0, 0)
     for kernel, grid, block, complaint in (
         ("nonsense", 1, 1, "kernel nonsense: no kernel of that name is exported"),
-        ("append_1_int32", 1, 1, "kernel append_1_int32: it takes 256 bytes of arguments, not 24"),
+        ("append_1_int32", 1, 1, "kernel append_1_int32: it takes 344 bytes of arguments, not 24"),
         ("widen_float16", 0, 1, "kernel widen_float16: a grid has 1 to 2[*][*]32 - 1 blocks here, not 0"),
         ("widen_float16", 1, 2048, "kernel widen_float16: a block has 1 to 1024 threads, not 2048"),
     ):
@@ -716,7 +820,8 @@ def device_is_missing() -> str | None:
 def test_the_adapter_names_every_kernel_there_is() -> None:
     sizes, indices = (1, 2, 4), ("int32", "int64")
     moved = [f"{name}_{size}" for name in ("merge_kv", "extract") for size in sizes]
-    moved += [f"{name}_{size}_{index}" for name in ("append", "gather") for size in sizes for index in indices]
+    paged = ("append", "gather", "copy_pages")
+    moved += [f"{name}_{size}_{index}" for name in paged for size in sizes for index in indices]
     merged = {f"merge_{part}_into_{dtype}" for dtype in ROUNDED for part in ("float32", dtype)}
     decoded = [f"decode_{dtype}_{index}" for dtype in ROUNDED for index in indices]
     converted = [f"{way}_{dtype}" for way in ("widen", "narrow") for dtype in NARROW]

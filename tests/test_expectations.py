@@ -28,6 +28,7 @@ def gather(cache, block_table, kv_lens, *, layout):
     k, v = right(cache, block_table, kv_lens, layout=layout)
     return (k, v) if WRONG_WHEN else (k, v)
 """
+LAW = "gather_reads_the_live_tokens_in_order"
 WRONG = "(k + 1, v) if cache['k'].shape[1] == 4 else (k, v)"
 WITNESS = """
 schema = 1
@@ -52,6 +53,7 @@ def run(tmp_path, returns, expectations, *arguments):
     if expectations:
         (tmp_path / "expectations.toml").write_text(expectations)
     command = [sys.executable, "-P", str(ROOT / "__main__.py"), "run", "--impl", "kernel.py", "--profile", "default"]
+    command += ["--law", LAW]
     command += ["--json", "r.json", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     report = tmp_path / "r.json"

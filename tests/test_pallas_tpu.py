@@ -131,6 +131,8 @@ def test_every_launch_is_counted():
     attend = functools.partial(launched_by, pallas_tpu.paged_decode, q, cache, np.zeros((1, 2), np.int32), lens)
     assert launched_by(pallas_tpu.merge_kv, k, k) == 1
     assert launched_by(pallas_tpu.merge_kv, k, k) == 1, "compiled before, launched again"
+    assert launched_by(pallas_tpu.copy_pages, cache, np.array([[0, 1]], np.int32), layout="nhd") == 1
+    assert launched_by(pallas_tpu.copy_pages, cache, np.zeros((0, 2), np.int32), layout="nhd") == 0
     assert attend(layout="nhd", sm_scale=1.0, num_splits=1) == 1
     assert attend(layout="nhd", sm_scale=1.0, num_splits=2) == 2, "the parts, and their merge"
 
@@ -142,7 +144,8 @@ def every_pattern(dtype, shape):
     """K and V that hold every bit pattern of an 8- or 16-bit type; of float32 the kinds that get lost, spread out."""
     kind = DTYPES[dtype]
     if kind.itemsize < 4:
-        one = np.resize(np.arange(2 ** (8 * kind.itemsize)).astype(f"u{kind.itemsize}"), shape)
+        patterns = np.arange(2 ** (8 * kind.itemsize) + 1)  # one more than there are: no two rows begin alike
+        one = np.resize(patterns.astype(f"u{kind.itemsize}"), shape)
     else:
         quiet, signalling = 0x7FC00000 + np.arange(64), 0x7F800001 + np.arange(64)
         corners = [0, 1, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0x7F800000, *quiet, *signalling]
@@ -165,22 +168,66 @@ def test_fusing_keeps_every_bit_pattern(dtype):
     same_bits(pallas_tpu.extract_v(kv), v)
 
 
+SLOTS, HEADS, DIM = np.arange(16, dtype=np.int32).reshape(4, 4)[::-1], 4, 1024  # the last page first
+SHAPED = {
+    "nhd": lambda x: dict.fromkeys("kv", (4, 4, HEADS, DIM)),
+    "token_slots": lambda x: dict.fromkeys("kv", (16, HEADS, DIM)),
+    "interleaved": lambda x: {"kv": (4, 4, 2 * HEADS, DIM)},
+    "packed": lambda x: {"kv": (4, 4, 8 * HEADS // x, x // 4, DIM)},
+    "split_x": lambda x: {"k": (4, HEADS, DIM // x, 4, x), "v": (4, HEADS, DIM, 4)},
+}
+"""Layout -> shapes of its fields; x: elements of 16 bytes."""
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", sorted(pallas_tpu.OFFERS["append"]["layout"] & {"nhd", "interleaved", "split_x"}))
+@pytest.mark.parametrize("layout", sorted(SHAPED.keys() & pallas_tpu.OFFERS["append"]["layout"]))
 def test_append_and_gather_keep_every_bit_pattern(layout, dtype):
-    k, v = every_pattern(dtype, (16, 4, 1024))
-    pages, slots, heads, dim, x = 4, 4, 4, 1024, 16 // DTYPES[dtype].itemsize
-    shapes = {
-        "nhd": {"k": (pages, slots, heads, dim), "v": (pages, slots, heads, dim)},
-        "interleaved": {"kv": (pages, slots, 2 * heads, dim)},
-        "split_x": {"k": (pages, heads, dim // x, slots, x), "v": (pages, heads, dim, slots)},
-    }[layout]
+    k, v = every_pattern(dtype, (16, HEADS, DIM))
+    shapes = SHAPED[layout](16 // DTYPES[dtype].itemsize)
+    told = {"num_kv_heads": HEADS, "head_dim": DIM} if layout == "packed" else {}
     empty = {name: np.zeros(shape, DTYPES[dtype]) for name, shape in shapes.items()}
-    order = np.arange(16, dtype=np.int32).reshape(4, 4)[::-1]  # the last page first
-    cache = pallas_tpu.append(*map(on_device, (empty, k, v, order.ravel())), layout=layout)
-    table, lens = map(on_device, (np.array([[3, 2, 1, 0]], np.int32), np.array([16], np.int32)))
-    for got, want in zip(pallas_tpu.gather(cache, table, lens, layout=layout), (k, v), strict=True):
+    cache = pallas_tpu.append(*map(on_device, (empty, k, v, SLOTS.ravel())), layout=layout, **told)
+    table = SLOTS.reshape(1, -1) if layout == "token_slots" else SLOTS[:, :1].T // 4
+    gathered = pallas_tpu.gather(cache, *map(on_device, (table, np.array([16], np.int32))), layout=layout, **told)
+    for got, want in zip(gathered, (k, v), strict=True):
         same_bits(got, want)
+
+
+# --- rows that hold K and V together, pages as a whole
+
+
+def test_a_packed_row_is_k_and_v_by_turns_and_zeros_behind_them():
+    """Three heads of bfloat16, of which a pair fills a row of 32 bits: [row, pack] is K0 V0, K1 V1, K2 V2, padding."""
+    heads = np.arange(3)[:, None]
+    k, v = ((np.full((1, 3, 8), value) + heads).astype(DTYPES["bfloat16"]) for value in (16, 32))
+    before = np.full((2, 1, 4, 2, 128), 7, DTYPES["bfloat16"])
+    told = {"layout": "packed", "num_kv_heads": 3, "head_dim": 8}
+    cache = pallas_tpu.append(*map(on_device, ({"kv": before}, k, v, np.array([1], np.int32))), **told)
+    got = pallas_tpu.to_host(cache["kv"]).astype(int)
+    want = np.zeros((4, 2, 128), int)
+    want[:3, :, :8] = [[[16], [32]], [[17], [33]], [[18], [34]]]
+    np.testing.assert_array_equal(got[1, 0], want)
+    assert (got[0] == 7).all(), "the other page"
+
+
+PAGED = {
+    "nhd": (0, dict.fromkeys("kv", (5, 8, 2, 128))),
+    "heads_first": (1, dict.fromkeys("kv", (2, 5, 8, 128))),
+    "packed": (0, {"kv": (5, 8, 2, 2, 128)}),
+}
+"""Layout -> axis of the pages, and shapes of its fields in 16 bits."""
+
+
+@pytest.mark.parametrize("layout", sorted(pallas_tpu.OFFERS["copy_pages"]["layout"]))
+def test_pages_are_copied_from_what_they_held_before(layout):
+    axis, shapes = PAGED[layout]
+    rng, pairs = np.random.default_rng(1), np.array([[1, 4], [4, 1], [1, 0]], np.int32)
+    cache = {name: rng.integers(0, 2**16, shape, np.uint16) for name, shape in shapes.items()}
+    got = pallas_tpu.copy_pages(*map(on_device, (cache, pairs)), layout=layout)
+    for name, array in cache.items():
+        want = np.moveaxis(array.copy(), axis, 0)
+        want[pairs[:, 1]] = want[pairs[:, 0]]
+        np.testing.assert_array_equal(np.moveaxis(pallas_tpu.to_host(got[name]), axis, 0), want)
 
 
 # --- a TPU, without one
@@ -191,12 +238,16 @@ def abstract(shape, dtype="uint16"):
 
 
 ROWS, PAGES = abstract((5, 2, 128)), {name: abstract((7, 8, 2, 128)) for name in "kv"}
+PACKED = {"kv": abstract((7, 8, 2, 2, 128))}
 TABLE, LENS = abstract((2, 3), "int32"), abstract((2,), "int32")
 LOWERED = {
     "merge_kv": (movement.merge_kv, (ROWS, ROWS), {}),
     "extract": (movement.extract, (abstract((5, 4, 128)),), {"half": 1}),
     "append": (movement.append, (PAGES, (ROWS, ROWS), abstract((5,), "int32")), {"layout": "nhd"}),
-    "gather": (movement.gather, (PAGES, TABLE, LENS), {"layout": "nhd"}),
+    "gather": (movement.gather, (PAGES, TABLE, LENS), {"layout": "nhd", "token": ()}),
+    "append packed": (movement.append, (PACKED, (ROWS, ROWS), abstract((5,), "int32")), {"layout": "packed"}),
+    "gather packed": (movement.gather, (PACKED, TABLE, LENS), {"layout": "packed", "token": (2, 128)}),
+    "copy_pages": (movement.copy_pages, (PACKED, abstract((2, 2), "int32")), {"layout": "packed"}),
     "paged_decode": (
         decode.paged_decode,
         (abstract((2, 4, 128)), PAGES, TABLE, LENS, 0.5),

@@ -1,9 +1,13 @@
-"""The torch reference: what its ARITHMETIC rests on, and its offer at the far end, where nothing is drawn."""
+"""The torch reference: what its ARITHMETIC and its views rest on, and its offer where little or nothing is drawn."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 # our own modules are imported plainly: one that no longer imports is a failure, not a skip
@@ -11,10 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from kvconform.harness.subject import Subject  # noqa: E402
 from kvconform.impls import torch_ref  # noqa: E402
-from kvconform.impls.torch_kernels import handles  # noqa: E402
+from kvconform.impls.torch_kernels import handles, views  # noqa: E402
 from kvconform.specs.case import Case  # noqa: E402
+from kvconform.specs.layouts import LAYOUTS  # noqa: E402
 from kvconform.specs.profile import profile_of  # noqa: E402
-from kvconform.suites import test_decode  # noqa: E402
+from kvconform.specs.storage import STRIDES, wrap  # noqa: E402
+from kvconform.specs.strategies import cells, sparse_pool  # noqa: E402
+from kvconform.suites import test_decode, test_pages  # noqa: E402
 
 SUBJECT = Subject(torch_ref, "torch_ref", torch_ref.__file__)
 CASE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(5, 0), page_size=4, head_dim=8, num_splits=2)
@@ -64,3 +71,82 @@ def test_exp_and_log_are_as_accurate_as_declared():
     want = np.log(handles.to_host(total).astype(np.float64))
     error = np.abs(handles.to_host(total.log()) - want) / (1 + want)
     assert 0 < error.max() <= profile.log_error
+
+
+# --- views
+
+
+def strided(row, strides):
+    """A cache of a row in small sizes, and what its shapes do not tell."""
+    sizes = {"page": 3, "slot": 16, "head": 4, "dim": 32, "subspace": 8, **row.fixed}
+    dtype, told = row.dtypes[-1], {"num_kv_heads": 4, "head_dim": sizes["dim"], "page_size": sizes["slot"]}
+    cache = {}
+    for name in row.buffers:
+        storage, slices = wrap(np.zeros(row.shape(name, sizes, dtype), row.word_of(name, dtype)), strides, name)
+        cache[name] = handles.to_device(storage)[slices]
+    known = {"num_kv_heads": "head", "head_dim": "dim", "page_size": "slot"}
+    return cache, {name: told[name] for name, axis in known.items() if axis in row.hidden}
+
+
+@pytest.mark.parametrize("layout", views.ROWS)
+def test_every_view_lies_in_the_cache_itself_whatever_its_strides(layout):
+    for strides in STRIDES:
+        cache, told = strided(LAYOUTS[layout], strides)
+        k, v = views.sides(cache, layout, **told)
+        for view in (*k, *v):
+            storage = cache[view.part.buffer].untyped_storage()
+            assert view.tensor.untyped_storage().data_ptr() == storage.data_ptr()
+            assert len(view.tensor.shape) == len(views.AXES)
+
+
+def test_joining_what_is_strided_would_be_seen_to_copy():
+    cache, _ = strided(LAYOUTS["packed"], "outer")
+    assert cache["kv"].flatten(2, 3).untyped_storage().data_ptr() != cache["kv"].untyped_storage().data_ptr()
+
+
+# --- what of an append stays
+
+
+@given(st.lists(st.sampled_from(range(5)), max_size=12))
+def test_of_several_tokens_for_one_slot_the_last_is_kept(slots):
+    kept = torch_ref._last_of_each(torch.tensor(slots, dtype=torch.int64)).tolist()
+    assert sorted(kept) == sorted({slot: token for token, slot in enumerate(slots)}.values())
+
+
+# --- pools too large to be copied
+
+
+def peak_of(call):
+    """Bytes that this process came to have in memory during a call, beyond what it had before."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = peak()
+    call()
+    return peak() - before
+
+
+def peak():
+    told = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", told)[1])
+
+
+def require_no_copy(subject, op):
+    """Whoever copied the pool would have 2 GiB in memory."""
+    laws = {
+        "append": test_pages.test_append_counts_elements_beyond_31_bits.law,
+        "gather": test_pages.test_gather_counts_elements_beyond_31_bits.law,
+    }
+    found = [case for cell in cells(op, subject.offers[op], subject.conventions) for case in sparse_pool(cell)]
+    (case,) = [case for case in found if case.layout == "hnd"]
+    assert peak_of(lambda: np.ones(1 << 28, np.uint8)) > 1 << 27, "memory that is used is seen"
+    assert peak_of(lambda: laws[op].check(subject, case)) < 1 << 27
+
+
+LENT = [
+    pytest.mark.skipif(handles.DEVICE.type != "cpu", reason="a GPU has memory of its own, and is lent nothing"),
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak"),
+]
+
+
+@pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather")])
+def test_a_pool_of_two_gigabytes_is_not_copied(op):
+    require_no_copy(SUBJECT, op)

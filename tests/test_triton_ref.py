@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kvconform.harness.subject import Subject
 from kvconform.specs import data
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.layouts import LAYOUTS
@@ -25,7 +26,9 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no triton", allow_module_level=True)  # not importorskip, which would import it before its mode is set
 # our own modules are imported plainly: one that no longer imports is a failure, not a skip
 from kvconform.impls import triton_ref  # noqa: E402
-from kvconform.impls.triton_kernels import COMPILED, POISONED, formats, launch  # noqa: E402
+from kvconform.impls.torch_kernels import views  # noqa: E402
+from kvconform.impls.triton_kernels import COMPILED, POISONED, copies, formats, launch, pages  # noqa: E402
+from kvconform.tests.test_torch_ref import LENT, require_no_copy  # noqa: E402
 
 import triton  # noqa: E402  isort: skip  (after the kernels, which choose its mode)
 import triton.language as tl  # noqa: E402  isort: skip
@@ -94,13 +97,18 @@ def test_every_launch_is_counted():
         operation(*map(on_device, arguments), **keywords)
         return triton_ref.attest()["launches"] - before
 
-    k = np.zeros((4, 2, 8), np.float32)
+    k, pairs = np.zeros((4, 2, 8), np.float32), np.array([[0, 1]], np.int32)
     cache = dict.fromkeys("kv", np.zeros((2, 8, 2, 8), np.float32))
     q, lens = np.zeros((1, 2, 8), np.float32), np.array([3], np.int32)
-    attend = partial(launched_by, triton_ref.paged_decode, q, cache, np.zeros((1, 2), np.int32), lens)
+    table = np.zeros((1, 2), np.int32)
+    attend = partial(launched_by, triton_ref.paged_decode, q, cache, table, lens)
     assert launched_by(triton_ref.merge_kv, k, k) == 1
     assert launched_by(triton_ref.merge_kv, k, k) == 1, "compiled before, launched again"
     assert launched_by(triton_ref.merge_kv, k[:0], k[:0]) == 0, "nothing to do"
+    assert launched_by(triton_ref.append, cache, k, k, np.arange(4), layout="nhd") == 2, "K and V"
+    assert launched_by(triton_ref.gather, cache, table, lens, layout="nhd") == 2, "K and V"
+    assert launched_by(triton_ref.copy_pages, cache, pairs, layout="nhd") == 4, "each buffer out and in again"
+    assert launched_by(triton_ref.copy_pages, cache, pairs[:0], layout="nhd") == 0, "nothing to do"
     assert attend(layout="nhd", sm_scale=1.0, num_splits=1) == 1
     assert attend(layout="nhd", sm_scale=1.0, num_splits=2) == 2, "the parts, and their merge"
 
@@ -173,18 +181,59 @@ def test_fusing_keeps_every_bit_pattern(dtype):
     same_bits(triton_ref.extract_v(kv), v)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["nhd", "interleaved", "split_x"])
+KEPT = [(layout, dtype) for layout in ("nhd", "interleaved", "split_x", "packed") for dtype in LAYOUTS[layout].dtypes]
+
+
+@pytest.mark.parametrize(("layout", "dtype"), KEPT)
 def test_append_and_gather_keep_every_bit_pattern(layout, dtype):
     k, v = every_pattern(dtype, (16, 4, 1024))
     row = LAYOUTS[layout]
-    sizes = {"page": 4, "slot": 4, "head": 4, "dim": 1024}
-    empty = {name: np.zeros(row.shape(name, sizes, dtype), DTYPES[dtype]) for name in row.fields}
+    sizes, told = {"page": 4, "slot": 4, "head": 4, "dim": 1024}, {"num_kv_heads": 4, "head_dim": 1024}
+    empty = {name: np.zeros(row.shape(name, sizes, dtype), DTYPES[dtype]) for name in row.buffers}
     order = np.arange(16, dtype=np.int32).reshape(4, 4)[::-1]  # the last page first
-    cache = triton_ref.append(*map(on_device, (empty, k, v, order.ravel())), layout=layout)
+    cache = triton_ref.append(*map(on_device, (empty, k, v, order.ravel())), layout=layout, **told)
     table, lens = map(on_device, (np.array([[3, 2, 1, 0]], np.int32), np.array([16], np.int32)))
-    for got, want in zip(triton_ref.gather(cache, table, lens, layout=layout), (k, v), strict=True):
+    for got, want in zip(triton_ref.gather(cache, table, lens, layout=layout, **told), (k, v), strict=True):
         same_bits(got, want)
+
+
+# --- several programs, several cuts
+
+
+def test_pages_of_many_programs_are_all_swapped():
+    """A program copies a block of one page, and must not write what another has still to read."""
+    num_pages, page = 4, (3, copies.ELEMENTS - 1)
+    before = np.arange(num_pages * 3 * page[1], dtype=np.int32).reshape(num_pages, *page)
+    order = np.arange(num_pages)
+    swaps = np.stack([order, order[::-1]], axis=1)
+    after = triton_ref.copy_pages(on_device({"codes": before.copy()}), on_device(swaps), layout="code_rows")
+    np.testing.assert_array_equal(triton_ref.to_host(after["codes"]), before[::-1])
+
+
+@pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather")])
+def test_a_pool_of_two_gigabytes_is_not_copied(op):
+    require_no_copy(Subject(triton_ref, "triton_ref", triton_ref.__file__), op)
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "k_cuts", "v_cuts"),
+    [
+        ("nhd", "bfloat16", (0, 0, 0), (0, 0, 0)),
+        ("split_x", "bfloat16", (0, 0, 8), (0, 0, 0)),
+        ("shuffled_v", "bfloat16", (0, 0, 8), (8, 0, 0)),
+        ("packed", "float32", (0, 0, 0), (0, 0, 0)),
+        ("packed", "bfloat16", (0, 0, 0), (0, 0, 0)),
+        ("packed", "int8", (0, 2, 0), (0, 2, 0)),
+        ("packed_hd64", "int8", (0, 4, 0), (0, 4, 0)),
+        ("tokens_last", "bfloat16", (0, 0, 2), (0, 0, 2)),
+    ],
+)
+def test_a_kernel_divides_only_along_what_a_layout_cuts(layout, dtype, k_cuts, v_cuts):
+    row = LAYOUTS[layout]
+    sizes = {"page": 2, "slot": 16, "head": 8, "dim": 64, **row.fixed}
+    cache = on_device({name: np.zeros(row.shape(name, sizes, dtype), DTYPES[dtype]) for name in row.buffers})
+    (k,), (v,) = views.sides(cache, layout)
+    assert (tuple(pages.cuts(k.tensor).values()), tuple(pages.cuts(v.tensor).values())) == (k_cuts, v_cuts)
 
 
 # --- a GPU, without one
@@ -214,7 +263,7 @@ def test_every_offered_cell_compiles_to_machine_code_of_a_hopper_gpu(hopper):
         for op, offer in triton_ref.OFFERS.items()
         for row in OPERATIONS[op].layouts
         for dtype in row.dtypes
-        if row.name in offer["layout"] and dtype in offer["dtype"]
+        if row.name in offer.get("layout", {row.name}) and dtype in offer.get("dtype", {dtype})
     }
     assert set(hopper["cells"]) == asked
     for cell, images in hopper["cells"].items():

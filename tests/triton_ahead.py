@@ -22,7 +22,7 @@ from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.strategies import Cell, bench_case, cells
-from kvconform.suites import test_decode, test_fused, test_paged, test_states  # noqa: F401  (they register their laws)
+from kvconform.suites import test_decode, test_fused, test_paged, test_pages, test_states  # noqa: F401  (their laws)
 from kvconform.suites.law import LAWS
 
 SIZES = {"page_size": 16, "num_kv_heads": 2, "group": 2, "head_dim": 32}
@@ -91,10 +91,10 @@ def images(adapter: Any, launch: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def sized(cell: Cell, variant: dict[str, Any]) -> Case:
-    """A Case of a cell in the sizes above, its sequences as long as their pages."""
+    """A Case of a cell in the sizes above where its layout has them, its sequences as long as their pages."""
     case = bench_case(cell)
-    lens = (case.capacity * SIZES["page_size"],) * len(case.kv_lens)
-    return replace(case, **SIZES | variant | ({"kv_lens": lens} if lens else {}))
+    case = replace(case, **{axis: size for axis, size in SIZES.items() if cell.admits(axis, size)} | variant)
+    return replace(case, kv_lens=(case.capacity * case.page_size,) * len(case.kv_lens))
 
 
 def image(function: Any, *arguments: Any, **constants: Any) -> dict[str, Any]:

@@ -11,11 +11,25 @@ struct Tensor {
     i64 stride[4];
 };
 
-// K or V of a paged cache, whatever its layout: dim = chunk * width + inner.
+// An axis of a cache that may be cut in two: index i lies i / width * outer + i % width * inner elements on.
+struct Axis {
+    i64 outer, inner, width;
+};
+
+// K or V of a paged cache, whatever its layout.
 struct Paged {
     void* data;
-    i64 page, slot, head, chunk, inner;  // strides
-    i64 width;                           // inner elements of a chunk; head_dim where dims are not cut into chunks
+    i64 page;  // stride
+    Axis slot, head, dim;
+    i64 span;  // dims of a head where heads and dims are one axis, that of dim; else 0
+};
+
+// The pages of one array of a cache; a page has the sizes that a CopyPages names.
+struct Pages {
+    void* data;
+    i64 page;       // stride
+    i64 stride[4];  // of a page's own axes
+    Tensor number;  // [num_pairs]: the page of each pair; null: they are numbered like the pairs
 };
 
 struct MergeKv {
@@ -34,23 +48,28 @@ struct Extract {
 struct Append {
     Paged k_cache, v_cache;
     Tensor k, v;          // [num_tokens, num_kv_heads, head_dim]; v may be null: a cache of one tensor
-    Tensor slot_mapping;  // [num_tokens]: page * page_size + slot, negative skips
-    i64 page_size, num_kv_heads, head_dim;
+    Tensor slot_mapping;  // [num_tokens, K or V]: page * page_size + slot; nothing is written outside the cache
+    i64 num_slots, page_size, num_kv_heads, head_dim;
 };
 
 struct Gather {
     Paged k_cache, v_cache;
     Tensor k, v;         // [total, num_kv_heads, head_dim]; v may be null
-    Tensor block_table;  // [num_seqs, width]
+    Tensor block_table;  // [num_seqs, width, K or V]
     Tensor kv_lens;      // [num_seqs]
     Tensor starts;       // int64 [num_seqs]: the sequence's first row in k and v
     i64 page_size, num_kv_heads, head_dim;
 };
 
+struct CopyPages {
+    Pages source, target;
+    i64 size[4];  // of a page
+};
+
 struct Decode {
     Tensor q;  // [num_seqs, num_q_heads, head_dim]
     Paged k_cache, v_cache;
-    Tensor block_table;  // [num_seqs, width]
+    Tensor block_table;  // [num_seqs, width, K or V]
     Tensor kv_lens;      // [num_seqs]
     Tensor outs;         // float32 [num_splits, num_seqs, num_q_heads, head_dim]
     Tensor lses;         // float32 [num_splits, num_seqs, num_q_heads]

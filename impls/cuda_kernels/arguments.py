@@ -9,7 +9,7 @@ import ctypes
 from typing import Any
 
 AXES = 4
-"""Most axes of a Tensor."""
+"""Most axes of a Tensor, and of a page."""
 
 
 class Tensor(ctypes.Structure):
@@ -20,8 +20,26 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
+class Axis(ctypes.Structure):
+    _fields_ = _fields(ctypes.c_int64, "outer inner width")
+
+
 class Paged(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), *_fields(ctypes.c_int64, "page slot head chunk inner width")]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("page", ctypes.c_int64),
+        *_fields(Axis, "slot head dim"),
+        ("span", ctypes.c_int64),
+    ]
+
+
+class Pages(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("page", ctypes.c_int64),
+        ("stride", ctypes.c_int64 * AXES),
+        ("number", Tensor),
+    ]
 
 
 _CACHES = _fields(Paged, "k_cache v_cache")
@@ -39,7 +57,7 @@ class Append(ctypes.Structure):
     _fields_ = [
         *_CACHES,
         *_fields(Tensor, "k v slot_mapping"),
-        *_fields(ctypes.c_int64, "page_size num_kv_heads head_dim"),
+        *_fields(ctypes.c_int64, "num_slots page_size num_kv_heads head_dim"),
     ]
 
 
@@ -49,6 +67,10 @@ class Gather(ctypes.Structure):
         *_fields(Tensor, "k v block_table kv_lens starts"),
         *_fields(ctypes.c_int64, "page_size num_kv_heads head_dim"),
     ]
+
+
+class CopyPages(ctypes.Structure):
+    _fields_ = [*_fields(Pages, "source target"), ("size", ctypes.c_int64 * AXES)]
 
 
 class Decode(ctypes.Structure):

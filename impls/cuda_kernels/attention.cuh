@@ -49,7 +49,7 @@ __device__ void decode(const Decode& a) {
     for (i64 tile = first; tile < last; tile += TILE) {
         float score = minus_infinity();
         if (const i64 key = tile + mine; key < last) {
-            const i64 page = at<const Index>(a.block_table, seq, key / a.page_size);
+            const i64 page = at<const Index>(a.block_table, seq, key / a.page_size, K);
             const PagedRow<const Element> k(a.k_cache, page, key % a.page_size, kv_head);
             score = 0.0f;
             for (i64 dim = lane; dim < a.head_dim; dim += LANES) score += q[dim] * widen(k[dim]);
@@ -65,7 +65,7 @@ __device__ void decode(const Decode& a) {
         sum *= fade;
         for (i64 dim = thread; dim < a.head_dim; dim += THREADS) accumulator[dim] *= fade;
         for (int key = 0; key < num_keys; ++key) {
-            const i64 position = tile + key, page = at<const Index>(a.block_table, seq, position / a.page_size);
+            const i64 position = tile + key, page = at<const Index>(a.block_table, seq, position / a.page_size, V);
             const PagedRow<const Element> v(a.v_cache, page, position % a.page_size, kv_head);
             const float p = weight(scores[key], max);
             sum += p;

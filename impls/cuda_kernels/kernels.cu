@@ -45,6 +45,13 @@ KERNEL(gather_1_int64, Gather, gather<u8, i64>);
 KERNEL(gather_2_int64, Gather, gather<u16, i64>);
 KERNEL(gather_4_int64, Gather, gather<u32, i64>);
 
+KERNEL(copy_pages_1_int32, CopyPages, copy_pages<u8, int>);
+KERNEL(copy_pages_2_int32, CopyPages, copy_pages<u16, int>);
+KERNEL(copy_pages_4_int32, CopyPages, copy_pages<u32, int>);
+KERNEL(copy_pages_1_int64, CopyPages, copy_pages<u8, i64>);
+KERNEL(copy_pages_2_int64, CopyPages, copy_pages<u16, i64>);
+KERNEL(copy_pages_4_int64, CopyPages, copy_pages<u32, i64>);
+
 KERNEL(decode_float32_int32, Decode, decode<float, int>);
 KERNEL(decode_float16_int32, Decode, decode<Float16, int>);
 KERNEL(decode_bfloat16_int32, Decode, decode<BFloat16, int>);

@@ -1,4 +1,6 @@
-// Kernels that move bytes: merge_kv, extract, append, gather. They know how large an element is, not what it means.
+// Kernels that move bytes: merge_kv, extract, append, gather, copy_pages.
+//
+// They know how large an element is, not what it means. Every offset has 64 bits.
 #pragma once
 
 #include "arguments.cuh"
@@ -14,20 +16,28 @@ __device__ Element& at(const Tensor& tensor, Indices... indices) {
     return static_cast<Element*>(tensor.data)[offset];
 }
 
+// How many elements on the index of an axis lies.
+__device__ inline i64 along(const Axis& axis, i64 index) {
+    return index / axis.width * axis.outer + index % axis.width * axis.inner;
+}
+
 // The elements of (page, slot, head), by dim.
 template <typename Element>
 struct PagedRow {
     Element* row;
-    i64 chunk, inner, width;
+    Axis dims;
+    i64 first;
 
     __device__ PagedRow(const Paged& tensor, i64 page, i64 slot, i64 head)
-        : row(static_cast<Element*>(tensor.data) + page * tensor.page + slot * tensor.slot + head * tensor.head),
-          chunk(tensor.chunk),
-          inner(tensor.inner),
-          width(tensor.width) {}
+        : row(static_cast<Element*>(tensor.data) + page * tensor.page + along(tensor.slot, slot) +
+              along(tensor.head, head)),
+          dims(tensor.dim),
+          first(head * tensor.span) {}
 
-    __device__ Element& operator[](i64 dim) const { return row[dim / width * chunk + dim % width * inner]; }
+    __device__ Element& operator[](i64 dim) const { return row[along(dims, first + dim)]; }
 };
+
+enum Side : i64 { K, V };
 
 // One block a token; rows alternate K0 V0 K1 V1 ...
 template <typename Element>
@@ -50,16 +60,32 @@ __device__ void extract(const Extract& a) {
     }
 }
 
-// One block a token.
-template <typename Element, typename Index>
-__device__ void append(const Append& a) {
-    const i64 token = blockIdx.x, where = at<const Index>(a.slot_mapping, token);
-    if (where < 0) return;
+// One token of K or of V to its slot; to none where the cache has no such slot.
+template <typename Element>
+__device__ void write_token(const Append& a, const Paged& cache, const Tensor& rows, i64 token, i64 where) {
+    if (where < 0 || where >= a.num_slots) return;
     const i64 page = where / a.page_size, slot = where % a.page_size;
     for (i64 i = threadIdx.x; i < a.num_kv_heads * a.head_dim; i += blockDim.x) {
         const i64 head = i / a.head_dim, dim = i % a.head_dim;
-        PagedRow<Element>(a.k_cache, page, slot, head)[dim] = at<const Element>(a.k, token, head, dim);
-        if (a.v.data) PagedRow<Element>(a.v_cache, page, slot, head)[dim] = at<const Element>(a.v, token, head, dim);
+        PagedRow<Element>(cache, page, slot, head)[dim] = at<const Element>(rows, token, head, dim);
+    }
+}
+
+// One block a token.
+template <typename Element, typename Index>
+__device__ void append(const Append& a) {
+    const i64 token = blockIdx.x;
+    write_token<Element>(a, a.k_cache, a.k, token, at<const Index>(a.slot_mapping, token, K));
+    if (a.v.data) write_token<Element>(a, a.v_cache, a.v, token, at<const Index>(a.slot_mapping, token, V));
+}
+
+// The first slots of a page of K or of V, from a row on.
+template <typename Element>
+__device__ void read_page(const Gather& a, const Paged& cache, const Tensor& rows, i64 page, i64 num_slots, i64 row) {
+    const i64 num_elements = a.num_kv_heads * a.head_dim;
+    for (i64 i = threadIdx.x; i < num_slots * num_elements; i += blockDim.x) {
+        const i64 slot = i / num_elements, head = i % num_elements / a.head_dim, dim = i % a.head_dim;
+        at<Element>(rows, row + slot, head, dim) = PagedRow<const Element>(cache, page, slot, head)[dim];
     }
 }
 
@@ -69,13 +95,34 @@ __device__ void gather(const Gather& a) {
     const i64 seq = blockIdx.x, column = blockIdx.y;
     const i64 first = column * a.page_size, left = at<const Index>(a.kv_lens, seq) - first;
     if (left <= 0) return;
-    const i64 page = at<const Index>(a.block_table, seq, column), row = at<const i64>(a.starts, seq) + first;
-    const i64 num_elements = a.num_kv_heads * a.head_dim, num_slots = left < a.page_size ? left : a.page_size;
-    for (i64 i = threadIdx.x; i < num_slots * num_elements; i += blockDim.x) {
-        const i64 slot = i / num_elements, head = i % num_elements / a.head_dim, dim = i % a.head_dim;
-        const i64 token = row + slot;
-        at<Element>(a.k, token, head, dim) = PagedRow<const Element>(a.k_cache, page, slot, head)[dim];
-        if (a.v.data) at<Element>(a.v, token, head, dim) = PagedRow<const Element>(a.v_cache, page, slot, head)[dim];
+    const i64 num_slots = left < a.page_size ? left : a.page_size, row = at<const i64>(a.starts, seq) + first;
+    const auto page = [&](Side side) -> i64 { return at<const Index>(a.block_table, seq, column, side); };
+    read_page<Element>(a, a.k_cache, a.k, page(K), num_slots, row);
+    if (a.v.data) read_page<Element>(a, a.v_cache, a.v, page(V), num_slots, row);
+}
+
+// The first element of a pair's page.
+template <typename Element, typename Index>
+__device__ Element* page_of(const Pages& pages, i64 pair) {
+    const i64 page = pages.number.data ? static_cast<i64>(at<const Index>(pages.number, pair)) : pair;
+    return static_cast<Element*>(pages.data) + page * pages.page;
+}
+
+// One block a pair of pages. No target may be a source: blocks run in any order.
+template <typename Element, typename Index>
+__device__ void copy_pages(const CopyPages& a) {
+    const Element* const source = page_of<const Element, Index>(a.source, blockIdx.x);
+    Element* const target = page_of<Element, Index>(a.target, blockIdx.x);
+    const i64 count = a.size[0] * a.size[1] * a.size[2] * a.size[3];
+    for (i64 i = threadIdx.x; i < count; i += blockDim.x) {
+        i64 rest = i, from = 0, to = 0;
+        for (int axis = 3; axis >= 0; --axis) {
+            const i64 index = rest % a.size[axis];
+            rest /= a.size[axis];
+            from += index * a.source.stride[axis];
+            to += index * a.target.stride[axis];
+        }
+        target[to] = source[from];
     }
 }
 

@@ -1,16 +1,18 @@
 """How the kernels address a paged cache: for K and for V a field, its page axis and its slot axis.
 
 One index expression serves every layout: what remains of a field when its page and its slot are fixed is the row of one
-token, and what remains when only its page is fixed is what one DMA brings.
+token, and what remains when only its page is fixed is what one DMA brings. Where a row holds K and V together, no DMA
+can take them apart: they are joined before a kernel and parted behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 Ref = Any  # a Pallas reference, or the part of one that `.at[...]` selects
@@ -19,7 +21,7 @@ Scalar = jax.Array
 
 @dataclass(frozen=True)
 class Stream:
-    """K or V in a cache.
+    """K or V in a cache, or both where one row holds them together.
 
     field   name of the array in the cache
     page    its page axis
@@ -55,28 +57,90 @@ class Stream:
         return ref.at[(slice(None),) * self.page + (page,)]
 
 
+Shapes = Sequence[tuple[int, ...]]
+Sides = tuple[jax.Array, ...]
+"""K and V, or codes: [num_tokens, ...] each."""
+
+
+def _as_they_are(field: jax.Array) -> jax.Array:
+    return field
+
+
+def _row_each(sides: Sides, shapes: Shapes) -> list[jax.Array]:
+    return [side.reshape(-1, *shape) for side, shape in zip(sides, shapes, strict=True)]
+
+
+def _whole_dims(rows: Sides, token: tuple[int, ...]) -> Sides:
+    """Rows [num_tokens, head, chunk, x], as split_x keeps K, are rows [num_tokens, head, dim]."""
+    return tuple(row.reshape(*row.shape[:2], -1) if row.ndim == 4 else row for row in rows)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layout.
+
+    streams   K and, where the layout has values, V; a single one where one row holds both
+    fold      a field as the kernels address it; it moves nothing
+    join      K and V, and the shapes of the streams' rows: those rows
+    part      such rows, and the shape of one token of K: K and V
+    """
+
+    streams: tuple[Stream, ...]
+    fold: Callable[[jax.Array], jax.Array] = _as_they_are
+    join: Callable[[Sides, Shapes], list[jax.Array]] = _row_each
+    part: Callable[[Sides, tuple[int, ...]], Sides] = _whole_dims
+
+
 def _separate(page: int, slot: int) -> tuple[Stream, ...]:
     return Stream("k", page, slot), Stream("v", page, slot)
 
 
-LAYOUTS: dict[str, tuple[Stream, ...]] = {
-    "nhd": _separate(0, 1),
-    "hnd": _separate(0, 2),
-    "heads_first": _separate(1, 2),
-    "interleaved": (Stream("kv", 0, 1, half=0), Stream("kv", 0, 1, half=1)),
-    "split_x": _separate(0, 3),  # of K [page, head, chunk, slot, x] and of V [page, head, dim, slot] alike
-    "code_rows": (Stream("codes", 0, 1),),
-    "code_columns": (Stream("codes", 0, 2),),
+def pair_rows(kv: jax.Array) -> jax.Array:
+    """[..., 2 * head, dim] seen as [..., head, 2 * dim]: the halves of a row are K and V of one head.
+
+    It makes of every second row, which no DMA can address, a half that one can.
+    """
+    *outer, rows, dim = kv.shape
+    return kv.reshape(*outer, rows // 2, 2 * dim)
+
+
+def _one_slot_a_page(field: jax.Array) -> jax.Array:
+    return field[:, None]
+
+
+def _packed(sides: Sides, shapes: Shapes) -> list[jax.Array]:
+    """Rows K0 V0 K1 V1 ..., filled up with zeros to [row, pack, lane]: as many heads, and as long, as the cache's."""
+    (row, pack, lane), (num_tokens, num_kv_heads, head_dim) = shapes[0], sides[0].shape
+    kv = jnp.stack(sides, axis=2).reshape(num_tokens, 2 * num_kv_heads, head_dim)
+    kv = jnp.pad(kv, ((0, 0), (0, row * pack - 2 * num_kv_heads), (0, lane - head_dim)))
+    return [kv.reshape(num_tokens, row, pack, lane)]
+
+
+def _unpacked(rows: Sides, token: tuple[int, ...]) -> Sides:
+    num_kv_heads, head_dim = token
+    kv = rows[0].reshape(rows[0].shape[0], -1, rows[0].shape[-1])
+    return tuple(kv[:, side : 2 * num_kv_heads : 2, :head_dim] for side in (0, 1))
+
+
+LAYOUTS: dict[str, Row] = {
+    "nhd": Row(_separate(0, 1)),
+    "hnd": Row(_separate(0, 2)),
+    "heads_first": Row(_separate(1, 2)),
+    "token_slots": Row(_separate(0, 1), fold=_one_slot_a_page),
+    "interleaved": Row((Stream("kv", 0, 1, half=0), Stream("kv", 0, 1, half=1)), fold=pair_rows),
+    "packed": Row((Stream("kv", 0, 1),), join=_packed, part=_unpacked),
+    "split_x": Row(_separate(0, 3)),  # of K [page, head, chunk, slot, x] and of V [page, head, dim, slot] alike
+    "code_rows": Row((Stream("codes", 0, 1),)),
+    "code_columns": Row((Stream("codes", 0, 2),)),
 }
-"""Layout -> its K stream and, where it has values, its V stream."""
 
 Cache = Mapping[str, jax.Array]
 T = TypeVar("T")
 
 
 def by_stream(layout: str, fields: Mapping[str, T]) -> list[tuple[Stream, T]]:
-    """K, then V where the layout has values, each with what lies under the name of its field."""
-    return [(stream, fields[stream.field]) for stream in LAYOUTS[layout]]
+    """The streams of a layout, each with what lies under the name of its field."""
+    return [(stream, fields[stream.field]) for stream in LAYOUTS[layout].streams]
 
 
 def page_size(layout: str, fields: Mapping[str, jax.Array]) -> int:
@@ -86,16 +150,5 @@ def page_size(layout: str, fields: Mapping[str, jax.Array]) -> int:
 
 
 def fold(layout: str, cache: Cache) -> dict[str, jax.Array]:
-    """The cache with K and V of a head side by side: rows K0 V0 K1 V1 ... of dim become rows K0V0 K1V1 ... of 2 * dim.
-
-    It moves nothing, and it makes of every second row, which no DMA can address, a half that one can.
-    """
-    if layout != "interleaved":
-        return dict(cache)
-    return {name: pair_rows(field) for name, field in cache.items()}
-
-
-def pair_rows(kv: jax.Array) -> jax.Array:
-    """[..., 2 * head, dim] seen as [..., head, 2 * dim]: the halves of a row are K and V of one head."""
-    *outer, rows, dim = kv.shape
-    return kv.reshape(*outer, rows // 2, 2 * dim)
+    """The cache's fields as `by_stream` addresses them."""
+    return {name: LAYOUTS[layout].fold(field) for name, field in cache.items()}

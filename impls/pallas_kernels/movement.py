@@ -1,4 +1,4 @@
-"""Data movement by DMA alone: merge and extract, append to a paged cache, gather from one.
+"""Data movement by DMA alone: merge and extract, append to a paged cache, gather from one, copies of its pages.
 
 No vector unit sees an element, and every element crosses as an unsigned integer of its width, so the bits arrive as
 they left: NaN payloads, -0.0 and subnormals too. (Mosaic takes no float16 operand: another reason.)
@@ -16,7 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from kvconform.impls.pallas_kernels.layouts import Cache, Ref, Scalar, by_stream, fold, page_size, pair_rows
+from kvconform.impls.pallas_kernels.layouts import LAYOUTS, Cache, Ref, Scalar, by_stream, fold, page_size, pair_rows
 
 IN_HBM = pl.BlockSpec(memory_space=pl.ANY)
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
@@ -90,17 +90,17 @@ def append(
 
     cache         {field: array} of the layout
     tokens        k and v, or codes: [num_tokens, ...] each, of the cache's dtype
-    slot_mapping  int32 [num_tokens]   page * page_size + slot; -1 skips the token
+    slot_mapping  int32 [num_tokens]   page * page_size + slot; a token without a slot of the cache is skipped
     returns       the cache; the kernel writes in place into its own copy, or into the caller's if that was donated
 
     One token is in flight at a time: of two tokens with one slot the later stays.
     """
     fields = {name: _bits(field) for name, field in fold(layout, cache).items()}
     slots_a_page = page_size(layout, fields)
-    rows = [
-        _bits(token).reshape(-1, *stream.row_shape(field.shape))
-        for token, (stream, field) in zip(tokens, by_stream(layout, fields), strict=True)
-    ]
+    stream, field = by_stream(layout, fields)[0]
+    num_slots = field.shape[stream.page] * slots_a_page
+    shapes = [stream.row_shape(field.shape) for stream, field in by_stream(layout, fields)]
+    rows = LAYOUTS[layout].join(tuple(map(_bits, tokens)), shapes)
 
     def kernel(slots: Ref, *refs: Ref) -> None:
         sources, targets, done = refs[: len(rows)], refs[len(rows) + len(fields) : -1], refs[-1]
@@ -110,7 +110,7 @@ def append(
             at = slots[token]
             page, slot = at // slots_a_page, at % slots_a_page
 
-            @pl.when(at >= 0)
+            @pl.when((at >= 0) & (at < num_slots))
             def _() -> None:
                 _copy([rows.at[token] for rows in sources], [side.row(ref, page, slot) for side, ref in streams], done)
 
@@ -134,15 +134,16 @@ def append(
     }
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "interpret"))
+@functools.partial(jax.jit, static_argnames=("layout", "token", "interpret"))
 def gather(
-    cache: Cache, block_table: jax.Array, kv_lens: jax.Array, *, layout: str, interpret: Any
+    cache: Cache, block_table: jax.Array, kv_lens: jax.Array, *, layout: str, token: tuple[int, ...], interpret: Any
 ) -> tuple[jax.Array, ...]:
     """Collect the rows of all sequences, one sequence after another.
 
     cache        {field: array} of the layout
     block_table  int32 [num_seqs, width]   entries beyond a sequence's pages are never read
     kv_lens      int32 [num_seqs]
+    token        shape of one token of K where the cache's fields do not tell it
     returns      k and v, or codes: [num_seqs * width * page_size, ...] each; rows from sum(kv_lens) on are not written
     """
     fields = {name: _bits(field) for name, field in fold(layout, cache).items()}
@@ -191,12 +192,47 @@ def gather(
         ),
         interpret=interpret,
     )(block_table, kv_lens, *fields.values())
-    return tuple(
-        lax.bitcast_convert_type(_whole_dim(rows), field.dtype)
-        for rows, (_, field) in zip(gathered, by_stream(layout, cache), strict=True)
-    )
+    dtype = next(iter(cache.values())).dtype
+    return tuple(lax.bitcast_convert_type(side, dtype) for side in LAYOUTS[layout].part(tuple(gathered), token))
 
 
-def _whole_dim(rows: jax.Array) -> jax.Array:
-    """Rows [num_tokens, head, chunk, x], as split_x keeps K, are rows [num_tokens, head, dim]."""
-    return rows.reshape(*rows.shape[:2], -1) if rows.ndim == 4 else rows
+@functools.partial(jax.jit, static_argnames=("layout", "interpret"))
+def copy_pages(cache: Cache, page_mapping: jax.Array, *, layout: str, interpret: Any) -> dict[str, jax.Array]:
+    """Give each target page what its source page held before the call; every other byte stays.
+
+    cache         {field: array} of the layout
+    page_mapping  int32 [num_pairs, 2]   source, target; pages may be swapped
+    returns       the cache
+
+    The kernel reads the caller's cache and writes to a copy of it: no target is read. A donated one is copied, too.
+    """
+    fields = {name: _bits(field) for name, field in cache.items()}
+    paging = {stream.field: stream for stream in LAYOUTS[layout].streams}
+
+    def kernel(from_pages: Ref, to_pages: Ref, *refs: Ref) -> None:
+        sources, targets, done = refs[: len(fields)], refs[2 * len(fields) : -1], refs[-1]
+
+        def copy(pair: Scalar, carry: None) -> None:
+            pages = [
+                [paging[name].page_of(ref, at[pair]) for name, ref in zip(fields, side, strict=True)]
+                for side, at in ((sources, from_pages), (targets, to_pages))
+            ]
+            _copy(*pages, done)
+
+        lax.fori_loop(0, from_pages.shape[0], copy, None)
+
+    written = pl.pallas_call(
+        kernel,
+        out_shape=[jax.ShapeDtypeStruct(field.shape, field.dtype) for field in fields.values()],
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            in_specs=[IN_HBM] * (2 * len(fields)),
+            out_specs=[IN_HBM] * len(fields),
+            scratch_shapes=[pltpu.SemaphoreType.DMA],
+        ),
+        input_output_aliases={2 + len(fields) + i: i for i in range(len(fields))},
+        interpret=interpret,
+    )(page_mapping[:, 0], page_mapping[:, 1], *fields.values(), *fields.values())
+    return {
+        name: lax.bitcast_convert_type(field, cache[name].dtype) for name, field in zip(fields, written, strict=True)
+    }

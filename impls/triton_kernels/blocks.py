@@ -20,20 +20,15 @@ def block(axis: tl.constexpr, size, SIZE: tl.constexpr):
 
 
 @triton.jit
-def in_token(elements, head_dim, head_step, dim_step):
-    """Offsets of a token's elements in a tensor [token, head, dim]."""
-    return elements // head_dim * head_step + elements % head_dim * dim_step
+def along(index, slow_step, fast_step, CUT: tl.constexpr):
+    """Offsets along a pair of axes whose fast one has length CUT; 0: the fast one is all there is."""
+    return index * fast_step if CUT == 0 else index // CUT * slow_step + index % CUT * fast_step
 
 
 @triton.jit
-def in_slot(elements, head_dim, head_step, chunk_step, inner_step, WIDTH: tl.constexpr):
-    """Offsets of a token's elements in a cache, where dims are cut into chunks of WIDTH; 0: not cut."""
-    if WIDTH == 0:
-        offsets = in_token(elements, head_dim, head_step, inner_step)
-    else:
-        dims = elements % head_dim
-        offsets = elements // head_dim * head_step + dims // WIDTH * chunk_step + dims % WIDTH * inner_step
-    return offsets
+def in_token(elements, head_dim, head_step, dim_step):
+    """Offsets of a token's elements in a tensor [token, head, dim]."""
+    return elements // head_dim * head_step + elements % head_dim * dim_step
 
 
 def count(num_tokens: int, num_elements: int) -> tuple[int, int]:

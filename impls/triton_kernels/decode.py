@@ -6,10 +6,12 @@ import torch
 import triton
 import triton.language as tl
 
+from kvconform.impls.torch_kernels.views import View
 from kvconform.impls.triton_kernels import COMPILED, launch
+from kvconform.impls.triton_kernels.blocks import along
 from kvconform.impls.triton_kernels.formats import narrow, widen
 from kvconform.impls.triton_kernels.merge import merge_states
-from kvconform.impls.triton_kernels.pages import Cache, chunk_width, sides, strided, unit
+from kvconform.impls.triton_kernels.pages import cuts, strided, unit
 
 TILE = 16
 """Keys between two updates of the running maximum."""
@@ -19,23 +21,22 @@ MOST_TASKS = 1 if COMPILED else 128
 
 
 @triton.jit
-def _in_head(dims, chunk_step, inner_step, WIDTH: tl.constexpr, UNIT: tl.constexpr):
-    """Offsets of dims in a cache that cuts them into chunks of WIDTH; 0: it does not."""
-    if WIDTH == 0:
-        offsets = dims * inner_step
-    else:
-        offsets = tl.multiple_of(dims // WIDTH * chunk_step, UNIT) + dims % WIDTH * inner_step
-    return offsets
+def _in_head(dims, slow_step, fast_step, CUT: tl.constexpr, UNIT: tl.constexpr):
+    """`blocks.along`, told that the slow step is a multiple of UNIT."""
+    return dims * fast_step if CUT == 0 else tl.multiple_of(dims // CUT * slow_step, UNIT) + dims % CUT * fast_step
 
 
-@launch.kernel("k_cache", "v_cache", "k_inner", "v_inner", "head_dim")
+@launch.kernel("k_cache", "v_cache", "k_dim", "v_dim", "head_dim")
 def _decode(
     q, q_seq, q_head, q_dim,
-    k_cache, k_page, k_slot, k_head, k_chunk, k_inner, v_cache, v_page, v_slot, v_head, v_chunk, v_inner,
+    k_cache, k_page, k_slow_slot, k_slot, k_slow_head, k_head, k_slow_dim, k_dim,
+    v_cache, v_page, v_slow_slot, v_slot, v_slow_head, v_head, v_slow_dim, v_dim,
     block_table, table_seq, table_column, kv_lens, lens_step,
     outs, out_split, out_seq, out_head, out_dim, lses, lse_split, lse_seq, lse_head,
     num_tasks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
-    K_WIDTH: tl.constexpr, V_WIDTH: tl.constexpr, K_UNIT: tl.constexpr, V_UNIT: tl.constexpr,
+    K_SLOT_CUT: tl.constexpr, K_HEAD_CUT: tl.constexpr, K_DIM_CUT: tl.constexpr,
+    V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
+    K_UNIT: tl.constexpr, V_UNIT: tl.constexpr,
     TASKS: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
     """A task attends with all q heads of one kv head to one split of one sequence; a program has some tasks.
@@ -58,8 +59,10 @@ def _decode(
     lengths = tl.load(kv_lens + seqs * lens_step, mask=is_task, other=0).to(tl.int64)
     first, last = lengths * splits // num_splits, lengths * (splits + 1) // num_splits
     tables = (block_table + seqs * table_seq)[:, None]
-    k_dims = _in_head(dims, k_chunk, k_inner, K_WIDTH, K_UNIT)
-    v_dims = _in_head(dims, v_chunk, v_inner, V_WIDTH, V_UNIT)
+    k_dims = _in_head(dims, k_slow_dim, k_dim, K_DIM_CUT, K_UNIT)
+    v_dims = _in_head(dims, v_slow_dim, v_dim, V_DIM_CUT, V_UNIT)
+    k_heads = along(heads, k_slow_head, k_head, K_HEAD_CUT)
+    v_heads = along(heads, v_slow_head, v_head, V_HEAD_CUT)
     top = tl.full([TASKS, GROUP], float("-inf"), tl.float32)
     total = tl.full([TASKS, GROUP], 0.0, tl.float32)
     mixed = tl.full([TASKS, GROUP, DIMS], 0.0, tl.float32)
@@ -70,8 +73,9 @@ def _decode(
         is_read = is_key[:, :, None] & is_dim[None, None, :]
         pages = tl.load(tables + keys // page_size * table_column, mask=is_key, other=0).to(tl.int64)
         slots = keys % page_size
-        k_keys = tl.multiple_of(pages * k_page + slots * k_slot + (heads * k_head)[:, None], [K_UNIT, K_UNIT])
-        v_keys = tl.multiple_of(pages * v_page + slots * v_slot + (heads * v_head)[:, None], [V_UNIT, V_UNIT])
+        k_slots, v_slots = along(slots, k_slow_slot, k_slot, K_SLOT_CUT), along(slots, v_slow_slot, v_slot, V_SLOT_CUT)
+        k_keys = tl.multiple_of(pages * k_page + k_slots + k_heads[:, None], [K_UNIT, K_UNIT])
+        v_keys = tl.multiple_of(pages * v_page + v_slots + v_heads[:, None], [V_UNIT, V_UNIT])
         k = tl.load(k_cache + k_keys[:, :, None] + k_dims[None, None, :], mask=is_read, other=0.0)
         v = tl.load(v_cache + v_keys[:, :, None] + v_dims[None, None, :], mask=is_read, other=0.0)
         scores = tl.sum(queries[:, :, None, :] * widen(k)[:, None, :, :], 3) * sm_scale
@@ -95,17 +99,16 @@ def _decode(
 
 def paged_decode(
     q: torch.Tensor,
-    cache: Cache,
+    k: View,
+    v: View,
     block_table: torch.Tensor,
     kv_lens: torch.Tensor,
-    layout: str,
     sm_scale: float,
     num_splits: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out in q's dtype and lse, [num_seqs, num_q_heads, head_dim] and [num_seqs, num_q_heads]."""
-    k, v = sides(cache, layout)
     num_seqs, num_q_heads, head_dim = q.shape
-    _, page_size, num_kv_heads, _, _ = k.shape
+    num_kv_heads = k.num_heads
     group = num_q_heads // num_kv_heads
     outs = q.new_empty(num_splits, *q.shape, dtype=q.dtype if num_splits == 1 else torch.float32)
     lses = q.new_empty(num_splits, num_seqs, num_q_heads, dtype=torch.float32)
@@ -115,19 +118,19 @@ def paged_decode(
     launch.launch(
         _decode,
         (triton.cdiv(num_tasks, tasks_block),),
-        *strided(q, k, v, block_table, kv_lens, outs, lses),
+        *strided(q, k.tensor, v.tensor, block_table, kv_lens, outs, lses),
         num_tasks,
         num_seqs,
         num_kv_heads,
         group,
         head_dim,
-        page_size,
+        k.page_size,
         num_splits,
         sm_scale,
-        K_WIDTH=chunk_width(k),
-        V_WIDTH=chunk_width(v),
-        K_UNIT=unit(k),
-        V_UNIT=unit(v),
+        **cuts(k.tensor, "K_"),
+        **cuts(v.tensor, "V_"),
+        K_UNIT=unit(k.tensor),
+        V_UNIT=unit(v.tensor),
         TASKS=tasks_block,
         GROUP=group_block,
         KEYS=TILE,

@@ -1,0 +1,135 @@
+"""`kvconform diagnose`: where an implementation really finds and puts things, told from decodable probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from kvconform.harness.adapters import AdapterError, find, nearest
+from kvconform.harness.booking import BAD_EXIT, NOTHING_EXIT, OK_EXIT
+from kvconform.harness.subject import Subject
+from kvconform.oracles.diagnosis import OPS, Diagnosis, diagnose
+from kvconform.oracles.verdict import Violation
+from kvconform.specs.dtypes import DTYPES, PACKED
+from kvconform.specs.layouts import LAYOUTS, SIDES
+from kvconform.specs.strategies import Cell, OfferError, cells
+
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+Told = tuple[Cell, Diagnosis | str]
+"""A cell, and what was found of it or why nothing could be."""
+
+
+@click.command("diagnose")
+@click.option("--impl", required=True, metavar="NAME", help="Built-in name, path to an adapter, or dotted module.")
+@click.option("--op", "ops", multiple=True, metavar="|".join(OPS), help="Only this operation; may be repeated.")
+@click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
+@click.option("--dtype", metavar="DTYPE", help="Caches of this type.  [default: of each layout the first offered]")
+def diagnose_command(impl: str, ops: tuple[str, ...], layouts: tuple[str, ...], dtype: str | None) -> int:
+    """Say which layout an implementation really uses, from contents that are addresses.
+
+    \b
+    kvconform diagnose --impl my_adapter.py
+    kvconform diagnose --impl my_adapter.py --op gather --layout split_x --dtype bfloat16
+
+    For each operation and layout that it offers: the row of the layouts that K and V lie in, or the strides they have
+    where no row fits, and whether their pages are those of the tables. The adapter runs in this very process.
+
+    Exit codes: 0 everything that can be told is as claimed; 1 something is not, or a call fails; 2 bad usage or a bad
+    adapter; 3 nothing can be told of some cell, or the implementation is blocked.
+    """
+    found = find(impl)
+    if found.blocked:
+        err.print(f"{found.name} is blocked: {found.blocked}", style="red", markup=False, highlight=False)
+        return NOTHING_EXIT
+    _check_words(ops, layouts, dtype)
+    subject = Subject(found.load(), found.name, found.file, found.ref)
+    told = list(_told(subject, _asked(subject, ops, layouts, dtype)))
+    out.print(_table(told))
+    for line in _lines(told):
+        out.print(line, markup=False, highlight=False)
+    return _exit_code(told)
+
+
+def _check_words(ops: tuple[str, ...], layouts: tuple[str, ...], dtype: str | None) -> None:
+    dtypes = (*DTYPES, *PACKED)
+    for name, values, known in (
+        ("operation to diagnose", ops, OPS),
+        ("layout", layouts, tuple(LAYOUTS)),
+        ("dtype", (dtype,) if dtype else (), dtypes),
+    ):
+        for value in values:
+            if value not in known:
+                raise AdapterError(f"no {name} {value!r}{nearest(value, known)}")
+
+
+def _asked(subject: Subject, ops: tuple[str, ...], layouts: tuple[str, ...], dtype: str | None) -> list[Cell]:
+    """One cell of each operation and layout. Raises AdapterError where what was asked for is not offered."""
+    found: dict[tuple[str, str], Cell] = {}
+    for op in ops or OPS:
+        for cell in cells(op, subject.offers[op], subject.conventions) if op in subject.offers else ():
+            if (not layouts or cell.layout in layouts) and dtype in (None, cell.dtype):
+                found.setdefault((op, cell.layout), cell)
+    for word, known in (("operation", {op for op, _ in found}), ("layout", {layout for _, layout in found})):
+        for value in ops if word == "operation" else layouts:
+            if value not in known:
+                raise AdapterError(f"{subject.name} does not offer {word} {value!r}{_in(dtype)} ({subject.file})")
+    if not found:
+        raise AdapterError(f"{subject.name} offers none of {', '.join(OPS)}{_in(dtype)} ({subject.file})")
+    return list(found.values())
+
+
+def _in(dtype: str | None) -> str:
+    return f" in {dtype}" if dtype else ""
+
+
+def _told(subject: Subject, asked: list[Cell]) -> Iterator[Told]:
+    """Diagnose one cell after another, with a bar on a terminal and a line each elsewhere."""
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=len(asked))
+        for cell in asked:
+            progress.update(task, description=f"{cell.op} {cell.layout}")
+            if not err.is_terminal:
+                err.print(f"{cell.op} {cell.layout} {cell.dtype} ...", highlight=False)
+            try:
+                yield cell, diagnose(subject.call, cell)
+            except (Violation, OfferError) as e:
+                yield cell, str(e)
+            progress.advance(task)
+
+
+def _table(told: list[Told]) -> Table:
+    table = Table()
+    for column in ("operation", "claimed", "dtype", "K uses", "V uses", "tables"):
+        table.add_column(column, overflow="fold")
+    for cell, found in told:
+        if isinstance(found, str):
+            row = [Text(found, style="red"), Text(), Text()]
+        else:
+            style = "green" if found.is_right else "yellow" if not found.placements else "red"
+            row = [Text(found.side(side), style=style) for side in SIDES] + [Text(found.tables)]
+        table.add_row(cell.op, cell.layout, cell.dtype, *row)
+    return table
+
+
+def _lines(told: list[Told]) -> Iterator[str]:
+    """A sentence for each cell that is not as claimed, then why rows stand together."""
+    alike: dict[str, None] = {}
+    for cell, found in told:
+        if isinstance(found, Diagnosis) and found.sentence:
+            yield f"{cell.op} on {cell.layout} in {cell.dtype}: {found.sentence}"
+            alike |= dict.fromkeys(f"{a} and {b}: {why}" for (a, b), why in found.not_told_apart.items())
+    yield from alike
+
+
+def _exit_code(told: list[Told]) -> int:
+    found = [one for _, one in told]
+    if any(isinstance(one, str) or one.sentence for one in found):
+        return BAD_EXIT
+    return OK_EXIT if all(isinstance(one, Diagnosis) and one.placements for one in found) else NOTHING_EXIT

@@ -1,0 +1,196 @@
+"""Where the parts of a token lie in a cache of torch tensors: a strided view of each, for a layout an entry.
+
+Slots, heads and dims of a view are two axes each, a slow one and a fast one: dim d is (d // n, d % n) where the fast
+axis has length n. What is not cut, or into pieces of one, is the fast axis, and the slow one has length 1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Cache = Mapping[str, Tensor]
+Rows = Tensor | dict[str, Tensor] | None
+"""K or V as operations take and return it: one part, several by name, or none."""
+
+AXES = ("page", "slots", "slot", "heads", "head", "dims", "dim")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a token: where it lies.
+
+    name     of the part
+    buffer   the array of the cache
+    axes     of that array, in order; parentheses make one of several, the last of them fastest
+    side     which of `kv`, where the axes have it: 0 K, 1 V
+    lanes    what of the last axis, where that holds several parts
+    """
+
+    name: str
+    buffer: str
+    axes: str
+    side: int = 0
+    lanes: slice | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """One part of all tokens of a cache.
+
+    part                             what it is a view of
+    tensor                           [page, slots, slot, heads, head, dims, dim], in the cache's own memory
+    page_size, num_heads, head_dim   without what the layout pads them with
+    """
+
+    part: Part
+    tensor: Tensor
+    page_size: int
+    num_heads: int
+    head_dim: int
+
+    @property
+    def num_slots(self) -> int:
+        """Of all pages."""
+        return self.tensor.shape[0] * self.page_size
+
+    def by_heads(self, rows: Tensor) -> Tensor:
+        """Tokens of the part as [num_tokens, num_heads, head_dim], one head where it has none."""
+        return rows if "head" in self.part.axes else rows.unsqueeze(1)
+
+    def as_told(self, rows: Tensor) -> Tensor:
+        """The inverse of by_heads."""
+        return rows if "head" in self.part.axes else rows.squeeze(1)
+
+
+Sides = tuple[tuple[Part, ...], tuple[Part, ...]]
+
+
+def _apart(k: str, v: str = "") -> Sides:
+    return (Part("k", "k", k),), (Part("v", "v", v or k),)
+
+
+def _fused(axes: str, buffer: str = "kv") -> Sides:
+    return (Part("k", buffer, axes, 0),), (Part("v", buffer, axes, 1),)
+
+
+def _alone(*parts: Part) -> Sides:
+    return parts, ()
+
+
+_LATENT, _ROPE = slice(None, -64), slice(-64, None)
+
+ROWS: dict[str, Sides] = {
+    "nhd": _apart("page slot head dim"),
+    "hnd": _apart("page head slot dim"),
+    "heads_first": _apart("head page slot dim"),
+    "split_x": _apart("page head dims slot dim", "page head dim slot"),
+    "shuffled_v": _apart("page head dims slot dim", "page head slots dim slot"),
+    "token_slots": _apart("page head dim"),
+    "trtllm_blocks": _fused("page head slot dim", "pool"),
+    "kv_first_nhd": _fused("kv page slot head dim"),
+    "kv_first_hnd": _fused("kv page head slot dim"),
+    "page_first_nhd": _fused("page kv slot head dim"),
+    "page_first_hnd": _fused("page kv head slot dim"),
+    "beside_nhd": _fused("page slot head (kv dim)"),
+    "beside_hnd": _fused("page head slot (kv dim)"),
+    "interleaved": _fused("page slot (head kv) dim"),
+    "packed": _fused("page slot (heads kv) (head kv) dim"),  # all of kv is fast, unless 4 bytes hold one value
+    "packed_hd64": _fused("page slot heads head (kv dim)"),
+    "packed_unaligned": _fused("page slot (heads kv) (head kv) dim"),
+    "tokens_last": _fused("page (head kv) dims dim slot"),
+    "bshd": _apart("page slot head dim"),
+    "bhsd": _apart("page head slot dim"),
+    "cells": _apart("page slot (head dim)"),
+    "cells_v_transposed": _apart("page slot (head dim)", "page (head dim) slot"),
+    "mla": _alone(
+        Part("ckv", "kv_cache", "page slot dim", lanes=_LATENT),
+        Part("kpe", "kv_cache", "page slot dim", lanes=_ROPE),
+    ),
+    "mla_aligned": _alone(
+        Part("ckv", "kv_cache", "page slots slot dim"),
+        Part("kpe", "kv_cache", "page slots slot dim", lanes=slice(-128, -64)),
+    ),
+    "mla_packed": _alone(Part("ckv", "ckv", "page slots slot dim")),
+    "mla_tokens_last": _alone(Part("ckv", "ckv", "page dim slot")),
+    "code_rows": _alone(Part("codes", "codes", "page slot dim")),
+    "code_columns": _alone(Part("codes", "codes", "page dim slot")),
+    "code_heads": _alone(Part("codes", "codes", "page head slot dim")),
+}
+ATTENDED = {name for name, (_, v) in ROWS.items() if v}
+"""Rows with one K and one V a token."""
+
+
+def sides(
+    cache: Cache,
+    layout: str,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    page_size: int | None = None,
+) -> tuple[list[View], list[View]]:
+    """Views of the parts of K, and of those of V.
+
+    num_kv_heads, head_dim, page_size   where a layout pads or joins them, so that shapes do not tell
+    """
+    told = {"page_size": page_size, "num_heads": num_kv_heads, "head_dim": head_dim}
+    k, v = ([_view(part, cache[part.buffer], told) for part in parts] for parts in ROWS[layout])
+    return k, v
+
+
+def _view(part: Part, tensor: Tensor, told: Mapping[str, int | None]) -> View:
+    if part.lanes:
+        tensor, told = tensor[..., part.lanes], {**told, "head_dim": None}
+    tensor = _spread(tensor, part.axes, part.side, told["head_dim"])
+    _, slots, slot, heads, head, dims, dim = tensor.shape
+    padded = {"page_size": slots * slot, "num_heads": heads * head, "head_dim": dims * dim}
+    return View(part, tensor, **{name: told[name] or size for name, size in padded.items()})
+
+
+def _spread(tensor: Tensor, axes: str, side: int, head_dim: int | None) -> Tensor:
+    """The tensor with all of AXES, and of `kv` one side alone."""
+    groups, num_sides = [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\w+", axes)], 2
+    for place, group in reversed(list(enumerate(groups))):
+        if len(group) > 1:
+            sizes = {"dim": head_dim or -1}
+            if "kv" in group:  # cut in two, the fast part takes as much of it as it has room for
+                sizes["kv"] = math.gcd(num_sides, tensor.shape[place])
+                num_sides //= sizes["kv"]
+            tensor = tensor.unflatten(place, [sizes.get(axis, -1) for axis in group])
+    names = [axis for group in groups for axis in group]
+    while "kv" in names:
+        place = names.index("kv")
+        tensor = tensor.select(place, side % tensor.shape[place])
+        names.pop(place)
+    tensor = tensor.permute([names.index(axis) for axis in AXES if axis in names])
+    for place, axis in enumerate(AXES):
+        tensor = tensor if axis in names else tensor.unsqueeze(place)
+    for fast in range(2, len(AXES), 2):
+        tensor = tensor.transpose(fast - 1, fast) if tensor.shape[fast] == 1 else tensor
+    return tensor
+
+
+def page_axis(layout: str) -> int:
+    """Which axis of every array of a cache counts its pages."""
+    return {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}.get(layout, 0)
+
+
+def given(side: list[View], rows: Rows) -> Iterator[tuple[View, Tensor]]:
+    """Each view of a side with its tokens, [num_tokens, num_heads, head_dim]."""
+    for view in side:
+        one = rows[view.part.name] if isinstance(rows, dict) else rows
+        yield view, view.by_heads(one)
+
+
+def taken(side: list[View], rows: list[Tensor]) -> Rows:
+    """The inverse of given: what an operation returns for a side."""
+    named = {view.part.name: view.as_told(one) for view, one in zip(side, rows, strict=True)}
+    return named if len(named) > 1 else next(iter(named.values()), None)
+
+
+def of_side(indices: Tensor, side: int, num_axes: int) -> Tensor:
+    """A block table or slot mapping of K or of V: the same, unless one axis more holds both."""
+    return indices if indices.ndim == num_axes else indices.select(-2, side)
