@@ -166,7 +166,7 @@ def _form(row: Layout, claimed: Layout) -> dict[str, tuple[str, ...]] | None:
     lines = {part.name: pattern.parse(row.fields[part.field].line) for part in row.parts}
     if row.pad or any(len(line.steps) > 1 or len(line.segments) > 1 for line in lines.values()):
         return None
-    forms = {name: _flat(line, row.fixed | claimed.fixed) for name, line in lines.items()}
+    forms = {name: _flat(line, {**row.fixed, **claimed.fixed}) for name, line in lines.items()}
     if row.buffers == claimed.buffers:
         return forms
     one = set(forms.values())
