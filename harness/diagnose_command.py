@@ -106,25 +106,32 @@ def _told(subject: Subject, asked: list[Cell]) -> Iterator[Told]:
 
 def _table(told: list[Told]) -> Table:
     table = Table()
-    for column in ("operation", "claimed", "dtype", "K uses", "V uses", "tables"):
-        table.add_column(column, overflow="fold")
+    for column in ("operation", "claimed", "dtype"):
+        table.add_column(column, no_wrap=True)
+    for column in ("K uses", "V uses", "tables"):
+        table.add_column(column)
     for cell, found in told:
         if isinstance(found, str):
-            row = [Text(found, style="red"), Text(), Text()]
+            row = [Text("a call fails", style="red"), Text(), Text()]
         else:
             style = "green" if found.is_right else "yellow" if not found.placements else "red"
-            row = [Text(found.side(side), style=style) for side in SIDES] + [Text(found.tables)]
+            row = [Text(text, style=style) for text in (*map(found.side, SIDES), found.tables)]
         table.add_row(cell.op, cell.layout, cell.dtype, *row)
     return table
 
 
 def _lines(told: list[Told]) -> Iterator[str]:
-    """A sentence for each cell that is not as claimed, then why rows stand together."""
+    """What is not as claimed or cannot be told, cells of which the same is said together; why rows stand together."""
+    said: dict[str, list[str]] = {}
     alike: dict[str, None] = {}
     for cell, found in told:
+        text = found if isinstance(found, str) else "; ".join(filter(None, [found.sentence, found.unknown]))
+        if text:
+            said.setdefault(text, []).append(f"{cell.op} on {cell.layout} in {cell.dtype}")
         if isinstance(found, Diagnosis) and found.sentence:
-            yield f"{cell.op} on {cell.layout} in {cell.dtype}: {found.sentence}"
             alike |= dict.fromkeys(f"{a} and {b}: {why}" for (a, b), why in found.not_told_apart.items())
+    for text, where in said.items():
+        yield f"{', '.join(where)}: {text}"
     yield from alike
 
 

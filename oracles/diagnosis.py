@@ -71,23 +71,22 @@ class Diagnosis:
         return tuple(name for name in first if all(name in rows for rows in others))
 
     def side(self, side: int) -> str:
-        """What K or V uses, short: a row, or what it is instead."""
-        names = [part.name for part in LAYOUTS[self.layout].of_side(side)]
+        """What K or V uses, in a word or two: rows; the sentence says the rest."""
         told: dict[str, list[str]] = {}
-        for name in names:
-            told.setdefault(self._short(name), []).append(name)
-        if len(told) == 1:
-            return next(iter(told))
+        for part in LAYOUTS[self.layout].of_side(side):
+            told.setdefault(self._short(part.name), []).append(part.name)
+        if len(told) <= 1:
+            return next(iter(told), "")
         return "; ".join(f"{_listed(names)} {what}" for what, names in told.items())
 
     def _short(self, name: str) -> str:
         if name in self.hidden:
-            return self.hidden[name]
+            return "cannot be told"
         placement = self.placements[name]
         if not placement.rows:
-            return ", ".join(filter(None, [placement.note, placement.start]))
+            return "no row" if placement.is_seen else "not found"
         of = f"{placement.of} of " if placement.of != name else ""
-        return "; ".join(filter(None, [of + self.named(self.rows or placement.rows[:1]), placement.note]))
+        return of + self.named(self.rows or placement.rows[:1]) + ", but see below" * bool(placement.note)
 
     def named(self, rows: Sequence[str]) -> str:
         """A row by its name, with those in the same buffers that are not told apart from it."""
@@ -108,13 +107,21 @@ class Diagnosis:
 
     @property
     def tables(self) -> str:
-        """Whether pages are those of the tables, of K and of V."""
-        told = {name: p.pages for name, p in self.placements.items() if p.pages}
-        if not self.placements:
-            return "not seen"
-        if len(set(told.values())) == 1 and len(told) == len(self.placements):
-            return next(iter(told.values()))
-        return "; ".join(f"{_name(name)}: {pages}" for name, pages in told.items()) or "as given"
+        """Whether pages are those of the tables, in a word or two."""
+        told = [name for name, placement in self.placements.items() if placement.pages]
+        if not any(placement.rows for placement in self.placements.values()):
+            return "cannot be told"
+        if len(told) in (0, len(self.placements)):
+            return "not as given" if told else "as given"
+        return f"of {_listed(list(map(_name, told)))} not as given"
+
+    @property
+    def unknown(self) -> str:
+        """In words, of what nothing can be said and why; empty where something can be said of everything."""
+        told: dict[str, list[str]] = {}
+        for name, why in self.hidden.items():
+            told.setdefault(why, []).append(_name(name))
+        return "; ".join(f"of {_listed(names)} nothing can be told: {why}" for why, names in told.items())
 
     @property
     def sentence(self) -> str:

@@ -195,7 +195,7 @@ class _Decoded:
             return Observed(self.x, self.units, {}, dict.fromkeys(("k", "v"), wrong))
         parts = {"v": self._values(v, np.stack([out for out, _ in results]))}
         if results[0][1] is None:
-            return Observed(self.x, self.units, parts, {"k": "no lse is returned, from which K could be told"})
+            return Observed(self.x, self.units, parts, {"k": "no lse is returned, from which it could be"})
         lse = [[self._results(self._along(some), cache)[1] for cache in caches] for some in self.dims]
         parts["k"] = self._keys(k, np.moveaxis(np.array(lse, np.float64), 0, -1))
         return Observed(self.x, self.units, parts)

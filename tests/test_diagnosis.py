@@ -268,7 +268,7 @@ def test_tables_of_k_and_v_that_disagree_are_told(op, wrong):
         )
         assert found.sentence.startswith(f"K is read as in nhd; V is read as in {place}, but on page ")
         assert found.sentence.endswith(wrong)
-        assert found.tables.startswith("V: on page")
+        assert found.tables == "of V not as given"
         assert not found.is_right
 
 
@@ -337,7 +337,8 @@ def test_a_scale_or_a_base_of_lse_that_is_wrong_hides_nothing():
 def test_k_cannot_be_told_without_lse():
     found = diagnose(Uses.only("hnd", lse=None), cell("paged_decode", "nhd"))
     assert found.sentence == "V is read as in hnd = bhsd, not nhd"
-    assert found.side(0) == "no lse is returned, from which K could be told"
+    assert found.side(0) == "cannot be told"
+    assert found.unknown == "of K nothing can be told: no lse is returned, from which it could be"
 
 
 def test_a_wrong_number_of_keys_is_told_instead():
@@ -347,14 +348,15 @@ def test_a_wrong_number_of_keys_is_told_instead():
         return uses(case, op, kv_lens=np.minimum(kv_lens + 1, case.kv_lens[0]), **rest)
 
     found = diagnose(one_more, cell("paged_decode", "nhd"))
-    assert found.side(0) == "with q = 0 it attends 2 keys where kv_lens says 1, by its lse"
+    assert found.unknown.endswith("told: with q = 0 it attends 2 keys where kv_lens says 1, by its lse")
     assert not found.placements
     assert not found.is_right
 
 
 def test_lengths_that_never_follow_each_other_tell_nothing():
     found = diagnose(Uses.only("nhd"), cell("paged_decode", "nhd", kv_lens={4, 8}))
-    assert found.side(0) == "the offer has no two lengths in turn: no key can be told from the others"
+    assert found.unknown.startswith("of K and V nothing can be told: the offer has no two lengths in turn")
+    assert found.tables == "cannot be told"
     assert not found.is_right
 
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from kvconform.harness.subject import Subject  # noqa: E402
-from kvconform.impls import torch_ref  # noqa: E402
+from kvconform.impls import torch_ref, triton_ref  # noqa: E402
 from kvconform.impls.torch_kernels import handles, views  # noqa: E402
 from kvconform.specs.case import Case  # noqa: E402
 from kvconform.specs.layouts import LAYOUTS  # noqa: E402
@@ -22,6 +22,8 @@ from kvconform.specs.profile import profile_of  # noqa: E402
 from kvconform.specs.storage import STRIDES, wrap  # noqa: E402
 from kvconform.specs.strategies import cells, sparse_pool  # noqa: E402
 from kvconform.suites import test_decode, test_pages  # noqa: E402
+
+assert triton_ref.NAME  # imported first: what these tests call imports triton, and not as interpreted
 
 SUBJECT = Subject(torch_ref, "torch_ref", torch_ref.__file__)
 CASE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(5, 0), page_size=4, head_dim=8, num_splits=2)
