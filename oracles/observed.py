@@ -237,7 +237,7 @@ class _Decoded:
                 self.case,
                 "paged_decode",
                 q=q,
-                cache={name: array.copy() for name, array in cache.items()},
+                cache=dict(cache),
                 block_table=self.x.block_table,
                 kv_lens=np.full_like(self.x.kv_lens, length),
                 layout=self.case.layout,
