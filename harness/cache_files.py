@@ -69,21 +69,20 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self, start: int, into: Array) -> None:
-        """Fill an array of bytes with those that begin at an offset in this one."""
-        self.file.seek(self.offset + start)
-        rest = into.data
+        """Fill an array of bytes with those that begin at an offset in this one; threads may read at once."""
+        rest, at = into.data, self.offset + start
         while rest:
-            count = self.file.readinto(rest)
+            count = os.preadv(self.file.fileno(), [rest], at)
             if not count:
                 raise Refused(f"{self.name} ends before its array does")
-            rest = rest[count:]
+            rest, at = rest[count:], at + count
 
     def write(self, start: int, data: Array) -> None:
-        """Write bytes at an offset in this array."""
-        self.file.seek(self.offset + start)
-        rest = data.data
+        """Write bytes at an offset in this array; threads may write at once."""
+        rest, at = data.data, self.offset + start
         while rest:
-            rest = rest[self.file.write(rest) :]
+            count = os.pwrite(self.file.fileno(), rest, at)
+            rest, at = rest[count:], at + count
 
 
 # --- names

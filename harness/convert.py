@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -28,6 +32,9 @@ TRIAL = 3840
 
 COPY_CHUNK = 4 << 20
 """Bytes that a plain copy moves at a time: larger pieces leave the processor's caches, and are no faster."""
+
+WORKERS = 4
+"""Tiles in flight at most, on a machine of so many processors: they share the memory out among them."""
 
 NEAR = 320
 """How far the padding of a row can set a size off from what the dimension alone says."""
@@ -179,42 +186,90 @@ class Conversion:
         a, b = (sum(row.num_bytes(one, self.sizes, self.dtype) for one in row.buffers) for row in (self.a, self.b))
         return a, b
 
-    def stream(self, source: Files, target: Files, *, limit: int = LIMIT, drop_padding: bool = False) -> Iterator[int]:
-        """Convert, tile by tile; yields the bytes read of each.
+    def run(
+        self,
+        source: Files,
+        target: Files,
+        *,
+        limit: int = LIMIT,
+        workers: int | None = None,
+        drop_padding: bool = False,
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Convert, a few tiles at once. When it returns or raises, nothing is read or written any more.
 
         source         buffer -> its bytes in the first row
         target         in the second, all zeros
-        limit          bytes of memory for a tile of both rows
+        limit          bytes of memory for the tiles of both rows that are in flight
+        workers        tiles at once, where the limit allows; if not given one a processor, at most WORKERS
         drop_padding   do not look whether padding of the source holds anything
+        tell           called with the bytes read of each tile when it and all before it are done
         Raises Refused for padding that is not zero, and for a limit below the least tile.
         """
-        for piece in self.pieces:
-            piece.steps(limit)
-        for piece in self.pieces:
-            yield from _stream(piece, source, target, limit, drop_padding=drop_padding)
+        most = workers or min(WORKERS, os.cpu_count() or 1)
+        plans = [(piece, *_shares(piece, limit, most)) for piece in self.pieces]
+        for piece, steps, count in plans:
+            _side_by_side(_Mover(piece, steps, source, target, drop_padding=drop_padding), count, tell)
 
 
-def _stream(plan: Tiling, source: Files, target: Files, limit: int, *, drop_padding: bool) -> Iterator[int]:
-    steps = plan.steps(limit)
-    have, want = (_Memory(plan, which, files, steps) for which, files in enumerate((source, target)))
-    check = not drop_padding and has_padding(plan.a, plan.sizes, plan.dtype)
-    rooms = plan.sizes_of(steps.rooms[0]), plan.sizes_of(steps.rooms[1])
-    moves: dict[tuple[int, int], Move] = {}
-    for tile in plan.tiles(steps):
-        for piece in plan.inside(tile, steps):
+def _shares(plan: Tiling, limit: int, workers: int) -> tuple[Steps, int]:
+    """The tiles that so many workers, or as many as the limit allows, have room for side by side; how many that is."""
+    count = max(1, min(workers, limit // plan.least))
+    return plan.steps(limit // count), count
+
+
+def _side_by_side(mover: _Mover, workers: int, tell: Callable[[int], None]) -> None:
+    """Move every tile, and tell of each in order: so the first that is refused is the one that is named."""
+    ahead: deque[Future[int]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for tile in mover.plan.tiles(mover.steps):
+            if len(ahead) == 2 * workers:
+                tell(ahead.popleft().result())
+            ahead.append(pool.submit(mover.move, tile))
+        while ahead:
+            tell(ahead.popleft().result())
+
+
+class _Mover:
+    """Moves the tiles of a piece, each thread in memory of its own; reading, moving and writing leave Python's lock."""
+
+    def __init__(self, plan: Tiling, steps: Steps, source: Files, target: Files, *, drop_padding: bool) -> None:
+        self.plan, self.steps, self.files = plan, steps, (source, target)
+        self.checks = not drop_padding and has_padding(plan.a, plan.sizes, plan.dtype)
+        self.moves: dict[tuple[int, int], Move] = {}
+        self.own = threading.local()
+
+    def move(self, tile: Tile) -> int:
+        """Read, move and write a tile; bytes read."""
+        have, want = self._memory()
+        for piece in self.plan.inside(tile, self.steps):
             if have.is_first(piece, tile):
                 have.read(tile if have.holds_tile else piece)
-            shape = (piece.pages, piece.slots)
-            if shape not in moves:
-                moves[shape] = move(plan.a, plan.b, plan.sizes_of(piece), plan.dtype, rooms)
-            moves[shape].run(have.at(piece, tile), want.at(piece, tile))
-            if check:
-                moves[shape].clear(have.at(piece, tile))
+            move = self._move_of(piece)
+            move.run(have.at(piece, tile), want.at(piece, tile))
+            if self.checks:
+                move.clear(have.at(piece, tile))
                 if have.is_last(piece, tile):
                     have.require_zeros(tile if have.holds_tile else piece)
             if want.is_last(piece, tile):
                 want.write(tile if want.holds_tile else piece)
-        yield have.size_of(tile)
+        return have.size_of(tile)
+
+    def _memory(self) -> tuple[_Memory, _Memory]:
+        """Of this thread."""
+        if not hasattr(self.own, "memory"):
+            self.own.memory = [_Memory(self.plan, which, files, self.steps) for which, files in enumerate(self.files)]
+        have, want = self.own.memory
+        return have, want
+
+    def _move_of(self, piece: Tile) -> Move:
+        """How a piece is moved: planned once for each shape."""
+        shape = (piece.pages, piece.slots)
+        if shape not in self.moves:
+            plan, (a, b) = self.plan, self.steps.rooms
+            rooms = plan.sizes_of(a), plan.sizes_of(b)
+            self.moves[shape] = move(plan.a, plan.b, plan.sizes_of(piece), plan.dtype, rooms)
+        return self.moves[shape]
 
 
 class _Memory:

@@ -128,8 +128,7 @@ def _convert(work: Conversion, arrays: Files, target: Path, limit: int, *, drop_
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task(f"{work.a.name} -> {work.b.name}", total=work.nbytes[0])
         with created(target, work.arrays, work.b.name, force=force) as made:
-            for done in work.stream(arrays, made, limit=limit, drop_padding=drop_padding):
-                progress.advance(task, done)
+            work.run(arrays, made, limit=limit, drop_padding=drop_padding, tell=lambda n: progress.advance(task, n))
     return time.perf_counter() - start
 
 

@@ -26,11 +26,17 @@ MAX_COPIES = 256
 BY_INDEX = 1 << 15
 """Places moved by index at a time: what bounds the memory of the indices."""
 
-CACHE_LINE, SETS, WAYS = 64, 4096, 8
-"""A processor's first cache: bytes of a line; addresses so many bytes apart share a set, which holds so many lines."""
+CACHE_LINE = 64
+"""Bytes that a processor's caches keep together; fewer elements than that in a row are soon come back to."""
 
-ROWS = 1024
-"""Cache lines that a transposition writes a piece of each before it comes back to the first."""
+SMALL_ITEM = 16
+"""Bytes of an item that leaves most of a cache line to others."""
+
+ROWS, LENGTH = 1024, 128
+"""Rows of a transposition that are made at once, and elements of each: tried over the table, in 1, 2 and 4 bytes."""
+
+SCRATCH = 1 << 17
+"""Bytes of such a block, or of several: they stay in a processor's own caches."""
 
 MAX_ITEM = 1 << 20
 """Longest run in bytes that is moved as one item."""
@@ -138,7 +144,12 @@ class Strided:
 
     def copy(self, source: Cache, target: Cache) -> None:
         """Move the items."""
-        self._in_blocks(self.view(target, 1), self.view(source, 0))
+        into, of = self.view(target, 1), self.view(source, 0)
+        axis = self._transposed
+        if axis is None:
+            np.copyto(into, of)
+        else:
+            _transpose(np.moveaxis(into, axis, -2), np.moveaxis(of, axis, -2))
 
     def clear(self, source: Cache) -> None:
         """Make the items 0 where they came from."""
@@ -154,38 +165,41 @@ class Strided:
     def _type(self) -> np.dtype[np.void] | np.dtype[np.unsignedinteger]:
         return np.dtype(f"u{self.item}" if self.item in (1, 2, 4, 8) else f"V{self.item}")
 
-    def _in_blocks(self, target: Array, source: Array) -> None:
-        """Copy small items so that what a cache line holds beside them is used while the line is there."""
-        together = WAYS * SETS // math.gcd(self.digits[-1].a, SETS) if self.digits else 0
-        fast = max(16, 32 // self.item, together)
-        if self.item > 16 or not self.digits or self.digits[-1].count <= fast:
-            np.copyto(target, source)
-        elif together < ROWS // 8 and len(self.digits) > 1 and self.digits[-2].a == self.item:
-            self._by_a_copy(target, source)
-        else:
-            _blocks(target if target.ndim > 1 else target[None], source if source.ndim > 1 else source[None], fast)
-
-    def _by_a_copy(self, target: Array, source: Array) -> None:
-        """Transpose rows that would fall on the same sets of the processor's cache: copied a few lines apart first."""
-        lines = -(-ROWS * self.item // CACHE_LINE) | 1
-        rows = np.empty((ROWS // 4, lines * CACHE_LINE // self.item), self._type)
-        for outer in np.ndindex(target.shape[:-2]):
-            for row, start in _steps(target.shape[-2:], len(rows)):
-                here = (*outer, slice(row, row + ROWS), slice(start, start + len(rows)))
-                count, length = target[here].shape
-                copy = rows[:length, :count]
-                np.copyto(copy, source[here].T)
-                _blocks(target[here], copy.T, len(rows))
+    @property
+    def _transposed(self) -> int | None:
+        """The loop that is fastest in the source, if not in the target, and neither comes back to a line soon."""
+        if self.item > SMALL_ITEM or len(self.digits) < 2:
+            return None
+        axis = min(range(len(self.digits)), key=lambda i: self.digits[i].a)
+        counts = self.digits[axis].count, self.digits[-1].count
+        return axis if axis < len(self.digits) - 1 and min(counts) >= CACHE_LINE else None
 
 
-def _blocks(target: Array, source: Array, fast: int) -> None:
-    for row, start in _steps(target.shape[-2:], fast):
-        here = (..., slice(row, row + ROWS), slice(start, start + fast))
-        np.copyto(target[here], source[here])
+def _transpose(target: Array, source: Array) -> None:
+    """Copy what is fast along the last axis in the target, along the one before in the source.
+
+    Block by block through a copy whose rows are an odd number of cache lines apart: in both buffers they are often a
+    power of two apart, and then share few places in the processor's caches.
+    """
+    if target.ndim == 2:
+        target, source = target[None], source[None]
+    item, (many, rows, length) = target.itemsize, target.shape[-3:]
+    rows, length = min(rows, ROWS), min(length, LENGTH)
+    some = min(many, max(1, SCRATCH // (rows * length * item)))
+    lines = -(-rows * item // CACHE_LINE) | 1
+    scratch = np.empty((some, length, lines * CACHE_LINE // item), target.dtype)
+    for outer in np.ndindex(target.shape[:-3]):
+        for block in _blocks(target.shape[-3:], (some, rows, length)):
+            into, of = target[outer][block], source[outer][block]
+            copy = scratch[: into.shape[0], : into.shape[2], : into.shape[1]]
+            np.copyto(copy, of.swapaxes(1, 2))
+            np.copyto(into, copy.swapaxes(1, 2))
 
 
-def _steps(shape: Sequence[int], fast: int) -> Iterator[tuple[int, int]]:
-    return itertools.product(range(0, shape[0], ROWS), range(0, shape[1], fast))
+def _blocks(shape: Sequence[int], steps: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """An array in pieces of a shape at most."""
+    for starts in itertools.product(*map(range, itertools.repeat(0), shape, steps)):
+        yield tuple(slice(start, start + step) for start, step in zip(starts, steps, strict=True))
 
 
 @dataclass(frozen=True)

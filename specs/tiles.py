@@ -146,6 +146,12 @@ class Tiling:
         """Bytes of memory of both rows."""
         return sum(grid.size(room) for grids, room in zip(self.grids, rooms, strict=True) for grid in grids.values())
 
+    @property
+    def least(self) -> int:
+        """Bytes of memory that the least tile takes."""
+        whole = self.bytes_of((Room(1, self.whole.slots),) * 2)
+        return whole if whole <= TILE else self.bytes_of((Room(1, 1), Room(1, 1)))
+
     def sizes_of(self, room: Room | Tile) -> Sizes:
         """The sizes of so many pages and slots as a cache."""
         counts = (room.pages, room.slots)

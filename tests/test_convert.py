@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,7 +17,7 @@ import click
 import numpy as np
 import pytest
 
-from kvconform.harness import cache_files, convert_command
+from kvconform.harness import cache_files, convert, convert_command
 from kvconform.harness.adapters import AdapterError
 from kvconform.harness.cache_files import Stored, created, opened
 from kvconform.harness.convert import Conversion, find_dtype, find_sizes
@@ -146,16 +148,31 @@ def test_transposition_and_alternation_are_those_of_numpy():
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_large_transpositions_are_those_of_numpy(dtype, monkeypatch):
-    """Larger than the blocks they are made in, from rows on few sets of the processor's cache, and back from them."""
-    used, real = [], strides.Strided._by_a_copy
-    monkeypatch.setattr(strides.Strided, "_by_a_copy", lambda *args: (used.append(1), real(*args)))
+    """Larger than the blocks they are made in, and no whole number of them; and back."""
+    used, real = [], strides._transpose
+    monkeypatch.setattr(strides, "_transpose", lambda *args: (used.append(1), real(*args)))
     sizes = {"page": 2, "slot": 600, "head": 16, "dim": 80}
     v = np.random.default_rng(0).integers(0, 200, (2, 600, 1280)).astype(dtype)
     cache = {"k": v.reshape(-1).view(np.uint8), "v": v.reshape(-1).view(np.uint8)}
     made = moved(LAYOUTS["cells"], LAYOUTS["cells_v_transposed"], cache, sizes, dtype)
     assert np.array_equal(made["v"].view(dtype), v.transpose(0, 2, 1).ravel())
-    assert len(used) == 1
     assert same(moved(LAYOUTS["cells_v_transposed"], LAYOUTS["cells"], made, sizes, dtype), cache)
+    assert len(used) == 2, "V there and back"
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float8_e4m3fn"])
+def test_transpositions_inside_of_other_loops_are_those_of_the_formula(name, monkeypatch):
+    """Of several heads in one block, the last block of fewer; of other sizes than fill a cache line."""
+    used, real = [], strides._transpose
+    monkeypatch.setattr(strides, "_transpose", lambda *args: (used.append(1), real(*args)))
+    monkeypatch.setattr(strides, "SCRATCH", 1 << 16)
+    monkeypatch.setattr(strides, "LENGTH", 100)
+    sizes = {"page": 2, "slot": 128, "head": 5, "dim": 96}
+    for a, b in (("nhd", "tokens_last"), ("tokens_last", "nhd")):
+        cache = noise(LAYOUTS[a], sizes, name)
+        made = moved(LAYOUTS[a], LAYOUTS[b], cache, sizes, name)
+        assert same(made, by_the_formula(LAYOUTS[a], LAYOUTS[b], cache, sizes, name))
+    assert used
 
 
 def test_a_plain_copy_of_the_bytes_would_be_seen():
@@ -346,7 +363,8 @@ def test_tiles_of_every_size_give_the_same_cache_and_touch_each_byte_once(a, b, 
     a, b, sizes, dtype = tiled(a, b)
     cache, made = noise(a, sizes, dtype), zeros(b, sizes, dtype)
     have, want = ({name: InMemory(data) for name, data in one.items()} for one in (cache, made))
-    done = list(Conversion(a, b, sizes, dtype).stream(have, want, drop_padding=True))
+    done = []
+    Conversion(a, b, sizes, dtype).run(have, want, workers=3, drop_padding=True, tell=done.append)
     assert same(made, by_the_formula(a, b, cache, sizes, dtype))
     assert sum(done) == sum(data.nbytes for data in cache.values())
     assert all((one.hits == 1).all() for one in (*have.values(), *want.values()))
@@ -374,6 +392,54 @@ def test_the_memory_asked_for_is_within_the_limit(a, b, limit):
         steps = piece.steps(limit)
         assert 0 < piece.bytes_of(steps.rooms) <= limit
         assert all(room.slots >= steps.inner for room in steps.rooms)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 40])
+@pytest.mark.parametrize(("a", "b"), [pair for pair in TILED if pair[0] != "kvquant"])
+def test_workers_share_the_limit(a, b, workers):
+    piece = tiling(*tiled(a, b))
+    for limit in (piece.least, 2 * piece.least, 1 << 24):
+        steps, count = convert._shares(piece, limit, workers)
+        assert 1 <= count <= workers
+        assert count * piece.bytes_of(steps.rooms) <= limit
+    assert convert._shares(piece, piece.least, workers)[1] == 1
+    assert count == min(workers, limit // piece.least)
+
+
+def test_what_is_refused_is_the_first_that_is_wrong_and_ends_the_work(monkeypatch):
+    """Padding of the second page holds something, and of all after it; the second page is slow."""
+    monkeypatch.setattr(tiles, "TILE", 1)
+    a, b, sizes, dtype = LAYOUTS["packed"], LAYOUTS["nhd"], NHD | {"page": 64}, "bfloat16"
+    cache = zeros(a, sizes, dtype)
+    padding = np.flatnonzero(~a.live("kv", sizes, dtype).reshape(-1, 8).any(axis=1))
+    size = len(cache["kv"]) // 64
+    cache["kv"][padding[padding >= size]] = 1
+    have, want = ({name: InMemory(data) for name, data in one.items()} for one in (cache, zeros(b, sizes, dtype)))
+    before, real = threading.active_count(), InMemory.read
+    monkeypatch.setattr(
+        InMemory, "read", lambda one, start, into: (time.sleep(0.1 * (start == size)), real(one, start, into))
+    )
+    done = []
+    with pytest.raises(Refused, match=f"byte {padding[padding >= size][0]} of kv is padding"):
+        Conversion(a, b, sizes, dtype).run(have, want, workers=4, tell=done.append)
+    assert sum(done) == size, "what is told is done, and all before it"
+    assert threading.active_count() == before
+    assert have["kv"].hits.sum() < 4 * size, "no work is begun that is of no use"
+
+
+def test_nobody_works_on_when_an_interrupt_comes_between_tiles(monkeypatch):
+    monkeypatch.setattr(tiles, "TILE", 1)
+    a, b, sizes, dtype = LAYOUTS["nhd"], LAYOUTS["hnd"], NHD | {"page": 64}, "bfloat16"
+    have, want = ({n: InMemory(data) for n, data in zeros(row, sizes, dtype).items()} for row in (a, b))
+
+    def interrupted(done):
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        Conversion(a, b, sizes, dtype).run(have, want, workers=4, tell=interrupted)
+    assert threading.active_count() == before
+    assert 0 < want["k"].hits.sum() < want["k"].hits.size
 
 
 def test_a_grid_that_misplaces_a_corner_is_not_used():
@@ -683,22 +749,20 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_reads_and_writes_that_come_in_pieces_are_put_together():
-    class Slow(io.BytesIO):
-        def readinto(self, into):
-            return super().readinto(into[:3])
-
-        def write(self, data):
-            return super().write(data[:3])
-
-    one = Stored("slow", (8,), np.dtype(np.uint8), Slow(bytes(12)), 2)
-    one.write(0, np.arange(1, 9, dtype=np.uint8))
-    into = np.zeros(5, np.uint8)
-    one.read(2, into)
-    assert one.file.getvalue() == bytes([0, 0, *range(1, 9), 0, 0])
-    assert into.tolist() == [3, 4, 5, 6, 7]
-    with pytest.raises(Refused, match="slow ends before its array does"):
-        one.read(9, into)
+def test_reads_and_writes_that_come_in_pieces_are_put_together(tmp_path, monkeypatch):
+    read, write = os.preadv, os.pwrite
+    monkeypatch.setattr(os, "preadv", lambda file, into, at: read(file, [into[0][:3]], at))
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:3], at))
+    (tmp_path / "slow").write_bytes(bytes(12))
+    with io.FileIO(tmp_path / "slow", "rb+") as file:
+        one = Stored("slow", (8,), np.dtype(np.uint8), file, 2)
+        one.write(0, np.arange(1, 9, dtype=np.uint8))
+        into = np.zeros(5, np.uint8)
+        one.read(2, into)
+        assert (tmp_path / "slow").read_bytes() == bytes([0, 0, *range(1, 9), 0, 0])
+        assert into.tolist() == [3, 4, 5, 6, 7]
+        with pytest.raises(Refused, match="slow ends before its array does"):
+            one.read(9, into)
 
 
 @pytest.mark.parametrize("link", ["same", os.link, os.symlink], ids=["same", "hard", "soft"])
