@@ -124,7 +124,7 @@ def opened(path: Path, buffers: tuple[str, ...], what: str) -> Iterator[dict[str
         found: dict[str, Stored] = {}
         for one, names in files(path, buffers, what).items():
             if not one.is_file():
-                raise Refused(f"{one}: there is no such file")
+                raise Refused(f"{one} is no file" if one.exists() else f"{one}: there is no such file")
             file = stack.enter_context(FileIO(one))
             found |= _npy(one, file, names[0]) if one.suffix == ".npy" else _safetensors(one, file, names, what)
         yield found
@@ -215,7 +215,7 @@ def created(
         with ExitStack() as stack:
             found: dict[str, Stored] = {}
             for one, names in named.items():
-                file = stack.enter_context(FileIO(parts[one], "xb+"))
+                file = stack.enter_context(_new(parts[one], one))
                 some = {name: arrays[name] for name in names}
                 found |= _begin(one, file, some)
             yield found
@@ -227,11 +227,21 @@ def created(
             part.unlink(missing_ok=True)
 
 
+def _new(part: Path, path: Path) -> FileIO:
+    """A file under a name for the time being. An error names the file that it is to become."""
+    try:
+        return FileIO(part, "xb+")
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
+
 def check_absent(paths: Mapping[Path, Any], *, force: bool) -> None:
     """Raises Refused for a file that is there and may not be replaced, and for a folder that is not there."""
     for path in paths:
         if not path.absolute().parent.is_dir():
             raise Refused(f"{path}: there is no folder {path.parent}")
+        if path.exists() and not path.is_file():
+            raise Refused(f"{path} is there already, and is no file that can be replaced")
         if path.exists() and not force:
             raise Refused(f"{path} is there already; --force replaces it")
 

@@ -53,18 +53,13 @@ def find_dtype(row: Layout, arrays: Files, given: str | None) -> str:
     Raises Refused when there is no such type, or the given one has other arrays.
     """
     types = {name: one.dtype for name, one in arrays.items()}
-    told = " and ".join(f"{name} of {dtype}" for name, dtype in types.items())
     if given is None:
-        fits = [one for one in row.dtypes if all(row.word_of(name, one) == dtype for name, dtype in types.items())]
-        if len(fits) == 1:
-            return fits[0]
-        names = " or ".join(fits or row.dtypes)
-        raise Refused(f"{_names(arrays)}: {told} may be a {row.name} cache in {names}: give --dtype")
+        return _only_type(row, arrays)
     if given not in row.dtypes:
         raise Refused(f"{row.name} is not defined for {given}; it takes {', '.join(row.dtypes)}")
     for name, dtype in types.items():
         word = row.word_of(name, given)
-        if dtype != word and not (_is_raw(dtype) and dtype.itemsize == word.itemsize):
+        if not _may_be(dtype, word):
             raise Refused(
                 f"{arrays[name].name}: {name} is of {dtype}; in a {row.name} cache in {given} it is of {word}, or of "
                 f"integers of {8 * word.itemsize} bits"
@@ -72,9 +67,22 @@ def find_dtype(row: Layout, arrays: Files, given: str | None) -> str:
     return given
 
 
-def _is_raw(dtype: DType) -> bool:
-    """Whether its values may be the bits of another type: integers, and bytes without a name."""
-    return dtype.kind in "iuV" and dtype.isbuiltin != 2
+def _only_type(row: Layout, arrays: Files) -> str:
+    types = {name: one.dtype for name, one in arrays.items()}
+    words = {one: {name: row.word_of(name, one) for name in types} for one in row.dtypes}
+    fits = [one for one in row.dtypes if words[one] == types]
+    if len(fits) == 1:
+        return fits[0]
+    told = " and ".join(f"{name} of {dtype}" for name, dtype in types.items())
+    may = fits or [one for one in row.dtypes if all(_may_be(types[name], word) for name, word in words[one].items())]
+    if not may:
+        raise Refused(f"{_names(arrays)}: {told}, but a {row.name} cache is in {', '.join(row.dtypes)}")
+    raise Refused(f"{_names(arrays)}: {told} may be a {row.name} cache in {' or '.join(may)}: give --dtype")
+
+
+def _may_be(dtype: DType, word: DType) -> bool:
+    """Whether an array's values may be those of a type: of it, or its bits, as integers or as bytes without a name."""
+    return dtype == word or (dtype.kind in "iuV" and dtype.isbuiltin != 2 and dtype.itemsize == word.itemsize)
 
 
 def find_sizes(row: Layout, arrays: Files, given: Sizes, dtype: str) -> Sizes:
@@ -91,6 +99,8 @@ def find_sizes(row: Layout, arrays: Files, given: Sizes, dtype: str) -> Sizes:
         want = len(row.shape(name, {**dict.fromkeys(axes, TRIAL), **row.fixed}, dtype))
         if len(one.shape) != want:
             raise Refused(f"{_of(row, name, one)} has {want} dimensions, the file's array has the shape {one.shape}")
+        if 0 in one.shape:
+            raise Refused(f"{one.name}: {name} of shape {one.shape} holds nothing")
     while new := {
         axis: found for axis in axes if axis not in sizes for found in _solve(row, arrays, axis, sizes, dtype)
     }:
@@ -99,7 +109,9 @@ def find_sizes(row: Layout, arrays: Files, given: Sizes, dtype: str) -> Sizes:
     if left:
         options = " and ".join(OPTIONS.get(axis, axis) for axis in left)
         shapes = " and ".join(f"{name} of shape {one.shape}" for name, one in arrays.items())
-        raise Refused(f"{_names(arrays)}: {shapes} does not say all sizes of a {row.name} cache: give {options}")
+        if any(_differ(row, arrays, axis, sizes, dtype) for axis in left):
+            raise Refused(f"{_names(arrays)}: {shapes} are not of one {row.name} cache: they differ in {options}")
+        raise Refused(f"{_names(arrays)}: {shapes} do not say all sizes of a {row.name} cache: give {options}")
     if flaw := row.flaw(sizes, dtype):
         raise Refused(flaw)
     for name, one in arrays.items():
@@ -112,13 +124,25 @@ def find_sizes(row: Layout, arrays: Files, given: Sizes, dtype: str) -> Sizes:
 
 def _solve(row: Layout, arrays: Files, axis: str, known: Sizes, dtype: str) -> list[int]:
     """The size of an axis, where the shapes leave one only."""
-    fits: set[int] | None = None
-    for name, one in arrays.items():
-        for i in range(len(one.shape)):
-            some = _fitting(row, name, i, one.shape[i], axis, known, dtype)
-            if some is not None:
-                fits = some if fits is None else fits & some
-    return list(fits) if fits and len(fits) == 1 else []
+    some = _solutions(row, arrays, axis, known, dtype)
+    fits = set.intersection(*some) if some else set()
+    return list(fits) if len(fits) == 1 else []
+
+
+def _differ(row: Layout, arrays: Files, axis: str, known: Sizes, dtype: str) -> bool:
+    """Whether there are sizes of an axis for each dimension, and none for all."""
+    some = _solutions(row, arrays, axis, known, dtype)
+    return all(some) and len(some) > 1 and not set.intersection(*some)
+
+
+def _solutions(row: Layout, arrays: Files, axis: str, known: Sizes, dtype: str) -> list[set[int]]:
+    """Sizes of an axis that fit, for each dimension of each array that depends on it alone."""
+    found = [
+        _fitting(row, name, i, length, axis, known, dtype)
+        for name, one in arrays.items()
+        for i, length in enumerate(one.shape)
+    ]
+    return [one for one in found if one is not None]
 
 
 def _fitting(row: Layout, buffer: str, index: int, length: int, axis: str, known: Sizes, dtype: str) -> set[int] | None:

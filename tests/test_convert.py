@@ -581,7 +581,31 @@ def test_bits_without_a_name_are_taken_as_the_dtype_that_is_given(tmp_path, raw)
     found = np.load(tmp_path / "out.k.npy")
     assert found.dtype == np.uint16
     assert np.array_equal(found, k.transpose(0, 2, 1, 3))
-    assert refusal("nhd", "hnd", tmp_path / "in.{}.npy", tmp_path / "no.{}.npy").endswith("give --dtype")
+    assert refusal("nhd", "hnd", tmp_path / "in.{}.npy", tmp_path / "no.{}.npy").endswith(
+        " may be a nhd cache in float16 or bfloat16: give --dtype"
+    )
+
+
+def test_a_type_that_no_cache_is_in_is_not_asked_for(tmp_path):
+    np.save(tmp_path / "in.npy", np.zeros((2, 4, 8), np.float64))
+    text = refusal("code_rows", "code_columns", tmp_path / "in.npy", tmp_path / "out.npy")
+    assert text == f"{tmp_path / 'in.npy'}: codes of float64, but a code_rows cache is in uint8"
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        (
+            (5, 8, 3, 16),
+            "and v of shape (5, 8, 3, 16) are not of one nhd cache: they differ in --num-pages",
+        ),
+        ((0, 8, 3, 16), "cache.v.npy: v of shape (0, 8, 3, 16) holds nothing"),
+    ],
+)
+def test_arrays_that_are_not_of_one_cache_are_refused(nhd, tmp_path, shape, text):
+    np.save(tmp_path / "cache.v.npy", np.zeros(shape, np.uint16))
+    assert refusal("nhd", "hnd", nhd, tmp_path / "out.npz", "--dtype", "bfloat16").endswith(".npy or .safetensors")
+    assert refusal("nhd", "hnd", nhd, tmp_path / "out.safetensors", "--dtype", "bfloat16").endswith(text)
 
 
 # --- sizes
@@ -628,7 +652,7 @@ def test_what_the_shapes_do_not_say_is_asked_for():
         return str(e.value)
 
     assert asked("cells", (2, 8, 64)).endswith(
-        "k of shape (2, 8, 64) and v of shape (2, 8, 64) does not say all sizes of a cells cache: "
+        "k of shape (2, 8, 64) and v of shape (2, 8, 64) do not say all sizes of a cells cache: "
         "give --num-kv-heads and --head-dim"
     )
     assert asked("packed", (2, 8, 4, 2, 128)).endswith("a packed cache: give --head-dim")
@@ -739,6 +763,26 @@ def test_a_file_that_is_there_is_replaced_only_on_request(nhd, tmp_path):
     assert out.read_text() == "precious"
     assert run(*given, "--force") == 0
     assert load(out, LAYOUTS["hnd"])
+
+
+def test_a_folder_is_neither_read_nor_replaced(nhd, tmp_path):
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
+    assert refusal("nhd", "hnd", folder, tmp_path / "out.safetensors") == f"{folder} is no file"
+    text = refusal("nhd", "hnd", nhd, folder, "--dtype", "bfloat16", "--force")
+    assert text == f"{folder} is there already, and is no file that can be replaced"
+    assert folder.is_dir()
+
+
+def test_a_file_that_cannot_be_made_is_called_by_its_own_name(nhd, tmp_path, monkeypatch):
+    def refuses(name, mode="r"):
+        if "x" in mode:
+            raise PermissionError(13, "Permission denied", str(name))
+        return io.FileIO(name, mode)
+
+    monkeypatch.setattr(cache_files, "FileIO", refuses)
+    out = tmp_path / "out.safetensors"
+    assert refusal("nhd", "hnd", nhd, out, "--dtype", "bfloat16") == f"{out}: Permission denied"
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
