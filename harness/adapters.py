@@ -46,7 +46,8 @@ class BlockedError(AdapterError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'nhd'?`, or the known names where none is near."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, 1) or [one for one in known if name in one]
+    near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(name.lower(), known, 1)
+    near = near or [one for one in known if name in one]
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import numpy as np
@@ -28,6 +29,7 @@ from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.row import Field
 from kvconform.specs.strides import ByIndex, Digit, boxes
 from kvconform.specs.tiles import Grid, Room, tiling
+from kvconform.tests import convert_speed
 
 OTHER = {"subspace": 5, "token": 6, "part": 2, "seq": 3, "rope": 64}
 SIZES = [
@@ -700,7 +702,7 @@ def test_files_that_are_no_cache_are_refused(nhd, tmp_path):
 
     k = tmp_path / "cache.k.npy"
     whole = k.read_bytes()
-    assert text(nhd, b="hn") == "no layout 'hn'; did you mean 'hnd'?"
+    assert text(nhd, b="hn") == text(nhd, b="HND").replace("HND", "hn") == "no layout 'hn'; did you mean 'hnd'?"
     assert text(tmp_path / "no.{}.npy") == f"{tmp_path / 'no.k.npy'}: there is no such file"
     assert text(k).endswith(
         "holds one array; write {} for cache.k.k.npy and cache.k.v.npy".format(tmp_path / "cache.k.{}.npy")
@@ -898,3 +900,29 @@ def test_a_file_larger_than_the_limit_is_converted_within_it(tmp_path, a, b):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < 16 << 10
+
+
+# --- the page of speeds
+
+
+def test_the_page_of_speeds_has_a_row_for_each_pair_on_each_file_system():
+    text = (Path(__file__).parent.parent / "docs" / "results" / "convert.md").read_text()
+    rows = [tuple(line.strip("| ").split(" | ")) for line in text.splitlines() if line.startswith("| ")][2:]
+    for system in {row[3] for row in rows}:
+        assert [row[:3] for row in rows if row[3] == system] == list(convert_speed.PAIRS)
+    ratios = [[float(row[i]) for row in rows] for i in (6, 7)]
+    least = f"The least is {min(ratios[0]):.2f} by the clock, and {min(ratios[1]):.2f} in processor time."
+    assert least in " ".join(text.split())
+
+
+def test_speeds_are_measured_of_conversions_that_can_be_made(tmp_path, monkeypatch, capsys):
+    for a, b, dtype in convert_speed.PAIRS:
+        rows = LAYOUTS[a], LAYOUTS[b]
+        require_same_parts(*rows)
+        require_same_values(*rows, convert_speed.sizes_of(*rows, dtype, 1 << 29), dtype)
+    given = ["--mib", "1", "--rounds", "1", "--only", "packed:nhd", "--on", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["convert_speed.py", *given])
+    convert_speed.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"\| packed \| nhd \| bfloat16 \| \w+ \| \d+ \| \d+ \| \d+\.\d\d \| \d+\.\d\d \|", last)
+    assert not list(tmp_path.iterdir())
