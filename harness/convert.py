@@ -353,6 +353,7 @@ def plain_copy(source: Files, target: Path) -> float:
     try:
         start = time.perf_counter()
         with FileIO(target, "xb") as file:
+            file.truncate(size)  # as a conversion does
             copy, done = Stored(str(target), (size,), buffer.dtype, file, 0), 0
             for one in source.values():
                 for at in range(0, one.nbytes, COPY_CHUNK):

@@ -98,12 +98,13 @@ def measured(a, b, dtype, folder, target, rounds):
             work.run(arrays, new)
 
     with opened(source, a.buffers, a.name) as arrays:
-        copies, conversions = [], []
-        for _ in range(rounds):
-            copies.append(timed(lambda: plain_copy(arrays, folder / "copy")))
-            conversions.append(timed(convert))
-            made.unlink()
-    return work.nbytes[0], copies, conversions
+        seconds = {"copy": [], "conversion": []}
+        calls = {"copy": lambda: plain_copy(arrays, folder / "copy"), "conversion": convert}
+        for i in range(rounds):
+            for name in sorted(calls, reverse=i % 2):
+                seconds[name].append(timed(calls[name]))
+                made.unlink(missing_ok=True)
+    return work.nbytes[0], seconds["copy"], seconds["conversion"]
 
 
 def timed(call):
@@ -133,7 +134,7 @@ def file_system(folder):
 def main():
     """Measure, and print the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mib", type=int, default=512)
+    parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=[], metavar="A:B")
     parser.add_argument("--on", nargs="+", type=Path, required=True, metavar="FOLDER")
