@@ -11,11 +11,10 @@ from click.testing import CliRunner
 from kvconform.harness.adapters import AdapterError, find
 from kvconform.harness.diagnose_command import diagnose_command
 from kvconform.harness.subject import Subject
-from kvconform.oracles import diagnosis
-from kvconform.oracles.candidates import candidates, same_places
-from kvconform.oracles.diagnosis import OPS, diagnose, explain
-from kvconform.oracles.probe_cases import probe_cases
-from kvconform.oracles.probes import NONE, PATTERNS, Code, Units, whole
+from kvconform.oracles.diagnosis import OPS, diagnose, explain, told
+from kvconform.oracles.diagnosis.candidates import candidates, same_places
+from kvconform.oracles.diagnosis.codes import NONE, PATTERNS, Code, Units, whole
+from kvconform.oracles.diagnosis.probe_cases import probe_cases
 from kvconform.oracles.verdict import Raised
 from kvconform.specs.conventions import declared
 from kvconform.specs.dtypes import FORMATS, is_floating
@@ -149,17 +148,17 @@ def test_rows_that_are_named_together_are_the_same_places():
 def test_rows_that_only_larger_sizes_tell_apart_are_told_by_them(monkeypatch):
     """With one slot a page nearly all rows are alike: further sizes decide, and one size alone says so."""
     small, large = (next(probe_cases(cell("gather", "nhd", page_size={n}))) for n in (1, 8))
-    monkeypatch.setattr(diagnosis, "probe_cases", lambda cell: iter([small, large]))
+    monkeypatch.setattr(told, "probe_cases", lambda cell: iter([small, large]))
     found = diagnose(Uses.only("hnd"), cell("gather", "nhd"))
     assert (found.rows, len(found.cases)) == (("hnd", "bhsd"), 2)
     assert found.named(found.rows) == "hnd = bhsd"
-    monkeypatch.setattr(diagnosis, "probe_cases", lambda cell: iter([small]))
+    monkeypatch.setattr(told, "probe_cases", lambda cell: iter([small]))
     assert len(diagnose(Uses.only("hnd"), cell("gather", "nhd")).rows) > 5
 
 
 def test_a_row_that_changes_with_the_sizes_is_said_to(monkeypatch):
     small, large = (next(probe_cases(cell("gather", "nhd", page_size={n}))) for n in (1, 8))
-    monkeypatch.setattr(diagnosis, "probe_cases", lambda cell: iter([small, large]))
+    monkeypatch.setattr(told, "probe_cases", lambda cell: iter([small, large]))
 
     def uses(case, op, **arguments):
         return Uses.only("nhd" if case.page_size == 1 else "heads_first")(case, op, **arguments)

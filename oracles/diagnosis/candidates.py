@@ -14,7 +14,7 @@ from itertools import groupby, product
 
 import numpy as np
 
-from kvconform.oracles.probes import Units
+from kvconform.oracles.diagnosis.codes import Units
 from kvconform.specs import compare, pattern
 from kvconform.specs.data import Array
 from kvconform.specs.layouts import LAYOUTS, Layout, Part

@@ -12,11 +12,11 @@ from itertools import chain
 
 import numpy as np
 
-from kvconform.oracles import wrong_tables
-from kvconform.oracles.candidates import Source, candidates
-from kvconform.oracles.observed import Observed, Seen
-from kvconform.oracles.probes import NONE
-from kvconform.oracles.strides_seen import Strides, linear_axes, strides
+from kvconform.oracles.diagnosis import wrong_tables
+from kvconform.oracles.diagnosis.candidates import Source, candidates
+from kvconform.oracles.diagnosis.codes import NONE
+from kvconform.oracles.diagnosis.observed import Observed, Seen
+from kvconform.oracles.diagnosis.strides import Strides, linear_axes, strides
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import width
 from kvconform.specs.layouts import Layout

@@ -15,10 +15,10 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from kvconform.oracles.candidates import same_places
-from kvconform.oracles.observed import Call, Observed, observe
-from kvconform.oracles.placement import Placement, placements
-from kvconform.oracles.probe_cases import probe_cases, tells_apart
+from kvconform.oracles.diagnosis.candidates import same_places
+from kvconform.oracles.diagnosis.observed import Call, Observed, observe
+from kvconform.oracles.diagnosis.placement import Placement, placements
+from kvconform.oracles.diagnosis.probe_cases import probe_cases, tells_apart
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
