@@ -153,6 +153,8 @@ class _Trial:
         booked.resolution = resolution(self.subject.weights)
         booked.seconds = time.perf_counter() - start
         booked.inside_seconds = self.subject.inside - inside
+        if self.witness is not None:
+            booked.diagnosis = self.searcher.diagnoses.of(self.law, self.cell, booked)
 
     def _search(self) -> None:
         options = self.searcher.options
@@ -276,7 +278,6 @@ class _Trial:
             self.searcher.witnesses.setdefault(self.law.name, []).append(self.witness)
             self._book_violation(self.witness, str(self.failures[self.witness]))
             booked.looks_like = self._name()
-            booked.diagnosis = self.searcher.diagnoses.of(self.law, self.cell, booked)
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
         if booked.expected:

@@ -169,7 +169,7 @@ class _Supervisor:
             watch.key, watch.case = row["key"], row["case"]
             watch.examples += 1
         elif kind == "found":
-            watch.found = Booked(**row["cell"])
+            watch.found, watch.patience = Booked(**row["cell"]), self.stall
         elif kind == "booked":
             cell = Booked(**row["cell"])
             self.book.attested = row["attested"]
