@@ -1,7 +1,7 @@
 """Implementations that take a cache of one row for another: whatever the layout they are told, they use their own.
 
-They address by the row's own formula through `oracles/memory.py`, so every row can be used wrongly in the same way.
-Attention is computed plainly in float32.
+They are what a diagnosis is tried on. They address by the row's own formula through `oracles/memory.py`, so every row
+can be used wrongly in the same way. Attention is computed plainly in float32.
 """
 
 from collections.abc import Callable, Mapping
