@@ -312,6 +312,7 @@ def test_what_is_used_is_said_by_run_by_replay_and_by_pytest(tmp_path):
     suites = [str(TREE / "suites"), "-q", "-p", "no:cacheprovider", "--kv-op", "paged_decode", "--kv-impl", HND[2]]
     assert f"\n    diagnosis   {USES_NHD}\n" in ended([sys.executable, "-m", "pytest", *suites], tmp_path).text
     assert {cell["diagnosis"] for cell in kvconform(tmp_path, *LAST_PAGE).bad} == {None}
+    assert f"\n    diagnosis   {USES_NHD}\n" in (TREE / "README.md").read_text()
 
 
 def test_case_that_a_process_died_in_replays(tmp_path):
