@@ -33,6 +33,7 @@ class Booked:
     findings         the expectations whose witness belongs to this cell and still violates: reason, link, when, said
                      (the violation's message), witness, replay
     looks_like       the one mistake that explains every violating case
+    diagnosis        what is used instead of the claimed layout, told from probes
     replay           the line that shows the violation again
     """
 
@@ -54,6 +55,7 @@ class Booked:
     witness_conforms: bool = False
     findings: list[dict[str, Any]] = field(default_factory=list)
     looks_like: str | None = None
+    diagnosis: str | None = None
     replay: str | None = None
 
     @property
@@ -67,12 +69,14 @@ class Booked:
 
 
 def paste(cell: Booked) -> str:
-    """One red cell: message, case, what it looks like, the line that shows it again."""
+    """One red cell: message, case, what it looks like, what is really used, the line that shows it again."""
     lines = [f"  {cell.layout}/{cell.dtype}: {cell.message}"]
     if cell.counterexample:
         lines.append(f"    case        {Case.from_json(cell.counterexample)}")
     if cell.looks_like:
         lines.append(f"    looks like  {cell.looks_like}")
+    if cell.diagnosis:
+        lines.append(f"    diagnosis   {cell.diagnosis}")
     if cell.replay:
         lines.append(f"    replay      {cell.replay}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, setti
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_REACHED, VIOLATES, Booked
+from kvconform.harness.diagnoses import SHARE, Diagnoses
 from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
 from kvconform.harness.plan import Options, offered, planned
@@ -77,6 +79,12 @@ class Searcher:
             cells = offered(self.subject, laws, self.options.effort)
             for expectation in self.expectations:
                 expectation.require_a_cell(cells)
+
+    @cached_property
+    def diagnoses(self) -> Diagnoses:
+        """What its cells use where they are red."""
+        seconds = SHARE * self.options.effort.seconds
+        return Diagnoses(self.subject, self.journal, self.closed, self.expectations, seconds)
 
     def begin(self, num_cells: int) -> None:
         """Start the clock that cells share."""
@@ -145,6 +153,8 @@ class _Trial:
         booked.resolution = resolution(self.subject.weights)
         booked.seconds = time.perf_counter() - start
         booked.inside_seconds = self.subject.inside - inside
+        if self.witness is not None:
+            booked.diagnosis = self.searcher.diagnoses.of(self.law, self.cell, booked)
 
     def _search(self) -> None:
         options = self.searcher.options

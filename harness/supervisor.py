@@ -1,8 +1,9 @@
 """A run survives its kernels: one child process an implementation, and only its journal is believed.
 
-A child that dies or stalls costs the cell in flight, with its case; the supervisor starts another without the closed
-cells. Three deaths close an operation. The exit code proves nothing (a kernel may call `os._exit(0)`): a run is over
-when `done` stands in the journal.
+A child that dies or stalls costs the cell in flight, with its case; where a violation had been found and only its
+diagnosis was left, the violation stands. The supervisor starts another without the closed cells. Three deaths close an
+operation. The exit code proves nothing (a kernel may call `os._exit(0)`): a run is over when `done` stands in the
+journal.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 from kvconform.harness import booking, journal
 from kvconform.harness.adapters import ROOT, Found
 from kvconform.harness.booking import BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, Booked, Run
+from kvconform.harness.diagnoses import unasked
 from kvconform.harness.efforts import STALL_SECONDS, STARTING_FACTOR
 from kvconform.harness.search import replay_line
 
@@ -166,10 +168,12 @@ class _Supervisor:
                 watch.examples = 0
             watch.key, watch.case = row["key"], row["case"]
             watch.examples += 1
+        elif kind == "found":
+            watch.found, watch.patience = Booked(**row["cell"]), self.stall
         elif kind == "booked":
             cell = Booked(**row["cell"])
             self.book.attested = row["attested"]
-            watch.key = watch.case = None
+            watch.key = watch.case = watch.found = None
             watch.patience = self.stall
             self._close(cell)
         elif kind == "error":
@@ -185,6 +189,9 @@ class _Supervisor:
     def _bury(self, watch: _Watch) -> None:
         """Book the cell that a child died in."""
         assert watch.key is not None
+        if watch.found is not None:
+            self._keep(watch, watch.found)
+            return
         cell = self.book.cells[watch.key]
         cell.outcome = TIMED_OUT if watch.stalled else CRASHED
         cell.examples = watch.examples
@@ -200,6 +207,13 @@ class _Supervisor:
                 other.message = f"{cell.op} ended {MAX_DEATHS} processes; the rest of it was not tried"
                 self._close(other)
 
+    def _keep(self, watch: _Watch, found: Booked) -> None:
+        """Book a violation as it was found before the child died of a probe; its operation is not probed again."""
+        op = (watch.case or {}).get("op", found.op)
+        found.diagnosis = f"cannot be told: {watch.said()} inside a call of {op} that was to tell it"
+        self.closed.add(unasked(op))
+        self._close(found)
+
     def _explain_not_reached(self, log: str) -> None:
         for cell in self.book.cells.values():
             if cell.outcome == NOT_REACHED and not cell.message:
@@ -213,6 +227,7 @@ class _Watch:
         self.child, self._path, self._log, self._offset, self.patience = child, path, log, 0, patience
         self.key: str | None = None
         self.case: dict[str, Any] | None = None
+        self.found: Booked | None = None
         self.error: dict[str, Any] | None = None
         self.examples = 0
         self.done = self.stalled = False

@@ -334,6 +334,37 @@ IMPLIED: dict[str, str] = {
 }
 """Law -> why no fault can be left to it alone; every fault that it kills is killed by another law too."""
 
+PLACES: dict[str, str] = {
+    "pages_are_in_order": "as if every sequence had pages 0, 1, 2 ...",
+    "table_of_the_next_sequence": "as if each sequence had the pages of the next one",
+    "table_is_as_wide_as_its_longest_row": "but on page 2 where the table says 1",
+    "pages_are_gathered_as_if_full": "lies where nhd has k: page ",
+    "rows_are_packed_to_the_longest": "lies where bshd has k: page 0, slot 1",
+    "first_row_for_all": "as if each sequence had the pages of the first one",
+    "pages_follow_without_a_gap": "in arrays of strides 'all' K is read as in no known row",
+    "v_is_read_with_the_strides_of_k": "K is read as in nhd; V is read as in no known row",
+    "q_heads_are_dealt_out": "h % num_kv_heads",
+    "kv_heads_are_repeated_as_a_block": "h % num_kv_heads",
+    "first_kv_head_for_all": "on kv heads 0, 0, 0, 0, 0, 0",
+    "heads_are_halves": "head 16, dim 1 where interleaved has page 768, slot 96, head 32, dim 1",
+    "hnd_is_read_as_nhd": "as in nhd = bshd = cells, not hnd",
+    "code_pages_are_not_transposed": "as in code_rows, not code_columns",
+    "x_is_eight_elements": "dim // 8 64, dim % 8 1 where split_x has",
+    "k_and_v_are_swapped": "where nhd has V; V is ",
+    "k_is_used_as_v": "K is read as in nhd; V is read where nhd has K",
+    "pages_of_k_are_used_for_v": "as if V had the pages of K",
+    "beside_is_read_as_interleaved": "dim 2 where beside_nhd has",
+    "packed_heads_are_halves": "head 128, dim 1 where packed has",
+    "q8_0_scale_is_behind_its_codes": "k_scale from 16 on where it begins at 0",
+    "indexer_scales_lie_beside_their_tokens": "slot 132, dim 1 where indexer_k has page 396, slot 128",
+    "mla_scales_behind_are_seven_bytes": "slot 7, dim // 64 1 where mla_scales_behind has page 2304, slot 8",
+    "scale_of_k_is_used_for_v": "where token_head_scales has k_scale",
+    "swizzled_scales_of_v_are_read_in_rows": "v_scale is ",
+    "kivi_groups_of_k_lie_along_dim": "where kivi has page 192, slot // 32 1",
+    "odd_elements_are_the_low_nibbles": "with dim 1, 0, 3, 2, 5, 4, 7, 6",
+}
+"""Faults of where things lie -> words of the diagnosis; all others compute wrongly and get none."""
+
 SMALL = (
     "last_page_is_full",
     "last_token_is_dropped",

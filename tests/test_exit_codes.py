@@ -22,6 +22,8 @@ from kvconform.specs.dtypes import DTYPES
 HERE = Path(__file__).resolve().parent
 TREE, ROGUE, WRONG = HERE.parent, HERE / "rogue", HERE / "wrong"
 
+HND = ("run", "--impl", str(WRONG / "hnd_is_read_as_nhd.py"), "--op", "paged_decode")
+USES_NHD = "K and V are read as in nhd = bshd = cells, not hnd"
 LAST_PAGE = ("run", "--impl", str(WRONG / "last_page_is_full.py"), "--law", "decode_is_within_the_bound")
 
 
@@ -107,6 +109,19 @@ ROGUES: dict[str, tuple[int, dict[str, str], tuple[str, ...]]] = {
         of_extract_k(int8=VIOLATES),
         ("extract_k launched nothing: attest() counts 7 launches before and after", "rogue/launches_nothing.py"),
     ),
+    "dies_of_probes": (
+        1,
+        {"gather/nhd/float32": VIOLATES, "gather/nhd/int8": VIOLATES},
+        (
+            "looks like  k_is_used_as_v",
+            "diagnosis   cannot be told: the process ended (SIGSEGV) inside a call of gather that was to tell it",
+        ),
+    ),
+    "hangs_in_probes": (
+        1,
+        {"gather/nhd/float32": VIOLATES, "gather/nhd/int8": VIOLATES},
+        ("diagnosis   cannot be told: no answer for 2 s inside a call of gather that was to tell it",),
+    ),
     "changes_its_input": (
         1,
         of_extract_k(int8=VIOLATES),
@@ -144,7 +159,7 @@ ROGUES: dict[str, tuple[int, dict[str, str], tuple[str, ...]]] = {
 }
 """Rogue -> exit code, how every offered cell ends, parts of what is printed."""
 
-STALLS = {"hangs": 2, "hangs_at_import": 1, "leaves_a_thread": 2}
+STALLS = {"hangs": 2, "hangs_at_import": 1, "leaves_a_thread": 2, "hangs_in_probes": 2}
 """Seconds of silence that these are allowed; the first cell of a process gets several times as many."""
 
 
@@ -285,6 +300,19 @@ def test_counterexample_replays_from_a_file_from_the_command_line_and_as_printed
     program, *words = shlex.split(cell["replay"])
     assert program == "kvconform"
     assert kvconform(tmp_path, *words).code == 1
+
+
+def test_what_is_used_is_said_by_run_by_replay_and_by_pytest(tmp_path):
+    run = kvconform(tmp_path, *HND)
+    assert {cell["diagnosis"] for cell in run.bad} == {USES_NHD}
+    assert f"\n    diagnosis   {USES_NHD}\n" in run.text
+    again = kvconform(tmp_path, *shlex.split(run.bad[0]["replay"])[1:])
+    assert [cell["diagnosis"] for cell in again.bad] == [USES_NHD]
+    assert f"\n    diagnosis   {USES_NHD}\n" in again.text
+    suites = [str(TREE / "suites"), "-q", "-p", "no:cacheprovider", "--kv-op", "paged_decode", "--kv-impl", HND[2]]
+    assert f"\n    diagnosis   {USES_NHD}\n" in ended([sys.executable, "-m", "pytest", *suites], tmp_path).text
+    assert {cell["diagnosis"] for cell in kvconform(tmp_path, *LAST_PAGE).bad} == {None}
+    assert f"\n    diagnosis   {USES_NHD}\n" in (TREE / "README.md").read_text()
 
 
 def test_case_that_a_process_died_in_replays(tmp_path):

@@ -20,7 +20,7 @@ from kvconform.harness.search import Options, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS, declared
-from kvconform.tests.power import ALONE, FAULTS, IMPLIED, MAIN, NULLS, REPEATS, RIGHT, SMALL
+from kvconform.tests.power import ALONE, FAULTS, IMPLIED, MAIN, NULLS, PLACES, REPEATS, RIGHT, SMALL
 
 WRONG, AS_RIGHT = (Path(__file__).resolve().parent / name for name in ("wrong", "right"))
 EFFORT = replace(EFFORTS["quick"], examples=16, static_examples=8, seconds=3600.0)  # never cut short: counts decide
@@ -78,6 +78,12 @@ def test_wrong_adapter_is_taken_for_what_it_is_and_for_nothing_else(fault):
     named = {cell.key: cell.looks_like for cell in killed(fault) if cell.law in MAIN}
     assert named == dict.fromkeys(named, mistake)
     assert {cell.looks_like for cell in killed(fault)} <= {None, mistake}
+
+
+def test_wrong_adapter_is_diagnosed_where_it_is_wrong_about_places_and_nowhere_else(fault):
+    told = {cell.diagnosis for cell in killed(fault)} - {None}
+    assert bool(told) == (fault in PLACES), told
+    assert any(PLACES[fault] in sentence for sentence in told) or not told
 
 
 @pytest.mark.parametrize(("law", "fault"), [(law, one) for law in ALONE for one in ALONE[law]], indirect=["fault"])

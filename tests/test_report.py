@@ -67,7 +67,7 @@ def test_json_has_the_documented_form(tmp_path):
     assert (data["schema"], data["suite"]) == (1, kvconform.__version__)
     assert set(data) == {"schema", "suite", "impls", "cells", "summary"}
     wanted = {"impl", "op", "layout", "dtype", "law", "outcome", "examples", "expected", "resolution", "seconds"}
-    assert wanted | {"message", "counterexample", "looks_like", "replay"} <= set(data["cells"][0])
+    assert wanted | {"message", "counterexample", "looks_like", "diagnosis", "replay"} <= set(data["cells"][0])
     assert data["summary"] == {"outcomes": {CONFORMS: 1, VIOLATES: 1}, "exit": 1}
 
 

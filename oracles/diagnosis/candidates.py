@@ -14,7 +14,7 @@ from itertools import groupby, product
 
 import numpy as np
 
-from kvconform.oracles.probes import Units
+from kvconform.oracles.diagnosis.codes import Units
 from kvconform.specs import compare, pattern
 from kvconform.specs.data import Array
 from kvconform.specs.layouts import LAYOUTS, Layout, Part
@@ -28,7 +28,7 @@ PAGES = 2
 
 
 @cache
-def _alike(name: str, dtype: str) -> tuple[Layout, ...]:
+def holding_the_same(name: str, dtype: str) -> tuple[Layout, ...]:
     """Rows that hold the parts of a row in the same types, in the same buffers or in its one; those nearest first."""
     row = LAYOUTS[name]
 
@@ -52,7 +52,7 @@ def candidates(row: Layout, sizes: Sizes, dtype: str) -> list[Layout]:
 
 @cache
 def _candidates(name: str, sizes: tuple[tuple[str, int], ...], dtype: str) -> tuple[Layout, ...]:
-    return tuple(other for other in _alike(name, dtype) if fits(LAYOUTS[name], other, dict(sizes), dtype))
+    return tuple(other for other in holding_the_same(name, dtype) if fits(LAYOUTS[name], other, dict(sizes), dtype))
 
 
 def fits(row: Layout, other: Layout, sizes: Sizes, dtype: str) -> bool:

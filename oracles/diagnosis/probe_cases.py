@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles import candidates
-from kvconform.oracles.wrong_tables import readings
+from kvconform.oracles.diagnosis import candidates
+from kvconform.oracles.diagnosis.wrong_tables import readings
 from kvconform.specs.case import Case
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
 from kvconform.specs.offers import holds

@@ -15,10 +15,10 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from kvconform.oracles.candidates import same_places
-from kvconform.oracles.observed import Call, Observed, observe
-from kvconform.oracles.placement import Placement, placements
-from kvconform.oracles.probe_cases import probe_cases, tells_apart
+from kvconform.oracles.diagnosis.candidates import same_places
+from kvconform.oracles.diagnosis.observed import Call, Observed, observe
+from kvconform.oracles.diagnosis.placement import Placement, placements
+from kvconform.oracles.diagnosis.probe_cases import probe_cases, tells_apart
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
@@ -59,7 +59,7 @@ class Diagnosis:
     def is_plain(self) -> bool:
         """Whether every part lies as in some row, on the pages of the tables."""
         return bool(self.placements) and all(
-            p.rows and p.of == name and not p.pages and not p.note for name, p in self.placements.items()
+            p.rows and p.of == name and not (p.pages or p.note or p.lacks) for name, p in self.placements.items()
         )
 
     @cached_property
@@ -86,7 +86,11 @@ class Diagnosis:
         if not placement.rows:
             return "no row" if placement.is_seen else "not found"
         of = f"{placement.of} of " if placement.of != name else ""
-        return of + self.named(self.rows or placement.rows[:1]) + ", but see below" * bool(placement.note)
+        return (
+            of
+            + self.named(self.rows or placement.rows[:1])
+            + ", but see below" * bool(placement.note or placement.lacks)
+        )
 
     def named(self, rows: Sequence[str]) -> str:
         """A row by its name, with those in the same buffers that are not told apart from it."""
@@ -146,8 +150,10 @@ class Diagnosis:
         verb = _VERB[self.op]
         if not placement.is_seen:
             return f"not found: {placement.note}"
-        if not placement.rows:
-            return f"{verb} as in no known row: {placement.note}"
+        what = f"{verb} as in no known row: {placement.note}" if not placement.rows else self._as_in(placement, verb)
+        return f"{what}{'; ' if placement.note else ', '}{placement.lacks}" if placement.lacks else what
+
+    def _as_in(self, placement: Placement, verb: str) -> str:
         rows = self.rows or placement.rows[:1]
         if placement.of != placement.part:
             what = f"{verb} where {self.named(rows)} has {_name(placement.of)}"
@@ -197,7 +203,7 @@ def _joined(before: Diagnosis | None, observed: Observed) -> Diagnosis:
 
 def _both(before: Placement, now: Placement, earlier: Case, case: Case) -> Placement:
     rows = tuple(name for name in before.rows if name in now.rows)
-    if rows or not now.rows or now.pages or now.note:
+    if rows or not now.rows or now.pages or now.note or now.lacks:
         return replace(now, rows=rows or now.rows)
     return Placement(now.part, note=f"as {before.rows[0]} in {_sizes(earlier)}, but as {now.rows[0]} in {_sizes(case)}")
 
@@ -221,7 +227,8 @@ def explain(call: Call, cell: Cell, until: float = math.inf) -> str:
     """Say in one sentence where an implementation's places differ from the claimed row's.
 
     until   time.monotonic() after which no further call is made
-    Empty where they do not differ, where nothing can be told, where a call fails, or when time is over.
+    Empty where they do not differ, where nothing can be told, where a call fails, or when time is over. Elements that
+    are nowhere say nothing of places: their values may be wrong.
     """
 
     def in_time(case: Case, op: str, **arguments: Any) -> Mapping[str, Any]:
@@ -235,4 +242,4 @@ def explain(call: Call, cell: Cell, until: float = math.inf) -> str:
         found = diagnose(in_time, cell)
     except (Violation, OfferError, _TooLate):
         return ""
-    return found.sentence if any(placement.is_seen for placement in found.placements.values()) else ""
+    return found.sentence if any(one.is_elsewhere(cell.layout) for one in found.placements.values()) else ""

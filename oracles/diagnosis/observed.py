@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from kvconform.oracles.decode import LSE_UNIT
-from kvconform.oracles.probe_cases import dims, positions
-from kvconform.oracles.probes import NONE, Code, Units, whole
+from kvconform.oracles.diagnosis.codes import NONE, Code, Units, whole
+from kvconform.oracles.diagnosis.probe_cases import dims, positions
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS, host, width

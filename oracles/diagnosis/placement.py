@@ -12,11 +12,11 @@ from itertools import chain
 
 import numpy as np
 
-from kvconform.oracles import wrong_tables
-from kvconform.oracles.candidates import Source, candidates
-from kvconform.oracles.observed import Observed, Seen
-from kvconform.oracles.probes import NONE
-from kvconform.oracles.strides_seen import Strides, linear_axes, strides
+from kvconform.oracles.diagnosis import wrong_tables
+from kvconform.oracles.diagnosis.candidates import Source, candidates
+from kvconform.oracles.diagnosis.codes import NONE
+from kvconform.oracles.diagnosis.observed import Observed, Seen
+from kvconform.oracles.diagnosis.strides import Strides, linear_axes, strides
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import width
 from kvconform.specs.layouts import Layout
@@ -37,6 +37,7 @@ class Placement:
     of      the part that those rows have there: its own name, unless K and V are exchanged
     pages   in words, where the pages are not those of the table
     note    in words, what else is unlike those rows; without a row, what is there instead
+    lacks   in words, what is found nowhere, or in two places
     start   in words, where it begins, where only that is unlike the row of K or V
     is_seen   whether any of its elements decodes
     """
@@ -46,12 +47,18 @@ class Placement:
     of: str = ""
     pages: str = ""
     note: str = ""
+    lacks: str = ""
     start: str = ""
     is_seen: bool = True
 
     def is_right(self, row: str) -> bool:
         """Whether it lies as in a row, and nothing is to be said."""
-        return row in self.rows and self.of == self.part and not self.pages and not self.note
+        return self.is_seen and not self.is_elsewhere(row) and not self.lacks
+
+    def is_elsewhere(self, row: str) -> bool:
+        """Whether some of what decodes lies where a row does not have it."""
+        as_in_row = row in self.rows and self.of == self.part and not self.pages and not self.note
+        return self.is_seen and not as_in_row
 
 
 def placements(observed: Observed) -> dict[str, Placement]:
@@ -79,8 +86,8 @@ class _Search:
         for reading in (self._as_a_row, self._on_other_pages, self._with_axes_mapped, self._in_part, self._by_strides):
             found = reading()
             if found is not None:
-                return replace(found, note="; ".join(filter(None, [found.note, self._missing()])))
-        return Placement(self.part.name, note="; ".join(filter(None, [self._nowhere(), self._missing()])))
+                return replace(found, lacks=self._missing())
+        return Placement(self.part.name, note=self._nowhere(), lacks=self._missing())
 
     @cached_property
     def _sources(self) -> tuple[tuple[Source, ...], ...]:
