@@ -26,10 +26,16 @@ _U = np.uint64
 
 def _mix(x: Hashes) -> Hashes:
     """splitmix64's finaliser (Steele, Lea and Flood 2014)."""
-    x = x + _U(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> _U(30))) * _U(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> _U(27))) * _U(0x94D049BB133111EB)
-    return x ^ (x >> _U(31))
+    x = np.asarray(x + _ADDEND)
+    for shift, factor in _ROUNDS:  # in place: an array is as large as a cache
+        x ^= x >> shift
+        x *= factor
+    x ^= x >> _U(31)
+    return x
+
+
+_ADDEND = _U(0x9E3779B97F4A7C15)
+_ROUNDS = ((_U(30), _U(0xBF58476D1CE4E5B9)), (_U(27), _U(0x94D049BB133111EB)))
 
 
 def hashes(seed: int, tensor: str, *axes: Any) -> Hashes:
