@@ -133,8 +133,8 @@ class Subject:
         """A copy of a host array on the device, in the storage that the Case asks for; other values as they are."""
         if not isinstance(value, np.ndarray):
             return _Placed(value)
-        storage, slices = wrap(np.array(value, order="C"), strides, name)
-        handle = self._to_device(storage.copy())
+        storage, slices = wrap(np.asarray(value, order="C"), strides, name)
+        handle = self._to_device(np.array(storage, order="C"))
         if not slices:
             return _Placed(handle)
         try:

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, wraps
+from functools import cache, cached_property, wraps
 from itertools import accumulate, groupby, product
 from typing import Any, TypeVar
 
 import numpy as np
 
-from kvconform.specs import pattern
+from kvconform.specs import data, pattern
 from kvconform.specs.dtypes import DTYPES, DType, host, width
 from kvconform.specs.pattern import LineError, Measured
 
@@ -297,7 +297,8 @@ class Layout:
     def token_grid(self, part: Part, sizes: Sizes, dtype: str, padded: bool = False) -> tuple[Array, ...]:
         """Open coordinates of one token of a part; where a place is shared, its first element."""
         inside = self._inside(part, sizes, dtype, padded)
-        return tuple(g * step for g, (_, _, step) in zip(_grid([n for _, n, _ in inside]), inside, strict=True))
+        coordinates = data.grid(*(places for _, places, _ in inside))
+        return tuple(g * step for g, (_, _, step) in zip(coordinates, inside, strict=True))
 
     def step(self, part: Part, axis: str, sizes: Sizes, dtype: str) -> int:
         """How many neighbours along an axis share one place."""
@@ -338,7 +339,7 @@ class Layout:
         axes = [axis for axis in part.axes if axis in (*POSITIONS, *self.token_axes(part))]
         steps = [self.step(part, axis, sizes, dtype) for axis in axes]
         counts = [self.fixed.get(axis, sizes[axis]) // step for axis, step in zip(axes, steps, strict=True)]
-        grids = dict(zip(axes, (g * step for g, step in zip(_grid(counts), steps, strict=True)), strict=True))
+        grids = dict(zip(axes, (g * step for g, step in zip(data.grid(*counts), steps, strict=True)), strict=True))
         return tuple(grids.get(axis, np.zeros((1,) * len(axes), np.int64)) for axis in part.axes)
 
     def places(self, part: Part, sizes: Sizes, dtype: str) -> Array:
@@ -415,7 +416,7 @@ class Layout:
     def _behind(self, fields: Mapping[str, Measured], depth: int, dtype: str) -> Record:
         """Fields that share everything before their bar number `depth`, one behind another."""
         members: list[Record] = []
-        for before, group in groupby(fields, lambda name: _before(fields[name], depth)):
+        for before, group in groupby(fields, lambda name: _before(fields[name].line.text, depth)):
             some = {name: fields[name] for name in group}
             if before:
                 inside = self._behind(some, depth + 1, dtype)
@@ -453,20 +454,17 @@ class Record:
         return next((start, member) for start, member in self.members if name in member.fields)
 
 
-def _before(at: Measured, depth: int) -> str:
-    """What stands before bar number `depth` of a line, bar included; nothing behind the last one."""
-    segments = at.line.segments
-    if depth == len(segments) - 1:
-        return ""
-    dims = [[axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in one] for one in segments[: depth + 1]]
-    return " | ".join(" ".join(one) for one in dims) + " |"
-
-
 def _whole(bits: int, word: int, line: str) -> int:
     if bits % word:
         raise LineError(f"{line!r}: {bits} bits are no whole number of words of {word} bits")
     return bits // word
 
 
-def _grid(counts: list[int]) -> tuple[Array, ...]:
-    return tuple(np.ogrid[tuple(slice(0, n) for n in counts)])
+@cache
+def _before(line: str, depth: int) -> str:
+    """What stands before bar number `depth` of a line, bar included; nothing behind the last one."""
+    segments = pattern.parse(line).segments
+    if depth == len(segments) - 1:
+        return ""
+    dims = [[axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in one] for one in segments[: depth + 1]]
+    return " | ".join(" ".join(one) for one in dims) + " |"
