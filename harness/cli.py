@@ -16,7 +16,7 @@ from rich.table import Table
 import kvconform
 from kvconform.harness import findings_page, offers_page, reference, report
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest, of_backend
-from kvconform.harness.booking import USAGE_EXIT, Run
+from kvconform.harness.booking import USAGE_EXIT
 from kvconform.harness.claims_command import claims
 from kvconform.harness.compare_command import compare_layouts
 from kvconform.harness.convert_command import convert
@@ -24,7 +24,7 @@ from kvconform.harness.diagnose_command import diagnose_command
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.expect_command import expect
 from kvconform.harness.layout_commands import layouts, show
-from kvconform.harness.supervisor import supervise
+from kvconform.harness.supervisor import supervise_all, usable_cores
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
 
@@ -116,6 +116,16 @@ def _shared(command: Any) -> Any:
     "--profile", default=DEFAULT_EFFORT, show_default=True, metavar="|".join(EFFORTS), help="How hard to try."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every drawn case.")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    default=usable_cores,
+    show_default="usable cores",
+    metavar="N",
+    help="Implementations judged at a time; 1: one after another. Time limits are of the clock on the wall: more jobs "
+    "than cores leave each less done in its time.",
+)
 @_shared
 def run(
     impls: tuple[str, ...],
@@ -125,6 +135,7 @@ def run(
     laws: tuple[str, ...],
     profile: str,
     seed: int,
+    jobs: int,
     expect: str | None,
     json_file: Path | None,
     stall: float,
@@ -132,8 +143,8 @@ def run(
 ) -> int:
     """Judge implementations by every law of what they offer.
 
-    Each implementation runs in a process of its own: a kernel that crashes or hangs costs its cell and no more. Prints
-    one table, then every red cell with its smallest case and the line that replays it.
+    Each implementation runs in a process of its own, several at a time: a kernel that crashes or hangs costs its cell
+    and no more. Prints one table, then every red cell with its smallest case and the line that replays it.
     """
     for name, values, known in (
         ("operation", ops, OPERATIONS),
@@ -150,7 +161,7 @@ def run(
     for option, values in (("--kv-op", ops), ("--kv-layout", layouts), ("--kv-law", laws)):
         arguments += [f"{option}={value}" for value in values]
     named = [find(ref) for ref in impls] + [one for backend in backends for one in of_backend(backend)]
-    return _judge(named or everything(), arguments, expect, json_file, stall, debug, named=bool(named))
+    return _judge(named or everything(), arguments, expect, json_file, stall, debug, named=bool(named), jobs=jobs)
 
 
 @commands.command()
@@ -197,6 +208,7 @@ def _judge(
     debug: bool,
     *,
     named: bool,
+    jobs: int = 1,
 ) -> int:
     if debug:
         os.environ["KVCONFORM_DEBUG"] = "1"
@@ -204,10 +216,8 @@ def _judge(
         raise AdapterError(f"--json {json_file}: there is no folder {json_file.parent}")
     if expect is not None:
         arguments = [*arguments, f"--kv-expect={expect if expect == 'none' else os.path.abspath(expect)}"]
-    runs: list[Run] = []
     with report.Bars(err) as bars:
-        for one in found:
-            runs.append(supervise(one, arguments, bars, replay_form=REPLAY_FORM, stall=stall))
+        runs = supervise_all(found, arguments, bars, jobs=jobs, replay_form=REPLAY_FORM, stall=stall)
     out.print(report.table(runs))
     for finished in runs:
         for text in report.details(finished):

@@ -11,7 +11,7 @@ from kvconform.harness.efforts import Effort
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import Cell, cells
+from kvconform.specs.strategies import Cell, cells, offers_cell
 from kvconform.suites.law import Law
 
 
@@ -109,6 +109,7 @@ def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
 
 def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
     """Whether a second operation of a law is offered for the cell's dtype, and for its layout where both work on it."""
-    matching = cells(op, subject.offers[op], subject.conventions)
-    elsewhere = cell.layout not in {row.name for row in OPERATIONS[op].layouts}
-    return any(c.dtype == cell.dtype and (c.layout == cell.layout or elsewhere) for c in matching)
+    operation = OPERATIONS[op]
+    here = [row for row in operation.layouts if row.name == cell.layout]
+    rows = here or operation.layouts
+    return cell.dtype in operation.dtypes and any(offers_cell(subject.offers[op], row, cell.dtype) for row in rows)

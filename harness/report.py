@@ -41,7 +41,10 @@ SHOWN_CELLS = 3
 
 
 class Bars:
-    """Progress on stderr: a bar an implementation on a terminal, a line an implementation elsewhere."""
+    """Progress on stderr: a bar an implementation on a terminal, a line an implementation elsewhere.
+
+    Told from a thread for each implementation that is judged at the time.
+    """
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -63,16 +66,16 @@ class Bars:
 
     def planned(self, run: Run) -> None:
         """Show how much there is to do."""
-        if run.name in self._tasks:
+        if id(run) in self._tasks:  # by another child; two may have one name
             return
         total = sum(cell.outcome != NOT_OFFERED for cell in run.cells.values())
-        self._tasks[run.name] = self._progress.add_task(run.name, total=total)
+        self._tasks[id(run)] = self._progress.add_task(run.name, total=total)
         if not self._console.is_terminal:
             self._console.print(f"{run.name}: {total} cells ...")
 
     def closed(self, run: Run, cell: Booked) -> None:
         """Move on by one."""
-        self._progress.advance(self._tasks[run.name])
+        self._progress.advance(self._tasks[id(run)])
 
 
 def table(runs: Sequence[Run]) -> Table:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,22 @@ class Searcher:
         return time.monotonic() + head_start + (seconds - head_start) * (done + 1) / self.num_cells - self.spent
 
 
+@cache
+def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:
+    return settings(
+        max_examples=max_examples,
+        deadline=None,  # the supervisor times calls; a slow kernel is not a wrong one
+        database=None,  # a run depends on its seed alone
+        derandomize=False,
+        print_blob=False,
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
+        phases=phases,
+        # a kernel may be slow, and an arithmetic may rule many cases out
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+
+
 class _Trial:
     """One law on one cell."""
 
@@ -179,24 +195,13 @@ class _Trial:
         """Draw as many cases as are planned, from the run's seed, the cell and the purpose alone."""
         key = f"{self.searcher.options.seed}/{self.booked.key}/{purpose}"
 
-        @seed(zlib.crc32(key.encode()))
-        @settings(
-            max_examples=self.booked.planned,
-            deadline=None,  # the supervisor times calls; a slow kernel is not a wrong one
-            database=None,  # a run depends on its seed alone
-            derandomize=False,
-            print_blob=False,
-            report_multiple_bugs=False,
-            verbosity=Verbosity.quiet,
-            phases=phases,
-            # a kernel may be slow, and an arithmetic may rule many cases out
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-        )
-        @given(case=self.law.strategy(self.cell))
+        # Hypothesis reads the source of every test it runs: two lines
         def drawn(case: Case) -> None:
             judge(case)
 
-        drawn()
+        given_case = given(case=self.law.strategy(self.cell))(drawn)
+        seeded = seed(zlib.crc32(key.encode()))(_settings(self.booked.planned, phases)(given_case))
+        seeded()
 
     def _judge_pinned(self) -> None:
         """A pinned case that violates is kept, and a smaller one is looked for all the same."""

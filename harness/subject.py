@@ -133,8 +133,8 @@ class Subject:
         """A copy of a host array on the device, in the storage that the Case asks for; other values as they are."""
         if not isinstance(value, np.ndarray):
             return _Placed(value)
-        storage, slices = wrap(np.array(value, order="C"), strides, name)
-        handle = self._to_device(storage.copy())
+        storage, slices = wrap(np.asarray(value, order="C"), strides, name)
+        handle = self._to_device(np.array(storage, order="C"))
         if not slices:
             return _Placed(handle)
         try:
@@ -151,7 +151,7 @@ class Subject:
         after = self._to_host(f"the storage of {label}", one.storage)
         want = one.contents.copy()
         want[one.slices] = after[one.slices]  # the argument itself is judged elsewhere
-        if after.tobytes() != want.tobytes():
+        if not _same_bytes(after, want):
             raise Violation(
                 f"{op} wrote beside its argument {label}, {_change(want, after)} of the storage around it ({self.file})"
             )
@@ -223,7 +223,7 @@ class Subject:
             )
             in_place = self._in_place.get(op) == name
             for label, was, now in _pairs(name, got[name] if in_place else value, after):
-                if was.shape != now.shape or was.tobytes() != now.tobytes():
+                if was.shape != now.shape or not _same_bytes(was, now):
                     if in_place:
                         raise Violation(
                             f"{op}: IN_PLACE says {name!r} is changed, but {label} and the result differ ({self.file})"
@@ -293,6 +293,18 @@ def _pairs(name: str, was: Any, now: Any) -> list[tuple[str, Array, Array]]:
     if isinstance(was, dict):
         return [(f"{name}[{field!r}]", was[field], now[field]) for field in was]
     return [(name, was, now)] if isinstance(was, np.ndarray) else []
+
+
+def _same_bytes(a: Array, b: Array) -> bool:
+    """Whether two arrays hold the same bytes."""
+    if a.nbytes < _LARGE:
+        return a.tobytes() == b.tobytes()
+    left, right = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return np.array_equal(left, right)
+
+
+_LARGE = 1 << 14
+"""Bytes from which on an array is compared where it lies: a copy of a small one is the faster way."""
 
 
 def _change(was: Array, now: Array) -> str:

@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +37,7 @@ POLL_SECONDS = 0.02
 
 
 class Listener(Protocol):
-    """Told of progress."""
+    """Told of progress, from several threads where several implementations are judged at a time."""
 
     def planned(self, run: Run) -> None:
         """The plan is known."""
@@ -46,8 +48,54 @@ class Listener(Protocol):
         ...
 
 
+class _Interrupted(Exception):
+    """Whoever judges several implementations wants no more of any."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def supervise_all(
+    found: Sequence[Found],
+    arguments: Sequence[str],
+    listener: Listener,
+    *,
+    jobs: int,
+    replay_form: str,
+    stall: float = STALL_SECONDS,
+) -> list[Run]:
+    """Judge implementations, `jobs` at a time; what is booked comes in the order of `found`, whoever ends first.
+
+    Ctrl-C, or an error of this suite's own, ends the children of all of them.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        try:
+            tasks = [
+                pool.submit(supervise, one, arguments, listener, replay_form=replay_form, stall=stall, stop=stop)
+                for one in found
+            ]
+            for task in wait(tasks, return_when=FIRST_EXCEPTION).done:
+                task.result()  # raises what it raised
+            return [task.result() for task in tasks]
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
 def supervise(
-    found: Found, arguments: Sequence[str], listener: Listener, *, replay_form: str, stall: float = STALL_SECONDS
+    found: Found,
+    arguments: Sequence[str],
+    listener: Listener,
+    *,
+    replay_form: str,
+    stall: float = STALL_SECONDS,
+    stop: threading.Event | None = None,
 ) -> Run:
     """Judge one implementation in children of its own.
 
@@ -55,6 +103,7 @@ def supervise(
                   lone path for a folder to load a conftest from
     replay_form   how a counterexample is replayed (harness.search.Options)
     stall         seconds of silence after which a call is taken to hang
+    stop          when set, its child is ended and nothing is booked any more
     """
     run = Run(found.name, str(found.literals["BACKEND"]), found.ref, found.versions)
     start = time.monotonic()
@@ -63,7 +112,7 @@ def supervise(
         run.cells["*"] = Booked(run.name, "*", "*", "*", "*", BLOCKED, message=found.blocked)
         return run
     with tempfile.TemporaryDirectory(prefix="kvconform-") as folder:
-        _Supervisor(found, arguments, listener, run, Path(folder), replay_form, stall).run()
+        _Supervisor(found, arguments, listener, run, Path(folder), replay_form, stall, stop or threading.Event()).run()
     run.seconds = time.monotonic() - start
     return run
 
@@ -78,9 +127,10 @@ class _Supervisor:
         folder: Path,
         replay_form: str,
         stall: float,
+        stop: threading.Event,
     ) -> None:
         self.found, self.arguments, self.listener, self.book = found, arguments, listener, run
-        self.folder, self.form, self.stall = folder, replay_form, stall
+        self.folder, self.form, self.stall, self.stop = folder, replay_form, stall, stop
         self.closed: set[str] = set()
         self.deaths: Counter[str] = Counter()
 
@@ -153,7 +203,8 @@ class _Supervisor:
             if time.monotonic() - beat > watch.patience:
                 watch.stalled = True
                 return
-            time.sleep(POLL_SECONDS)
+            if self.stop.wait(POLL_SECONDS):
+                raise _Interrupted
 
     def _take(self, watch: _Watch, row: dict[str, Any]) -> None:
         kind = row["kind"]

@@ -18,6 +18,7 @@ from kvconform.impls.torch_kernels.handles import to_host as to_host
 from kvconform.impls.torch_kernels.views import Cache, Rows
 from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged
 from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.operations import OPERATIONS
 
 NAME = "triton_ref"
 BACKEND = "triton"
@@ -29,16 +30,19 @@ _ANY = {"strides": {"contiguous", "outer", "all"}, "static": True}  # static: a 
 _INDEXED = {"index_dtype": {"int32", "int64"}, **_ANY}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_ANY}
 _POOL = {"dense", "sparse"} if DEVICE.type == "cpu" else {"dense"}  # a GPU has memory of its own
-_MOVED = {"layout": set(views.ROWS), "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
-_PAIRED = {"trtllm_blocks"}
+_ALIKE = {"heads_first", "kv_first_hnd", "page_first_nhd", "page_first_hnd", "beside_hnd", "packed_hd64"}
+_ALIKE |= {"packed_unaligned", "bhsd", "cells", "mla_aligned", "mla_packed", "mla_tokens_last", "code_rows"}
+_ALIKE |= {"code_heads"}
+_MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
+_ATTENDED = views.ATTENDED - {"trtllm_blocks"} - _ALIKE
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
     "gather": _MOVED,
-    "copy_pages": _INDEXED,
-    "paged_decode": {"layout": views.ATTENDED - _PAIRED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_INDEXED},
+    "copy_pages": {"layout": {row.name for row in OPERATIONS["copy_pages"].layouts} - _ALIKE, **_INDEXED},
+    "paged_decode": {"layout": _ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_INDEXED},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {
@@ -61,6 +65,7 @@ ARITHMETIC = {
 IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 WHY_NOT = {
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
+    **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "trtllm_blocks": "K and V have page tables of their own, and the kernel reads one",
     "dtype": "here whole elements move; codes of less than a byte are packed into words",

@@ -105,7 +105,14 @@ def _written(
 
 def sequence(inputs: PagedInputs, cache: Mapping[str, Array], seq: int, reading: Reading) -> tuple[Array, ...]:
     """Every part of one sequence, [kv_len, *token axes]."""
-    position = np.arange(reading.first, max(reading.first, int(reading.lens[seq])))
+    return sequences(inputs, cache, [seq], reading)
+
+
+def sequences(inputs: PagedInputs, cache: Mapping[str, Array], seqs: list[int], reading: Reading) -> tuple[Array, ...]:
+    """Every part of several sequences, one after another."""
+    lens = np.maximum(reading.lens[seqs] - reading.first, 0)
+    seq, starts = np.repeat(seqs, lens), np.repeat(np.cumsum(lens) - lens, lens)
+    position = reading.first + np.arange(len(seq)) - starts
     size, rows = inputs.case.page_size, []
     for part in reading.parts:
         table = reading.tables[part.side]
@@ -118,8 +125,7 @@ def sequence(inputs: PagedInputs, cache: Mapping[str, Array], seq: int, reading:
 def gathered(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> tuple[Array, ...]:
     """Every part of all sequences, one after another."""
     reading = reading or Reading.of(inputs)
-    parts = [sequence(inputs, cache, seq, reading) for seq in range(len(reading.lens))]
-    return tuple(np.concatenate(rows) for rows in zip(*parts, strict=True))
+    return sequences(inputs, cache, list(range(len(reading.lens))), reading)
 
 
 def expect_append(

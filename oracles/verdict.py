@@ -174,10 +174,8 @@ def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable
 
 
 def _differing(a: Array, b: Array) -> Array:
-    if not a.size:
-        return np.zeros(a.shape, bool)
-    left, right = (np.ascontiguousarray(x).view(np.uint8).reshape(*x.shape, -1) for x in (a, b))
-    return np.asarray((left != right).any(-1))
+    left, right = (np.ascontiguousarray(x).view(f"u{x.itemsize}").reshape(x.shape) for x in (a, b))
+    return np.asarray(left != right)
 
 
 def _bits(value: object) -> str:

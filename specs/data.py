@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,24 +27,40 @@ _U = np.uint64
 
 def _mix(x: Hashes) -> Hashes:
     """splitmix64's finaliser (Steele, Lea and Flood 2014)."""
-    x = x + _U(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> _U(30))) * _U(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> _U(27))) * _U(0x94D049BB133111EB)
-    return x ^ (x >> _U(31))
+    x = np.asarray(np.asarray(x) + _ADDEND)  # of arrays, even of one element, overflow is silent
+    for shift, factor in _ROUNDS:  # in place: an array is as large as a cache
+        x ^= x >> shift
+        x *= factor
+    x ^= x >> _U(31)
+    return x
+
+
+_ADDEND = _U(0x9E3779B97F4A7C15)
+_ROUNDS = ((_U(30), _U(0xBF58476D1CE4E5B9)), (_U(27), _U(0x94D049BB133111EB)))
 
 
 def hashes(seed: int, tensor: str, *axes: Any) -> Hashes:
     """uint64 hash of each coordinate; `axes` broadcast together."""
-    with np.errstate(over="ignore"):
-        h = _mix(np.asarray(_U(seed) ^ (_U(zlib.crc32(tensor.encode())) << _U(20))))
-        for axis in axes:
-            h = _mix(h ^ np.asarray(axis).astype(np.uint64))
+    h: Hashes = _start(seed, tensor)
+    for axis in axes:
+        h = _mix(h ^ np.asarray(axis).astype(np.uint64))
     return h
 
 
+@lru_cache(maxsize=1024)
+def _start(seed: int, tensor: str) -> Hashes:
+    start = _mix(np.asarray(_U(seed) ^ (_U(zlib.crc32(tensor.encode())) << _U(20))))
+    start.flags.writeable = False
+    return start
+
+
+@lru_cache(maxsize=1024)
 def grid(*sizes: int) -> tuple[Array, ...]:
-    """Open coordinate arrays of a box, to be passed to `hashes`."""
-    return tuple(np.ogrid[tuple(slice(0, n) for n in sizes)])
+    """Open coordinate arrays of a box, to be passed to `hashes`; shared, so never written to."""
+    open_grid = tuple(np.ogrid[tuple(slice(0, n) for n in sizes)])
+    for coordinates in open_grid:
+        coordinates.flags.writeable = False
+    return open_grid
 
 
 def _eighths(h: Hashes) -> npt.NDArray[np.float64]:

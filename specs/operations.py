@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from kvconform.specs.dtypes import DTYPES, PACKED
@@ -58,13 +59,13 @@ class Operation:
         """Arguments passed by name."""
         return self.arguments[len(self.positional) + 1 :]
 
-    @property
+    @cached_property
     def dtypes(self) -> tuple[str, ...]:
         """Storage types it is specified for: what its layouts take, widest first."""
         taken = {dtype for row in self.layouts for dtype in row.dtypes if dtype in (self.only or row.dtypes)}
         return tuple(dtype for dtype in (*DTYPES, *PACKED) if dtype in taken)
 
-    @property
+    @cached_property
     def layouts(self) -> tuple[Layout, ...]:
         """The rows this operation is specified for."""
         return tuple(row for row in LAYOUTS.values() if row.holds == self.holds and self._takes(row))

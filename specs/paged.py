@@ -18,6 +18,9 @@ from kvconform.specs.row import SIDES, Part
 SPARSE = 1 << 31
 """Words of a sparse pool's largest buffer, at least: an offset that is kept in 32 bits wraps."""
 
+KEPT = 1 << 20
+"""Bytes of a buffer whose contents are kept for the next call of a law, at most."""
+
 MOVED = 32
 """Pages that copy_pages reads or writes, at most."""
 
@@ -42,6 +45,7 @@ class PagedInputs:
 
     def __init__(self, case: Case) -> None:
         self.case, self.row = case, case.row
+        self._dead_buffers: dict[tuple[str, str], Array] = {}
         self.pages_of = [1 if case.row.contiguous else -(-n // case.page_size) for n in case.kv_lens]
         pages = case.capacity * len(case.kv_lens) if case.capacity else sum(self.pages_of)
         if case.row.pairs_pages:
@@ -222,7 +226,17 @@ class PagedInputs:
 
     def dead(self, contents: str) -> dict[str, Array]:
         """A cache in which no token was ever written, {buffer: array}; `contents`: zero, finite, nan, bits."""
-        return {buffer: self._dead(buffer, contents) for buffer in self.row.buffers}
+        return {buffer: self._remembered(buffer, contents) for buffer in self.row.buffers}
+
+    def _remembered(self, buffer: str, contents: str) -> Array:
+        """A law asks for the same contents several times; a large array is made each time."""
+        key = (buffer, contents)
+        if key not in self._dead_buffers:
+            made = self._dead(buffer, contents)
+            if made.nbytes > KEPT:
+                return made
+            self._dead_buffers[key] = made
+        return self._dead_buffers[key].copy()
 
     def _dead(self, buffer: str, contents: str) -> Array:
         case = self.case

@@ -21,7 +21,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -70,7 +70,7 @@ class Line:
     text: str
     steps: tuple[Step, ...]
 
-    @property
+    @cached_property
     def axes(self) -> Group:
         """The logical axes, in the line's order."""
         return tuple(cut.axis for cut in self.steps[0].left)
@@ -82,8 +82,11 @@ class Line:
 
     def shared(self, axis: str) -> Group:
         """The parts of a logical axis that share one place."""
-        cut = next(cut for cut in self.steps[0].left if cut.axis == axis)
-        return tuple(part for part in cut.parts if part in cut.shared)
+        return self._shared[axis]
+
+    @cached_property
+    def _shared(self) -> Mapping[str, Group]:
+        return {cut.axis: tuple(part for part in cut.parts if part in cut.shared) for cut in self.steps[0].left}
 
 
 @cache
@@ -171,12 +174,12 @@ class Measured:
     line: Line
     sizes: tuple[Mapping[str, int], ...]
 
-    @property
-    def totals(self) -> dict[str, int]:
+    @cached_property
+    def totals(self) -> Mapping[str, int]:
         """Logical axis -> its size, padding included."""
         return {cut.axis: math.prod(self.sizes[0][part] for part in cut.parts) for cut in self.line.steps[0].left}
 
-    @property
+    @cached_property
     def dims(self) -> tuple[tuple[int, ...], ...]:
         """Size of each physical dimension, in segments between bars."""
         table = self.sizes[-1]

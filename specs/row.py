@@ -7,16 +7,16 @@ and the documentation are derived from the row.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, wraps
 from itertools import accumulate, groupby, product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from kvconform.specs import pattern
+from kvconform.specs import data, pattern
 from kvconform.specs.dtypes import DTYPES, DType, host, width
 from kvconform.specs.pattern import LineError, Measured
 
@@ -32,6 +32,30 @@ _TRIED = {"slot": (3, 4, 32, 64), "head": (1, 2, 3), "dim": (24, 32, 64, 128, 25
 
 Sizes = Mapping[str, int]
 Array = np.ndarray[Any, Any]
+
+_Of = TypeVar("_Of")
+_T = TypeVar("_T")
+
+_REMEMBERED = 1 << 14
+"""Answers that a row keeps: a run asks it of the same few hundred sizes over and over."""
+
+
+def _remembered(
+    method: Callable[[Layout, _Of, Sizes, str], _T],
+) -> Callable[[Layout, _Of, Sizes, str], _T]:
+    """What a method says of (something, sizes, dtype) is worked out once; an error every time."""
+
+    @wraps(method)
+    def asked(row: Layout, of: _Of, sizes: Sizes, dtype: str) -> _T:
+        key = (method, of, *sizes.items(), dtype)
+        if key not in row._memo:
+            if len(row._memo) >= _REMEMBERED:
+                row._memo.clear()
+            row._memo[key] = method(row, of, sizes, dtype)
+        found: _T = row._memo[key]
+        return found
+
+    return asked
 
 
 @dataclass(frozen=True)
@@ -126,27 +150,27 @@ class Layout:
                 found.append(Part(name, name, one.side, axes))
         return tuple(sorted(found, key=lambda part: part.side))
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """The logical axes of its first part."""
         return self.parts[0].axes
 
-    @property
+    @cached_property
     def kind(self) -> tuple[Any, ...]:
         """What a Case must share with a row to be moved to it."""
         return self.holds, tuple((part.name, part.axes) for part in self.parts), self.contiguous, self.pairs_pages
 
-    @property
+    @cached_property
     def sides(self) -> tuple[int, ...]:
         """K and V, or K alone for a cache of codes or of latents."""
         return tuple(dict.fromkeys(part.side for part in self.parts))
 
-    @property
+    @cached_property
     def pairs_pages(self) -> bool:
         """Whether K and V of a token lie on pages of their own."""
         return any(one.side is None for one in self.fields.values())
 
-    @property
+    @cached_property
     def cuts_again(self) -> bool:
         """Whether a dimension that joins several axes is cut, so that their sizes are not free of each other."""
         return any(len(pattern.parse(one.line).steps) > 1 for one in self.fields.values())
@@ -157,11 +181,16 @@ class Layout:
         axes = [axis for axis in _TRIED if any(axis in part.axes for part in self.parts)]
         tried = [(self.fixed[axis],) if axis in self.fixed else _TRIED[axis] for axis in axes]
         alike: dict[Any, list[tuple[Any, ...]]] = {}
-        for dtype, some in product(self.dtypes, product(*tried)):
+        widths: dict[Any, dict[str, tuple[DType, ...]]] = {}  # dtypes in which a cache has the same shapes
+        for dtype in self.dtypes:
+            words = tuple(self.word_of(b, dtype) for b in self.buffers)
+            widths.setdefault((width(dtype), *(word.itemsize for word in words)), {})[dtype] = words
+        for words_of, some in product(widths.values(), product(*tried)):
             sizes: Sizes = {"page": 1, **self.fixed, **dict(zip(axes, some, strict=True))}
             with suppress(LineError):
-                shapes = tuple((self.shape(b, sizes, dtype), self.word_of(b, dtype)) for b in self.buffers)
-                alike.setdefault(shapes, []).append((dtype, *some))
+                shapes = tuple(self.shape(b, sizes, next(iter(words_of))) for b in self.buffers)
+                for dtype, words in words_of.items():
+                    alike.setdefault((shapes, words), []).append((dtype, *some))
         columns = [list(zip(*several, strict=True)) for several in alike.values() if len(several) > 1]
         return tuple(name for i, name in enumerate(("dtype", *axes)) if any(len(set(c[i])) > 1 for c in columns))
 
@@ -172,7 +201,7 @@ class Layout:
             return None
         return values[names[0]] if len(names) == 1 else {name: values[name] for name in names}
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether a token is one K and one V of the cache's own type: what attention can be computed from."""
         names = tuple(part.name for part in self.parts)
@@ -209,18 +238,11 @@ class Layout:
         """The buffer that a part lies in."""
         return self.fields[part.field].buffer or part.field
 
+    @_remembered
     def measured(self, name: str, sizes: Sizes, dtype: str) -> Measured:
         """The line of a field with the size of every axis. Raises LineError where the row cannot be built."""
-        line = pattern.parse(self.fields[name].line)
         known = {**sizes, **self.fixed, "kv": len(SIDES)}
-        totals = tuple(known[axis] for axis in line.axes)
-        key = (name, totals, dtype)
-        if key not in self._memo:
-            self._memo[key] = self._measure(name, dict(zip(line.axes, totals, strict=True)), dtype)
-        found: Measured = self._memo[key]
-        return found
-
-    def _measure(self, name: str, totals: Sizes, dtype: str) -> Measured:
+        totals = {axis: known[axis] for axis in pattern.parse(self.fields[name].line).axes}
         of = self.fields[name].dtype or dtype
         inner, pad = (
             {axis: size.elements(of) if isinstance(size, Bytes) else size for axis, size in table.items()}
@@ -246,6 +268,7 @@ class Layout:
             return f"{self.name}: {e}"
         return ""
 
+    @_remembered
     def shape(self, buffer: str, sizes: Sizes, dtype: str) -> tuple[int, ...]:
         """Shape of a buffer's array. Raises LineError where the row cannot be built."""
         word = 8 * self.word_of(buffer, dtype).itemsize
@@ -261,6 +284,7 @@ class Layout:
         """Size of a buffer."""
         return math.prod(self.shape(buffer, sizes, dtype)) * self.word_of(buffer, dtype).itemsize
 
+    @_remembered
     def token_shape(self, part: Part, sizes: Sizes, dtype: str) -> tuple[int, ...]:
         """Shape of one token of a part: its axes but the positions, a shared one by its places."""
         return tuple(size for _, size, _ in self._inside(part, sizes, dtype))
@@ -273,7 +297,8 @@ class Layout:
     def token_grid(self, part: Part, sizes: Sizes, dtype: str, padded: bool = False) -> tuple[Array, ...]:
         """Open coordinates of one token of a part; where a place is shared, its first element."""
         inside = self._inside(part, sizes, dtype, padded)
-        return tuple(g * step for g, (_, _, step) in zip(_grid([n for _, n, _ in inside]), inside, strict=True))
+        coordinates = data.grid(*(places for _, places, _ in inside))
+        return tuple(g * step for g, (_, _, step) in zip(coordinates, inside, strict=True))
 
     def step(self, part: Part, axis: str, sizes: Sizes, dtype: str) -> int:
         """How many neighbours along an axis share one place."""
@@ -314,7 +339,7 @@ class Layout:
         axes = [axis for axis in part.axes if axis in (*POSITIONS, *self.token_axes(part))]
         steps = [self.step(part, axis, sizes, dtype) for axis in axes]
         counts = [self.fixed.get(axis, sizes[axis]) // step for axis, step in zip(axes, steps, strict=True)]
-        grids = dict(zip(axes, (g * step for g, step in zip(_grid(counts), steps, strict=True)), strict=True))
+        grids = dict(zip(axes, (g * step for g, step in zip(data.grid(*counts), steps, strict=True)), strict=True))
         return tuple(grids.get(axis, np.zeros((1,) * len(axes), np.int64)) for axis in part.axes)
 
     def places(self, part: Part, sizes: Sizes, dtype: str) -> Array:
@@ -383,19 +408,15 @@ class Layout:
     def _fields_in(self, buffer: str) -> tuple[str, ...]:
         return tuple(name for name, one in self.fields.items() if (one.buffer or name) == buffer)
 
+    @_remembered
     def record(self, buffer: str, sizes: Sizes, dtype: str) -> Record:
         """The buffer as a record: its fields with the size of each."""
-        measured = {name: self.measured(name, sizes, dtype) for name in self._fields_in(buffer)}
-        key = (buffer, dtype, *(one.dims for one in measured.values()))
-        if key not in self._memo:
-            self._memo[key] = self._behind(measured, 0, dtype)
-        found: Record = self._memo[key]
-        return found
+        return self._behind({name: self.measured(name, sizes, dtype) for name in self._fields_in(buffer)}, 0, dtype)
 
     def _behind(self, fields: Mapping[str, Measured], depth: int, dtype: str) -> Record:
         """Fields that share everything before their bar number `depth`, one behind another."""
         members: list[Record] = []
-        for before, group in groupby(fields, lambda name: _before(fields[name], depth)):
+        for before, group in groupby(fields, lambda name: _before(fields[name].line.text, depth)):
             some = {name: fields[name] for name in group}
             if before:
                 inside = self._behind(some, depth + 1, dtype)
@@ -433,20 +454,17 @@ class Record:
         return next((start, member) for start, member in self.members if name in member.fields)
 
 
-def _before(at: Measured, depth: int) -> str:
-    """What stands before bar number `depth` of a line, bar included; nothing behind the last one."""
-    segments = at.line.segments
-    if depth == len(segments) - 1:
-        return ""
-    dims = [[axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in one] for one in segments[: depth + 1]]
-    return " | ".join(" ".join(one) for one in dims) + " |"
-
-
 def _whole(bits: int, word: int, line: str) -> int:
     if bits % word:
         raise LineError(f"{line!r}: {bits} bits are no whole number of words of {word} bits")
     return bits // word
 
 
-def _grid(counts: list[int]) -> tuple[Array, ...]:
-    return tuple(np.ogrid[tuple(slice(0, n) for n in counts)])
+@cache
+def _before(line: str, depth: int) -> str:
+    """What stands before bar number `depth` of a line, bar included; nothing behind the last one."""
+    segments = pattern.parse(line).segments
+    if depth == len(segments) - 1:
+        return ""
+    dims = [[axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in one] for one in segments[: depth + 1]]
+    return " | ".join(" ".join(one) for one in dims) + " |"

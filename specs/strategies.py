@@ -8,7 +8,7 @@ the modules it finds, and the same seed would draw other cases after an unrelate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice, product
@@ -267,14 +267,19 @@ def cells(
     return [
         Cell(op, row.name, dtype, offer, conventions, num_geometries)
         for row in operation.layouts
-        if holds(offer.get("layout", {row.name}), row.name)
         for dtype in operation.dtypes
-        if dtype in row.dtypes and holds(offer.get("dtype", {dtype}), dtype)
+        if offers_cell(offer, row, dtype)
     ]
 
 
+def offers_cell(offer: Mapping[str, Any], row: Layout, dtype: str) -> bool:
+    """Whether an entry of OFFERS takes a layout that its operation works on, in a dtype."""
+    asked = (("layout", row.name), ("dtype", dtype))
+    return dtype in row.dtypes and all(holds(offer.get(axis, value), value) for axis, value in asked)
+
+
 _QUARTER = st.sampled_from(range(16))
-_SEED = st.builds(lambda *quarters: sum(q << 4 * i for i, q in enumerate(quarters)), *[_QUARTER] * 4)
+_MOST_EDGES = 49  # so that of a range of up to 50 lengths fewer than 100 entries are drawn from
 _NUM_SEQS = st.sampled_from((1, 2, 3, 4, 9))  # 9: more than whoever hands out eight at a time expects
 
 
@@ -289,7 +294,7 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int
     if not fits or not anywhere:
         asked = " and ".join(map(repr, limits))
         raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {asked}")
-    return st.one_of(st.sampled_from(fits), st.sampled_from(anywhere))
+    return st.sampled_from([*(fits * (len(anywhere) // len(fits) or 1))[:_MOST_EDGES], *anywhere])
 
 
 def _restricted(cell: Cell, only: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -314,23 +319,40 @@ def cases(
     seen = OPERATIONS[cell.op].case_axes
     shapes = _restricted(cell, only or {}) if cell.static else [{}]
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
-    choices = {axis: st.sampled_from(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
-    family = st.sampled_from(cell.families(families))
-    lengths = cache(partial(_lengths, cell))
+    allowed = {axis: tuple(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
+    return _drawn(cell, shapes, allowed, cell.families(families), cache(partial(_lengths, cell)))
 
-    @st.composite
-    def drawn(draw: st.DrawFn) -> Case:
-        values: dict[str, Any] = dict(shapes[draw(st.sampled_from(range(len(shapes))))]) if cell.static else {}
-        values |= {axis: draw(choice) for axis, choice in choices.items()}
-        num_seqs = values.pop("num_seqs", None)
-        if "num_seqs" in seen:
-            values["num_seqs"] = num_seqs
-        if "kv_lens" in seen:
-            length = lengths(values["page_size"], values.get("capacity", 0))
-            values["kv_lens"] = tuple(draw(length) for _ in range(num_seqs or draw(_NUM_SEQS)))
-        return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=draw(family), seed=draw(_SEED), **values)
 
-    return drawn()
+_Lengths = Callable[[int, int], st.SearchStrategy[int]]
+
+
+@st.composite  # once: Hypothesis reads the source of what it decorates
+def _drawn(
+    draw: st.DrawFn,
+    cell: Cell,
+    shapes: list[dict[str, Any]],
+    allowed: Mapping[str, tuple[Any, ...]],
+    families: tuple[str, ...],
+    lengths: _Lengths,
+) -> Case:
+    seen = OPERATIONS[cell.op].case_axes
+
+    def one_of(some: Sequence[Any]) -> Any:
+        return some[0] if len(some) == 1 else draw(_sampled(tuple(some)))
+
+    values = dict(shapes[one_of(range(len(shapes)))])
+    values |= {axis: one_of(some) for axis, some in allowed.items()}
+    num_seqs = values.pop("num_seqs", None)
+    if "num_seqs" in seen:
+        values["num_seqs"] = num_seqs
+    if "kv_lens" in seen:
+        length = lengths(values["page_size"], values.get("capacity", 0))
+        values["kv_lens"] = tuple(draw(length) for _ in range(num_seqs or draw(_NUM_SEQS)))
+    family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
+    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
+
+
+_sampled = cache(st.sampled_from)
 
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:

@@ -27,7 +27,7 @@ if importlib.util.find_spec("triton") is None:
 # our own modules are imported plainly: one that no longer imports is a failure, not a skip
 from kvconform.impls import triton_ref  # noqa: E402
 from kvconform.impls.torch_kernels import views  # noqa: E402
-from kvconform.impls.triton_kernels import COMPILED, POISONED, copies, formats, launch, pages  # noqa: E402
+from kvconform.impls.triton_kernels import COMPILED, POISONED, SPARED, copies, formats, launch, pages  # noqa: E402
 from kvconform.tests.test_torch_ref import LENT, require_no_copy  # noqa: E402
 
 import triton  # noqa: E402  isort: skip  (after the kernels, which choose its mode)
@@ -236,6 +236,30 @@ def test_a_kernel_divides_only_along_what_a_layout_cuts(layout, dtype, k_cuts, v
     assert (tuple(pages.cuts(k.tensor).values()), tuple(pages.cuts(v.tensor).values())) == (k_cuts, v_cuts)
 
 
+def kinds(name):
+    """What the kernels are told of a row beside strides, in each dtype: of a view, and in attention of K and V."""
+    row = LAYOUTS[name]
+    sizes = {"page": 2, "slot": 32, "head": 8, "dim": 128, "subspace": 8, **row.fixed}
+    told = {"num_kv_heads": sizes["head"], "head_dim": sizes["dim"], "page_size": sizes["slot"]}
+    found = set()
+    for dtype in row.dtypes:
+        cache = on_device({b: np.zeros(row.shape(b, sizes, dtype), row.word_of(b, dtype)) for b in row.buffers})
+        views_of = views.sides(cache, name, **told)
+        cut = [[tuple(map(bool, pages.cuts(view.tensor).values())) for view in side] for side in views_of]
+        found |= {(row.contiguous, row.pairs_pages, one) for side in cut for one in side}
+        found |= {(*k, *v) for k, v in [cut] if v}
+    return found
+
+
+def test_rows_that_are_left_out_differ_from_offered_ones_in_strides_alone():
+    offered = triton_ref.OFFERS["append"]["layout"]
+    left_out = set(views.ROWS) - offered
+    assert left_out == {name for name, why in triton_ref.WHY_NOT.items() if "differs from it in strides alone" in why}
+    seen = set().union(*map(kinds, offered))
+    assert {name for name in left_out if kinds(name) - seen} == set()
+    assert kinds("shuffled_v") - set().union(*map(kinds, offered - {"shuffled_v"})), "there are kinds of one row"
+
+
 # --- a GPU, without one
 
 
@@ -288,6 +312,7 @@ def test_compiled_attention_rounds_as_ARITHMETIC_says(hopper):
 def test_a_masked_load_without_other_is_no_zero_in_the_interpreter():
     """A GPU leaves such lanes undefined; a kernel that counts on 0 there must not look right here."""
     assert POISONED
+    assert SPARED
 
     @triton.jit
     def copies(source, target, size, block: tl.constexpr):

@@ -48,3 +48,6 @@ if COMPILED:
 
 POISONED = not COMPILED and strict.poison_masked_loads()
 """Whether the interpreter shows what a masked load without `other` leaves undefined."""
+
+SPARED = not COMPILED and strict.patch_language_once()
+"""Whether the interpreter is spared what it does over and over."""
