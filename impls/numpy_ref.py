@@ -38,6 +38,7 @@ CONVENTIONS = {
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
+    "invariances": {"batch", "heads"},
     "deterministic": True,
 }
 WHY_NOT = {

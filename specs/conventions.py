@@ -95,6 +95,13 @@ CONVENTIONS: dict[str, Convention] = {
             bars={"empty_parts": ("some", "all")},
         ),
         Convention(
+            name="invariances",
+            meaning="what changes no bit of a row: its batch, the order of the heads, the number of splits",
+            choices=("batch", "heads", "splits"),
+            default=set(),
+            several=True,
+        ),
+        Convention(
             name="deterministic",
             meaning="the same call gives the same bits",
             choices=(True, False),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.specs import data
+from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import is_floating
@@ -189,14 +189,33 @@ class PagedInputs:
         shape = self.token_shape(part)
         lead = (slice(None), *(None for _ in shape))
         h = data.hashes(self.case.seed, part.name, *(a[lead] for a in at), *data.grid(*shape))
-        return data.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h)
+        lens = np.append(self.case.kv_lens, 1)  # surplus rows stand alone
+        num_keys = lens[np.minimum(at[0], len(lens) - 1)]
+        place = self._place(*(a[lead] for a in (at[0], at[1], num_keys)), dim=data.grid(*shape)[-1])
+        return families.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h, place)
+
+    def _place(self, row: Any = 0, key: Any = 0, num_keys: Any = 1, dim: Any = 0) -> families.Place:
+        """Where elements stand that belong to keys, or to whole rows."""
+        case = self.case
+        return families.Place(
+            seed=case.seed,
+            row=row,
+            key=key,
+            num_keys=num_keys,
+            dim=dim,
+            head_dim=case.head_dim,
+            page_size=case.page_size,
+            num_splits=case.num_splits,
+            sm_scale=self.sm_scale,
+        )
 
     @cached_property
     def q(self) -> Array:
         """[num_seqs, num_q_heads, head_dim]."""
         case = self.case
-        h = data.hashes(case.seed, "q", *data.grid(len(case.kv_lens), case.num_q_heads, case.head_dim))
-        return data.values(case.dtype, case.family, "q", h)
+        seq, head, dim = data.grid(len(case.kv_lens), case.num_q_heads, case.head_dim)
+        h = data.hashes(case.seed, "q", seq, head, dim)
+        return families.values(case.dtype, case.family, "q", h, self._place(seq, dim=dim))
 
     @property
     def sm_scale(self) -> float:

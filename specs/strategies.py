@@ -17,6 +17,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from kvconform.specs import data
+from kvconform.specs import families as structured
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
@@ -83,7 +84,7 @@ STATIC_GEOMETRIES = 3
 def vocabulary(axis: str) -> tuple[str, ...]:
     """The words that an axis of a Case is drawn from; none where it is a number."""
     named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": (*DTYPES, *PACKED)}
-    named["family"] = data.FAMILIES
+    named["family"] = (*data.FAMILIES, *structured.FAMILIES)
     words = tuple(named.get(axis, POOL.get(axis, ())))
     return words if all(isinstance(word, str) for word in words) else ()
 
@@ -206,7 +207,8 @@ class Cell:
 
     def families(self, families: Iterable[str] | None) -> tuple[str, ...]:
         """The kinds of contents that are drawn: a law's own, or those of the operation's verdict."""
-        default = data.ARITHMETIC_FAMILIES if OPERATIONS[self.op].rounds else ("plain", "bits")
+        arithmetic = (*data.ARITHMETIC_FAMILIES, *structured.FAMILIES)
+        default = arithmetic if OPERATIONS[self.op].rounds else ("plain", "bits")
         return tuple(default if families is None else families)
 
     def geometries(self) -> list[dict[str, Any]]:
@@ -387,6 +389,28 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
         return ()
     case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", **sizes)
     return (replace(case, kv_lens=lens, family="bits"),)
+
+
+LONG = 8192 + 3
+"""Tokens of a long context: no whole number of pages, tiles or splits."""
+
+
+def long_contexts(cell: Cell) -> tuple[Case, ...]:
+    """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
+    compiled, or are too long for the offer."""
+    lens = (LONG, 5)
+    if cell.static or not cell.takes(kv_lens=lens):
+        return ()
+    sizes: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in ("num_kv_heads", "head_dim")}
+    sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])
+    sizes["page_size"] = LONG if cell.row.contiguous else max(n for n in cell.allowed("page_size"))
+    if not cell.takes(page_size=(sizes["page_size"],)):
+        return ()
+    if cell.row.contiguous or cell.row.fixed.get("slot"):
+        sizes["page_size"] = cell.row.fixed.get("slot", sizes["page_size"])
+    scale = cell.allowed("sm_scale")[0]
+    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, kv_lens=lens, sm_scale=scale, **sizes)
+    return tuple(replace(case, family=family) for family in ("read_out", "needle", "zero_sum"))
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)
