@@ -42,7 +42,7 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             name="dead",
             meaning="contents it copes with in slots no sequence reads, and in outs of empty parts",
-            choices=("zero", "finite", "nan"),
+            choices=("zero", "finite", "nan", "inf"),
             default={"zero", "finite"},
             several=True,
         ),

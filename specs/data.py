@@ -142,3 +142,19 @@ def garbage(dtype: str, h: Hashes) -> Array:
         return bits(dtype, h)
     sign = np.where((h >> _U(40)) & _U(1), -1.0, 1.0)
     return np.asarray((sign * (16.0 + (h >> _U(60)).astype(np.int64)) * 8.0).astype(DTYPES[dtype]))
+
+
+DEAD = ("zero", "finite", "nan", "inf", "bits")
+"""Contents of what no sequence reads."""
+
+
+def dead(dtype: str, contents: str, h: Hashes) -> Array:
+    """What lies where nothing may be read: zeros, finite garbage, NaN, infinities of either sign, or random bits."""
+    if contents == "zero":
+        return np.zeros(h.shape, host(dtype))
+    if contents == "finite":
+        return garbage(dtype, h)
+    if contents == "bits" or not is_floating(dtype):
+        return bits(dtype, h)
+    worst = np.nan if contents == "nan" else np.where((h >> _U(40)) & _U(1), -np.inf, np.inf)
+    return np.broadcast_to(worst, h.shape).astype(host(dtype))

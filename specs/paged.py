@@ -12,7 +12,6 @@ import numpy as np
 from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
-from kvconform.specs.dtypes import is_floating
 from kvconform.specs.row import SIDES, Part
 
 SPARSE = 1 << 31
@@ -240,7 +239,7 @@ class PagedInputs:
         return other
 
     def dead(self, contents: str) -> dict[str, Array]:
-        """A cache in which no token was ever written, {buffer: array}; `contents`: zero, finite, nan, bits."""
+        """A cache in which no token was ever written, {buffer: array}; `contents`: one of data.DEAD."""
         return {buffer: self._dead(buffer, contents) for buffer in self.row.buffers}
 
     def _dead(self, buffer: str, contents: str) -> Array:
@@ -248,10 +247,21 @@ class PagedInputs:
         shape, dtype = self.row.shape(buffer, self.sizes, case.dtype), self.row.word_of(buffer, case.dtype)
         if contents == "zero":
             return np.zeros(shape, dtype)
-        if contents == "nan" and is_floating(dtype.name):
-            return np.full(shape, np.nan).astype(dtype)
-        h = data.hashes(case.seed, "dead " + buffer, *data.grid(*shape))
-        return data.garbage(dtype.name, h) if contents == "finite" else data.bits(dtype.name, h)
+        return data.dead(dtype.name, contents, data.hashes(case.seed, "dead " + buffer, *data.grid(*shape)))
+
+    @cached_property
+    def dead_slots(self) -> tuple[dict[str, Array], ...]:
+        """Slots without a live token, of K and of V: `tails` of pages that a sequence owns, all of `free` pages."""
+        size, num_pages = self.case.page_size, self.sizes["page"]
+        found = []
+        for slots in self.slots:
+            dead = np.ones(num_pages * size, bool)
+            dead[slots] = False
+            owned = np.zeros(num_pages, bool)
+            owned[slots // size] = True
+            of_owned = np.repeat(owned, size)
+            found.append({"tails": np.flatnonzero(dead & of_owned), "free": np.flatnonzero(dead & ~of_owned)})
+        return tuple(found)
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""

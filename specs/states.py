@@ -52,8 +52,7 @@ class StateInputs:
         part, seq, head, dim = data.grid(*self.shape)
         h = data.hashes(case.seed, "outs", part, seq, head, dim)
         live = families.values(case.dtype, case.family, "outs", h, self._place(seq, part, dim))
-        dead = {"zero": np.zeros_like(live), "finite": data.garbage(case.dtype, h), "nan": np.full_like(live, np.nan)}
-        return np.where(self.empty[..., None], dead[case.dead], live).astype(DTYPES[case.dtype])
+        return np.where(self.empty[..., None], data.dead(case.dtype, case.dead, h), live).astype(DTYPES[case.dtype])
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""

@@ -16,14 +16,19 @@ def test_decode_is_within_the_bound(subject, case):
     require_decoded(subject, case)
 
 
-@law("paged_decode", only={"dead": ("finite", "nan")}, wants=lambda conventions: set(conventions["dead"]) - {"zero"})
+@law(
+    "paged_decode",
+    only={"dead": ("finite", "nan", "inf")},
+    wants=lambda conventions: set(conventions["dead"]) - {"zero"},
+)
 def test_decode_ignores_dead_slots(subject, case):
     """What lies in slots that no sequence reads changes no bit of the result."""
     x = inputs(case)
     clean = attend(subject, case, paged.filled(x, "zero"))
     for side, poisoned in (("K", (case.dead, "zero")), ("V", ("zero", case.dead))):
         got = attend(subject, case, paged.filled(x, *poisoned))
-        require_attention(got, clean, f"with {case.dead} contents in dead slots of {side} against zeros there")
+        where = "" if case.poison == "all" else f" ({case.poison})"
+        require_attention(got, clean, f"with {case.dead} contents in dead slots of {side}{where} against zeros there")
 
 
 @law(

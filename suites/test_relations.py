@@ -15,7 +15,7 @@ EXACT = ("plain", "wide", "sharp", "offset", "spike", "stairs_up", "cancel")
 FAR_FROM_ZERO = ("read_out",)
 """Contents of equal weights and of values of one sign: nothing on the way to the result is subnormal or becomes so."""
 
-APART = {"shared_pages": (0,), "strides": ("contiguous",)}
+APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
 
 
 def _chosen(case, what, count):
@@ -132,7 +132,9 @@ def test_decode_reads_what_was_appended(subject, case):
         mapping = np.where(skipped, -1, x.slot_mapping).astype(x.slot_mapping.dtype)
         cache = subject.call(case, "append", **appending(x, cache) | {"slot_mapping": mapping})["cache"]
     got = attend(subject, case, cache)
-    require_attention(got, attend(subject, case, paged.filled(x, "zero")), "over an appended cache against a filled one")
+    require_attention(
+        got, attend(subject, case, paged.filled(x, "zero")), "over an appended cache against a filled one"
+    )
 
 
 @law("paged_decode", pinned=long_contexts, drawn=False)
