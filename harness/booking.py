@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kvconform.specs.case import Case
+from kvconform.specs.case import DEFAULTS, Case
+from kvconform.specs.families import CLAIMS
 
 CONFORMS, VIOLATES, EXPECTED = "conforms", "violates", "expected"
 NOT_OFFERED, NOT_REACHED, BLOCKED = "not offered", "not reached", "blocked"
@@ -18,6 +19,9 @@ BAD = frozenset({VIOLATES, CRASHED, TIMED_OUT})
 OK_EXIT, BAD_EXIT, USAGE_EXIT, NOTHING_EXIT = 0, 1, 2, 3
 EXIT_ORDER = (OK_EXIT, NOTHING_EXIT, BAD_EXIT, USAGE_EXIT)
 """Exit codes from the least to the most urgent: 2 before 1 before 3 before 0."""
+
+
+SIMPLEST = DEFAULTS["family"]
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Booked:
     findings         the expectations whose witness belongs to this cell and still violates: reason, link, when, said
                      (the violation's message), witness, replay
     looks_like       the one mistake that explains every violating case
+    suspect          the one key whose omission, repetition or intrusion explains the counterexample
     replay           the line that shows the violation again
     """
 
@@ -54,6 +59,7 @@ class Booked:
     witness_conforms: bool = False
     findings: list[dict[str, Any]] = field(default_factory=list)
     looks_like: str | None = None
+    suspect: str | None = None
     replay: str | None = None
 
     @property
@@ -70,9 +76,14 @@ def paste(cell: Booked) -> str:
     """One red cell: message, case, what it looks like, the line that shows it again."""
     lines = [f"  {cell.layout}/{cell.dtype}: {cell.message}"]
     if cell.counterexample:
-        lines.append(f"    case        {Case.from_json(cell.counterexample)}")
+        case = Case.from_json(cell.counterexample)
+        lines.append(f"    case        {case}")
+        if case.family != SIMPLEST:
+            lines.append(f"    contents    {case.family}: {CLAIMS[case.family]}")
     if cell.looks_like:
         lines.append(f"    looks like  {cell.looks_like}")
+    if cell.suspect:
+        lines.append(f"    as if       {cell.suspect}")
     if cell.replay:
         lines.append(f"    replay      {cell.replay}")
     return "\n".join(lines)

@@ -268,6 +268,7 @@ class _Trial:
             self.searcher.witnesses.setdefault(self.law.name, []).append(self.witness)
             self._book_violation(self.witness, str(self.failures[self.witness]))
             booked.looks_like = self._name()
+            booked.suspect = self.failures[self.witness].hint()
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
         if booked.expected:
