@@ -190,7 +190,7 @@ class PagedInputs:
         h = data.hashes(self.case.seed, part.name, *(a[lead] for a in at), *data.grid(*shape))
         lens = np.append(self.case.kv_lens, 1)  # surplus rows stand alone
         num_keys = lens[np.minimum(at[0], len(lens) - 1)]
-        place = self._place(*(a[lead] for a in (at[0], at[1], num_keys)), dim=data.grid(*shape)[-1])
+        place = self._place(at[0][lead], at[1][lead], num_keys[lead], data.grid(*shape)[-1])
         return families.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h, place)
 
     def _place(self, row: Any = 0, key: Any = 0, num_keys: Any = 1, dim: Any = 0) -> families.Place:
