@@ -29,6 +29,7 @@ class Booked:
     """One (implementation, operation, layout, dtype, law).
 
     examples         cases that were judged;  planned: cases the profile asked for
+    idle             cases that were judged and are no evidence, since a kernel that does nothing passes them too
     expected         judged cases that violate inside an expectation's region
     resolution       median least change of one key's weight that would have been seen; None for bitwise verdicts
     counterexample   the smallest violating Case, as JSON with its digest
@@ -49,6 +50,7 @@ class Booked:
     outcome: str = NOT_REACHED
     examples: int = 0
     planned: int = 0
+    idle: int = 0
     expected: int = 0
     resolution: float | None = None
     seconds: float = 0.0

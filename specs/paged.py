@@ -263,6 +263,14 @@ class PagedInputs:
             found.append({"tails": np.flatnonzero(dead & of_owned), "free": np.flatnonzero(dead & ~of_owned)})
         return tuple(found)
 
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether there is anything that no sequence reads where the Case's `poison` says."""
+        row, sizes, dtype = self.row, self.sizes, self.case.dtype
+        places = {name: any(len(side[name]) for side in self.dead_slots) for name in self.dead_slots[0]}
+        places["padding"] = any(row.padding(buffer, sizes, dtype).any() for buffer in row.buffers)
+        return any(places.values()) if self.case.poison == "all" else places[self.case.poison]
+
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""
         return {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q, **self.tokens}

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from kvconform.oracles import decode, mistakes, paged
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
-from kvconform.oracles.verdict import Interval, by_axes, require, require_same
+from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_same
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.inputs import inputs
@@ -80,3 +82,10 @@ def require_decoded(subject: Subject, case: Case) -> None:
         hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
     )
     subject.saw(decode.visible_weight(x, cache, want, right))
+    if passes_zeros({name: want[name] for name in got}):
+        subject.saw_nothing()
+
+
+def passes_zeros(want: Expected) -> bool:
+    """Whether results of nothing but zeros would be what is expected."""
+    return not any(one.unmet(np.zeros(one.want.shape, np.float32)).any() for one in want.values())
