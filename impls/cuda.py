@@ -60,7 +60,7 @@ WHY_NOT = {
 }
 CONVENTIONS = {
     "lse_base": "e",
-    "dead": {"zero", "finite", "nan"},
+    "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "undefined",  # a block a token: on a GPU two of them write at once

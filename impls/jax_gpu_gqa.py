@@ -31,7 +31,7 @@ OFFERS = {
     }
 }
 WHY_NOT = handles.WHY_NOT
-CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan"}, "empty_rows": "zero"}
+CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero"}
 ARITHMETIC = handles.TRITON_ARITHMETIC
 
 _kernel = handles.Kernel(gqa)

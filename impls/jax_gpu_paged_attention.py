@@ -33,7 +33,7 @@ OFFERS = {
 }
 WHY_NOT = {**handles.WHY_NOT, "lse": "m and l are dropped"}
 CONVENTIONS = {
-    "dead": {"zero", "finite", "nan"},
+    "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid"},  # documented: each entry in [0, total_num_pages)
     "empty_rows": "zero",
 }

@@ -32,12 +32,13 @@ OFFERS = {
 }
 CONVENTIONS = {
     "lse_base": "e",
-    "dead": {"zero", "finite", "nan"},
+    "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
+    "invariances": {"batch", "heads"},
     "deterministic": True,
 }
 WHY_NOT = {

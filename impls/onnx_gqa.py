@@ -25,7 +25,7 @@ OFFERS = {
 WHY_NOT = dict.fromkeys(("operation", "num_splits", "lse"), "it attends and appends one token, and returns out alone")
 WHY_NOT |= {"layout": "its past is this one", "strides": "its tensors have none", "int64": "seqlens_k is int32"}
 WHY_NOT |= {"bfloat16": "not implemented on the CPU"}
-CONVENTIONS = {"dead": {"zero", "finite", "nan"}, "empty_rows": "undefined"}  # seqlens_k = -1 is out of range
+CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "undefined"}  # seqlens_k = -1 is out of range
 ARITHMETIC = {"sum_rounds_p": False, "tile": 2**20}  # one softmax a row, in float32 where the CPU has no half gemm
 MODEL = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
 g (T[n, 1, q] query, T[n, 1, k] key, T[n, 1, k] value, T[n, h, past, d] past_key, T[n, h, past, d] past_value,

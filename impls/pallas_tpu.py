@@ -55,7 +55,7 @@ WHY_NOT = {
 }
 CONVENTIONS = {
     "lse_base": "e",
-    "dead": {"zero", "finite", "nan"},
+    "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",  # movement.append: one token in flight at a time

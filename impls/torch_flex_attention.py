@@ -27,7 +27,7 @@ OFFERS = {
     }
 }
 WHY_NOT = dense.WHY_NOT
-CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan"}, "empty_rows": "zero", "deterministic": True}
+CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero", "deterministic": True}
 ARITHMETIC = {  # q . k and softmax are float32, whatever the operands were
     "p_format": {"float16": "float16", "bfloat16": "bfloat16"},  # post_mod_scores.to(query.dtype), normalised
     "sum_rounds_p": False,

@@ -39,7 +39,7 @@ OFFERS = {
 }
 CONVENTIONS = {
     "lse_base": "e",
-    "dead": {"zero", "finite", "nan"},
+    "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",

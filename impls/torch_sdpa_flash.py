@@ -19,7 +19,7 @@ REQUIRES = ("torch", "ml_dtypes")
 
 OFFERS = {"paged_decode": {"layout": dense.LAYOUTS, "dtype": dense.ROUNDED, "strides": dense.STRIDES}}
 WHY_NOT = dense.WHY_NOT
-CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan"}, "empty_rows": "zero", "deterministic": True}
+CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero", "deterministic": True}
 ARITHMETIC = {
     "p_format": {"float16": "float16", "bfloat16": "bfloat16"},  # qk_reduced_data, as an operand of the second gemm
     "sum_rounds_p": False,  # the float32 exponentials are summed before they are stored

@@ -29,7 +29,7 @@ OFFERS = {
     }
 }
 WHY_NOT = dense.WHY_NOT | {"lse": "the function returns none"}
-CONVENTIONS = {"dead": {"zero", "finite", "nan"}, "empty_rows": "zero", "deterministic": True}
+CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero", "deterministic": True}
 ARITHMETIC = {
     "qk_error": 4 * 2.0**-24,  # sqrt(scale) is rounded, and its products with q and with k
     "sum_rounds_p": False,  # P is float32, whatever the operands were

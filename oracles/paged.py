@@ -67,17 +67,33 @@ def appended(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading |
 
 
 def filled(inputs: PagedInputs, k_contents: str, v_contents: str | None = None) -> Cache:
-    """A cache that holds every live token of the Case, and `k_contents` (`v_contents` for V) everywhere else."""
-    cache = inputs.dead(k_contents)
-    if v_contents is not None:
-        row, sizes, dtype = inputs.row, inputs.sizes, inputs.case.dtype
-        contents = inputs.dead(v_contents)
-        for part in row.parts:
-            if part.side:
-                everywhere = row.everywhere(part, sizes, dtype)
-                other = memory.load(row, contents, part, everywhere, sizes, dtype)
-                memory.store(row, cache, part, everywhere, other, sizes, dtype)
+    """A cache that holds every live token of the Case, and elsewhere, where its `poison` says, what is asked for.
+
+    k_contents   contents of what is dead (specs.data.DEAD), padding included; zeros where `poison` leaves it out
+    v_contents   the same for V, where it is another
+    """
+    contents = (k_contents, k_contents if v_contents is None else v_contents)
+    poison = inputs.case.poison
+    cache = inputs.dead(k_contents if poison == "all" else "zero")
+    if poison == "padding":
+        for name, array in inputs.dead(k_contents).items():
+            padding = inputs.row.padding(name, inputs.sizes, inputs.case.dtype)
+            cache[name][padding] = array[padding]
+    elif poison != "all" or contents[0] != contents[1]:
+        for part in inputs.row.parts:
+            _poison(inputs, cache, part, inputs.dead(contents[part.side]), inputs.dead_slots[part.side])
     return over(inputs, cache)
+
+
+def _poison(
+    inputs: PagedInputs, cache: Cache, part: Part, contents: Mapping[str, Array], slots: Mapping[str, Array]
+) -> None:
+    """Put contents where no token lives, in the slots that the Case's `poison` names; in place."""
+    sizes, dtype = inputs.sizes, inputs.case.dtype
+    poison = inputs.case.poison
+    for at in (token_coordinates(inputs, part, slots[name]) for name in slots if poison in ("all", name)):
+        dead = memory.load(inputs.row, contents, part, at, sizes, dtype)
+        memory.store(inputs.row, cache, part, at, dead, sizes, dtype)
 
 
 def over(inputs: PagedInputs, cache: Mapping[str, Array]) -> Cache:

@@ -27,7 +27,9 @@ class Case:
 
     op, layout, dtype   the cell it belongs to
     seed, family        contents: which hash, and what kind of numbers (specs/data.py)
-    dead                contents of slots that no sequence reads: zero, finite, nan
+    dead                contents of slots that no sequence reads: zero, finite, nan, inf (of either sign)
+    poison              which of those slots hold them, while the others hold zeros: all; tails: the rest of pages that
+                        a sequence owns; free: pages that none owns; padding: what no token's element lies in
     kv_lens             live tokens of each sequence; their number is num_seqs
     num_seqs            rows of merge_states; 0 where kv_lens says it
     num_tokens          tokens of merge_kv, extract_k, extract_v
@@ -60,6 +62,7 @@ class Case:
     seed: int = 0
     family: str = "plain"
     dead: str = "zero"
+    poison: str = "all"
     kv_lens: tuple[int, ...] = ()
     num_seqs: int = 0
     num_tokens: int = 0

@@ -42,7 +42,7 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             name="dead",
             meaning="contents it copes with in slots no sequence reads, and in outs of empty parts",
-            choices=("zero", "finite", "nan"),
+            choices=("zero", "finite", "nan", "inf"),
             default={"zero", "finite"},
             several=True,
         ),
@@ -93,6 +93,13 @@ CONVENTIONS: dict[str, Convention] = {
             choices=("zero", "undefined"),
             default="zero",
             bars={"empty_parts": ("some", "all")},
+        ),
+        Convention(
+            name="invariances",
+            meaning="what changes no bit of a row: its batch, the order of the heads, the number of splits",
+            choices=("batch", "heads", "splits"),
+            default=set(),
+            several=True,
         ),
         Convention(
             name="deterministic",

@@ -148,6 +148,7 @@ OPERATIONS: dict[str, Operation] = {
                 "num_splits",
                 "sm_scale",
                 "dead",
+                "poison",
                 "shared_pages",
                 "strides",
             ),

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.specs import data
+from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
-from kvconform.specs.dtypes import is_floating
 from kvconform.specs.row import SIDES, Part
 
 SPARSE = 1 << 31
@@ -193,14 +192,33 @@ class PagedInputs:
         shape = self.token_shape(part)
         lead = (slice(None), *(None for _ in shape))
         h = data.hashes(self.case.seed, part.name, *(a[lead] for a in at), *data.grid(*shape))
-        return data.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h)
+        lens = np.append(self.case.kv_lens, 1)  # surplus rows stand alone
+        num_keys = lens[np.minimum(at[0], len(lens) - 1)]
+        place = self._place(at[0][lead], at[1][lead], num_keys[lead], data.grid(*shape)[-1])
+        return families.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h, place)
+
+    def _place(self, row: Any = 0, key: Any = 0, num_keys: Any = 1, dim: Any = 0) -> families.Place:
+        """Where elements stand that belong to keys, or to whole rows."""
+        case = self.case
+        return families.Place(
+            seed=case.seed,
+            row=row,
+            key=key,
+            num_keys=num_keys,
+            dim=dim,
+            head_dim=case.head_dim,
+            page_size=case.page_size,
+            num_splits=case.num_splits,
+            sm_scale=self.sm_scale,
+        )
 
     @cached_property
     def q(self) -> Array:
         """[num_seqs, num_q_heads, head_dim]."""
         case = self.case
-        h = data.hashes(case.seed, "q", *data.grid(len(case.kv_lens), case.num_q_heads, case.head_dim))
-        return data.values(case.dtype, case.family, "q", h)
+        seq, head, dim = data.grid(len(case.kv_lens), case.num_q_heads, case.head_dim)
+        h = data.hashes(case.seed, "q", seq, head, dim)
+        return families.values(case.dtype, case.family, "q", h, self._place(seq, dim=dim))
 
     @property
     def sm_scale(self) -> float:
@@ -225,7 +243,7 @@ class PagedInputs:
         return other
 
     def dead(self, contents: str) -> dict[str, Array]:
-        """A cache in which no token was ever written, {buffer: array}; `contents`: zero, finite, nan, bits."""
+        """A cache in which no token was ever written, {buffer: array}; `contents`: one of data.DEAD."""
         return {buffer: self._remembered(buffer, contents) for buffer in self.row.buffers}
 
     def _remembered(self, buffer: str, contents: str) -> Array:
@@ -243,10 +261,29 @@ class PagedInputs:
         shape, dtype = self.row.shape(buffer, self.sizes, case.dtype), self.row.word_of(buffer, case.dtype)
         if contents == "zero":
             return np.zeros(shape, dtype)
-        if contents == "nan" and is_floating(dtype.name):
-            return np.full(shape, np.nan).astype(dtype)
-        h = data.hashes(case.seed, "dead " + buffer, *data.grid(*shape))
-        return data.garbage(dtype.name, h) if contents == "finite" else data.bits(dtype.name, h)
+        return data.dead(dtype.name, contents, data.hashes(case.seed, "dead " + buffer, *data.grid(*shape)))
+
+    @cached_property
+    def dead_slots(self) -> tuple[dict[str, Array], ...]:
+        """Slots without a live token, of K and of V: `tails` of pages that a sequence owns, all of `free` pages."""
+        size, num_pages = self.case.page_size, self.sizes["page"]
+        found = []
+        for slots in self.slots:
+            dead = np.ones(num_pages * size, bool)
+            dead[slots] = False
+            owned = np.zeros(num_pages, bool)
+            owned[slots // size] = True
+            of_owned = np.repeat(owned, size)
+            found.append({"tails": np.flatnonzero(dead & of_owned), "free": np.flatnonzero(dead & ~of_owned)})
+        return tuple(found)
+
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether there is anything that no sequence reads where the Case's `poison` says."""
+        row, sizes, dtype = self.row, self.sizes, self.case.dtype
+        places = {name: any(len(side[name]) for side in self.dead_slots) for name in self.dead_slots[0]}
+        places["padding"] = any(row.padding(buffer, sizes, dtype).any() for buffer in row.buffers)
+        return any(places.values()) if self.case.poison == "all" else places[self.case.poison]
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""

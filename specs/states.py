@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kvconform.specs import data
+from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import DTYPES
@@ -33,17 +33,26 @@ class StateInputs:
     @cached_property
     def lses(self) -> Array:
         """float32 [num_parts, num_seqs, num_q_heads], in base e."""
-        h = data.hashes(self.case.seed, "lse", *data.grid(*self.shape[:3]))
-        return np.where(self.empty, -np.inf, data.values("float32", self.case.family, "lse", h)).astype(np.float32)
+        part, seq, head = data.grid(*self.shape[:3])
+        h = data.hashes(self.case.seed, "lse", part, seq, head)
+        live = families.values("float32", self.case.family, "lse", h, self._place(seq, part))
+        return np.where(self.empty, -np.inf, live).astype(np.float32)
+
+    def _place(self, row: Array, part: Array, dim: Array | int = 0) -> families.Place:
+        """Where elements of a part stand: parts are what keys are elsewhere."""
+        case = self.case
+        return families.Place(
+            seed=case.seed, row=row, key=part, num_keys=case.num_parts, dim=dim, head_dim=case.head_dim
+        )
 
     @cached_property
     def outs(self) -> Array:
         """[num_parts, num_seqs, num_q_heads, head_dim]."""
         case = self.case
-        h = data.hashes(case.seed, "outs", *data.grid(*self.shape))
-        live = data.values(case.dtype, case.family, "outs", h)
-        dead = {"zero": np.zeros_like(live), "finite": data.garbage(case.dtype, h), "nan": np.full_like(live, np.nan)}
-        return np.where(self.empty[..., None], dead[case.dead], live).astype(DTYPES[case.dtype])
+        part, seq, head, dim = data.grid(*self.shape)
+        h = data.hashes(case.seed, "outs", part, seq, head, dim)
+        live = families.values(case.dtype, case.family, "outs", h, self._place(seq, part, dim))
+        return np.where(self.empty[..., None], data.dead(case.dtype, case.dead, h), live).astype(DTYPES[case.dtype])
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""

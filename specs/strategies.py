@@ -17,6 +17,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from kvconform.specs import data
+from kvconform.specs import families as structured
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
@@ -42,7 +43,8 @@ POOL: dict[str, tuple[Any, ...]] = {
     "sm_scale": (None, 1.0, 0.25),
     "num_parts": (1, 2, 3, 5, 8),
     "empty_parts": ("none", "some", "all"),
-    "dead": ("finite", "zero", "nan"),
+    "dead": ("finite", "zero", "nan", "inf"),
+    "poison": ("all", "tails", "free", "padding"),
     "table_padding": ("valid", "minus_one"),
     "strides": STRIDES,
     "stray_slots": ("none", "below", "beyond", "twice"),
@@ -70,6 +72,7 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "spare_columns": (0,),
     "table_padding": ("valid",),
     "shared_pages": (0,),
+    "poison": ("all", "tails"),
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
@@ -83,7 +86,7 @@ STATIC_GEOMETRIES = 3
 def vocabulary(axis: str) -> tuple[str, ...]:
     """The words that an axis of a Case is drawn from; none where it is a number."""
     named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": (*DTYPES, *PACKED)}
-    named["family"] = data.FAMILIES
+    named["family"] = (*data.FAMILIES, *structured.FAMILIES)
     words = tuple(named.get(axis, POOL.get(axis, ())))
     return words if all(isinstance(word, str) for word in words) else ()
 
@@ -147,6 +150,8 @@ class Cell:
             pool = [v for v in _with_members(pool, predicates) if _all_hold(predicates, v)]
         if axis in SIZE_OF:
             pool = self._sizes(axis, pool, predicates)
+        if axis == "poison" and not self.row.pad:
+            pool = [v for v in pool if v != "padding"]
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
         if only is not None:
             pool = [v for v in pool if v in set(only)]
@@ -206,7 +211,8 @@ class Cell:
 
     def families(self, families: Iterable[str] | None) -> tuple[str, ...]:
         """The kinds of contents that are drawn: a law's own, or those of the operation's verdict."""
-        default = data.ARITHMETIC_FAMILIES if OPERATIONS[self.op].rounds else ("plain", "bits")
+        arithmetic = (*data.ARITHMETIC_FAMILIES, *structured.FAMILIES)
+        default = arithmetic if OPERATIONS[self.op].rounds else ("plain", "bits")
         return tuple(default if families is None else families)
 
     def geometries(self) -> list[dict[str, Any]]:
@@ -409,6 +415,28 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
         return ()
     case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", **sizes)
     return (replace(case, kv_lens=lens, family="bits"),)
+
+
+LONG = 8192 + 3
+"""Tokens of a long context: no whole number of pages, tiles or splits."""
+
+
+def long_contexts(cell: Cell) -> tuple[Case, ...]:
+    """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
+    compiled, or are too long for the offer."""
+    lens = (LONG, 5)
+    if cell.static or not cell.takes(kv_lens=lens):
+        return ()
+    sizes: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in ("num_kv_heads", "head_dim")}
+    sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])
+    sizes["page_size"] = LONG if cell.row.contiguous else max(n for n in cell.allowed("page_size"))
+    if not cell.takes(page_size=(sizes["page_size"],)):
+        return ()
+    if cell.row.contiguous or cell.row.fixed.get("slot"):
+        sizes["page_size"] = cell.row.fixed.get("slot", sizes["page_size"])
+    scale = cell.allowed("sm_scale")[0]
+    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, kv_lens=lens, sm_scale=scale, **sizes)
+    return tuple(replace(case, family=family) for family in ("read_out", "needle", "zero_sum"))
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)

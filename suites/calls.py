@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from kvconform.oracles.verdict import by_axes, require_same
+import numpy as np
+
+from kvconform.oracles import decode, mistakes, paged
+from kvconform.oracles.decode import LOCATE, DecodeReading
+from kvconform.oracles.suspects import suspect
+from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_same
+from kvconform.specs.case import Case
 from kvconform.specs.data import Array
+from kvconform.specs.inputs import inputs
 from kvconform.specs.paged import PagedInputs
+from kvconform.suites.law import Subject
 
 ORDINARY = {"stray_slots": ("none",), "pool": ("dense",)}
 """Axes that only laws about them leave their simplest value."""
@@ -31,3 +40,52 @@ def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
     for part in x.row.parts:
         rows, axes = x.tokens[part.name][: x.num_tokens], by_axes("token", *x.row.token_axes(part))
         require_same(got[part.name], rows, f"{what} against {part.name}", axes)
+
+
+def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: Any) -> dict[str, Array]:
+    """paged_decode of a Case over a cache; `changed` replaces arguments."""
+    x = inputs(case)
+    assert isinstance(x, PagedInputs)
+    arguments = {
+        "q": x.q,
+        "cache": cache,
+        "block_table": x.block_table,
+        "kv_lens": x.kv_lens,
+        "layout": case.layout,
+        "sm_scale": x.sm_scale,
+        "num_splits": case.num_splits,
+    }
+    return subject.call(case, "paged_decode", **(arguments | changed))
+
+
+def require_attention(got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:
+    """Raise Violation unless two results of attention agree bit for bit; `what` names both calls."""
+    for name in want:
+        require_same(got[name], want[name], f"{name} {what}", LOCATE[name])
+
+
+def require_decoded(subject: Subject, case: Case) -> None:
+    """Raise Violation unless paged_decode of a Case lies where a correct kernel of the declared arithmetic can land."""
+    x = inputs(case)
+    assert isinstance(x, PagedInputs)
+    cache = paged.filled(x, case.dead)
+    got = attend(subject, case, cache)
+    profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
+    right = DecodeReading.right(x, subject.conventions["lse_base"])
+    want = decode.expected(x, cache, profile, right)
+    out = want["out"]
+    assert isinstance(out, Interval)
+    require(
+        got,
+        {name: want[name] for name in got},
+        partial(mistakes.of_decode, x, cache, profile, right),
+        hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
+    )
+    subject.saw(decode.visible_weight(x, cache, want, right))
+    if passes_zeros({name: want[name] for name in got}):
+        subject.saw_nothing()
+
+
+def passes_zeros(want: Expected) -> bool:
+    """Whether results of nothing but zeros would be what is expected."""
+    return not any(one.unmet(np.zeros(one.want.shape, np.float32)).any() for one in want.values())

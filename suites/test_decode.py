@@ -1,56 +1,36 @@
 """Paged decode attention: the definition within the derived bound, and what must not matter does not."""
 
-from functools import partial
-
 import numpy as np
 
-from kvconform.oracles import decode, mistakes, paged
+from kvconform.oracles import decode, paged
 from kvconform.oracles.decode import DecodeReading
-from kvconform.oracles.verdict import require, require_same
+from kvconform.oracles.verdict import require
 from kvconform.specs.inputs import inputs
+from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
-
-
-def _attend(subject, case, cache, table=None, **changed):
-    x = inputs(case)
-    arguments = {
-        "q": x.q,
-        "cache": cache,
-        "block_table": x.block_table if table is None else table,
-        "kv_lens": x.kv_lens,
-        "layout": case.layout,
-        "sm_scale": x.sm_scale,
-        "num_splits": case.num_splits,
-    }
-    return subject.call(case, "paged_decode", **(arguments | changed))
-
-
-def _same(got, want, what):
-    for name in want:
-        require_same(got[name], want[name], f"{name} {what}", decode.LOCATE[name])
 
 
 @law("paged_decode")
 def test_decode_is_within_the_bound(subject, case):
     """out and lse lie where a correct kernel of the declared arithmetic can land."""
-    x = inputs(case)
-    cache = paged.filled(x, case.dead)
-    got = _attend(subject, case, cache)
-    profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
-    right = DecodeReading.right(x, subject.conventions["lse_base"])
-    want = decode.expected(x, cache, profile, right)
-    require(got, {name: want[name] for name in got}, partial(mistakes.of_decode, x, cache, profile, right))
-    subject.saw(decode.visible_weight(x, cache, want, right))
+    require_decoded(subject, case)
 
 
-@law("paged_decode", only={"dead": ("finite", "nan")}, wants=lambda conventions: set(conventions["dead"]) - {"zero"})
+@law(
+    "paged_decode",
+    only={"dead": ("finite", "nan", "inf")},
+    wants=lambda conventions: set(conventions["dead"]) - {"zero"},
+)
 def test_decode_ignores_dead_slots(subject, case):
     """What lies in slots that no sequence reads changes no bit of the result."""
     x = inputs(case)
-    clean = _attend(subject, case, paged.filled(x, "zero"))
+    if not x.is_poisoned:
+        subject.saw_nothing()
+    clean = attend(subject, case, paged.filled(x, "zero"))
     for side, poisoned in (("K", (case.dead, "zero")), ("V", ("zero", case.dead))):
-        got = _attend(subject, case, paged.filled(x, *poisoned))
-        _same(got, clean, f"with {case.dead} contents in dead slots of {side} against zeros there")
+        got = attend(subject, case, paged.filled(x, *poisoned))
+        where = "" if case.poison == "all" else f" ({case.poison})"
+        require_attention(got, clean, f"with {case.dead} contents in dead slots of {side}{where} against zeros there")
 
 
 @law(
@@ -62,17 +42,17 @@ def test_decode_does_not_see_page_numbers(subject, case):
     """Giving every page another number, in cache and block table alike, changes no bit of the result."""
     x = inputs(case)
     renamed = x.with_pages_renamed()
-    before = _attend(subject, case, paged.filled(x, "zero"))
-    after = _attend(subject, case, paged.filled(renamed, "zero"), renamed.block_table)
-    _same(after, before, "with pages renumbered against before")
+    before = attend(subject, case, paged.filled(x, "zero"))
+    after = attend(subject, case, paged.filled(renamed, "zero"), block_table=renamed.block_table)
+    require_attention(after, before, "with pages renumbered against before")
 
 
 @law("paged_decode", wants=lambda conventions: conventions["deterministic"])
 def test_decode_repeats_bit_for_bit(subject, case):
     """The same call gives the same bits."""
     cache = paged.filled(inputs(case), case.dead)
-    first = _attend(subject, case, cache)
-    _same(_attend(subject, case, cache), first, "of the second call against the first")
+    first = attend(subject, case, cache)
+    require_attention(attend(subject, case, cache), first, "of the second call against the first")
 
 
 @law(
@@ -86,7 +66,7 @@ def test_attention_over_parts_merges_to_the_whole(subject, case):
     num_parts = 2 if case.capacity else 3  # of a static shape, fewer: each part is one more sequence to interpret
     parts = x.in_parts(num_parts)
     cache = paged.filled(parts, case.dead)
-    got = _attend(subject, parts.case, cache, parts.block_table, q=parts.q, kv_lens=parts.kv_lens)
+    got = attend(subject, parts.case, cache, block_table=parts.block_table, q=parts.q, kv_lens=parts.kv_lens)
     stacked = {n: np.ascontiguousarray(a.reshape(-1, num_parts, *a.shape[1:]).swapaxes(0, 1)) for n, a in got.items()}
     merged = subject.call(case, "merge_states", outs=stacked["out"], lses=stacked["lse"])
     profile = decode.twice_merged(subject.profile(case.dtype), case.dtype, case.num_splits, num_parts)

@@ -1,0 +1,147 @@
+"""Laws of attention that need no oracle: two calls whose results are tied to each other, bit for bit."""
+
+import numpy as np
+
+from kvconform.oracles import paged
+from kvconform.specs import data, variations
+from kvconform.specs.inputs import inputs
+from kvconform.specs.strategies import long_contexts
+from kvconform.suites.calls import ORDINARY, appending, attend, require_attention, require_decoded
+from kvconform.suites.law import law
+
+EXACT = ("plain", "wide", "sharp", "offset", "spike", "stairs_up", "cancel")
+"""Contents whose scores keep their bits when a factor of two moves from K to q, in every floating type."""
+
+FAR_FROM_ZERO = ("read_out",)
+"""Contents of equal weights and of values of one sign: nothing on the way to the result is subnormal or becomes so."""
+
+APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
+
+
+def _chosen(case, what, count):
+    return int(data.hashes(case.seed, what)) % count
+
+
+def _is(name):
+    return lambda conventions: name in conventions["invariances"]
+
+
+@law(
+    "paged_decode",
+    only={**APART, "dead": ("finite", "nan")},
+    wants=lambda conventions: conventions["deterministic"] and set(conventions["dead"]) - {"zero"},
+)
+def test_decode_does_not_see_its_neighbours(subject, case):
+    """Other contents of the other sequences, NaN where dead slots may hold it, change no bit of a row."""
+    x = inputs(case)
+    seq = _chosen(case, "kept", len(case.kv_lens))
+    if case.kv_lens[seq] in (0, x.num_tokens):
+        subject.saw_nothing()
+    other = variations.with_other_neighbours(x, seq, case.dead)
+    before = attend(subject, case, paged.filled(x, "zero"))
+    after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
+    rows = [{name: got[name][seq : seq + 1] for name in got} for got in (after, before)]
+    require_attention(*rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
+
+
+@law("paged_decode", families=FAR_FROM_ZERO, only=APART, wants=lambda conventions: conventions["deterministic"])
+def test_decode_scales_exactly_with_v(subject, case):
+    """-V gives -out and 4 V gives 4 out, bit for bit, where no product can underflow."""
+    x = inputs(case)
+    before = attend(subject, case, paged.filled(x, "zero"))
+    for factor in (-1.0, 4.0):
+        got = attend(subject, case, paged.filled(variations.with_v_times(x, factor), "zero"))
+        want = before | {"out": (before["out"].astype(np.float64) * factor).astype(before["out"].dtype)}
+        require_attention(_unsigned_zeros(got), _unsigned_zeros(want), f"with V times {factor:g} against before")
+
+
+def _unsigned_zeros(got):
+    """A sum that cancels is +0, whatever the signs of its terms."""
+    return {name: np.where(array == 0, np.zeros_like(array), array) for name, array in got.items()}
+
+
+@law("paged_decode", families=EXACT, only=APART, wants=lambda conventions: conventions["deterministic"])
+def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
+    """2 q and K / 2 have the same scores, bit for bit."""
+    x = inputs(case)
+    moved = variations.with_factor_in_q(x, 2.0)
+    before = attend(subject, case, paged.filled(x, "zero"))
+    got = attend(subject, case, paged.filled(moved, "zero"), q=moved.q)
+    require_attention(got, before, "with 2 q and K / 2 against before")
+
+
+@law("paged_decode", only={**APART, "dead": ("zero",)}, wants=_is("batch"))
+def test_decode_does_not_depend_on_its_batch(subject, case):
+    """Rows in another order, and each row alone, give the same bits, where that is declared."""
+    x = inputs(case)
+    cache = paged.filled(x, "zero")
+    whole = attend(subject, case, cache)
+    num_seqs = len(case.kv_lens)
+    if num_seqs == 1:
+        subject.saw_nothing()
+    order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
+    seq = _chosen(case, "alone", num_seqs)
+    for rows, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
+        some = {"q": x.q[rows], "block_table": x.block_table[rows], "kv_lens": x.kv_lens[rows]}
+        got = attend(subject, case, cache, **some)
+        require_attention(got, {name: whole[name][rows] for name in whole}, f"{said} against the whole batch")
+
+
+@law("paged_decode", only=APART | {"dead": ("zero",), "num_kv_heads": (2, 3, 5)}, wants=_is("heads"))
+def test_decode_turns_with_its_heads(subject, case):
+    """kv heads in another order, with their q heads, give the same bits in that order, where that is declared."""
+    x = inputs(case)
+    order = np.roll(np.arange(case.num_kv_heads)[::-1], _chosen(case, "turn", case.num_kv_heads))
+    turned = variations.with_heads_in_order(x, order)
+    before = attend(subject, case, paged.filled(x, "zero"))
+    after = attend(subject, case, paged.filled(turned, "zero"), q=turned.q)
+    at = variations.q_heads(x, order)
+    require_attention(after, {name: before[name][:, at] for name in before}, f"with kv heads in the order {order}")
+
+
+@law("paged_decode", only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)}, wants=_is("splits"))
+def test_decode_does_not_depend_on_its_splits(subject, case):
+    """Any number of splits gives the bits of one, where that is declared."""
+    cache = paged.filled(inputs(case), "zero")
+    one = attend(subject, case, cache, num_splits=1)
+    require_attention(attend(subject, case, cache), one, f"in {case.num_splits} splits against one")
+
+
+@law("paged_decode", only=APART, wants=lambda conventions: conventions["deterministic"])
+def test_decode_forgets_the_calls_before(subject, case):
+    """A call with shorter sequences and other contents in between changes no bit of the next one."""
+    x = inputs(case)
+    cache = paged.filled(x, case.dead)
+    first = attend(subject, case, cache)
+    least = 1 if subject.conventions["empty_rows"] == "undefined" else 0
+    shorter = np.maximum(x.kv_lens - 1, least).astype(x.kv_lens.dtype)
+    between = variations.with_v_times(x, -2.0)
+    attend(subject, case, paged.filled(between, case.dead), q=-between.q, kv_lens=shorter)
+    require_attention(attend(subject, case, cache), first, "after a call with shorter sequences against before")
+
+
+@law(
+    "paged_decode",
+    needs=("append",),
+    only={**APART, **{axis: values for axis, values in ORDINARY.items() if axis == "pool"}, "dead": ("zero",)},
+    wants=lambda conventions: conventions["deterministic"],
+)
+def test_decode_reads_what_was_appended(subject, case):
+    """A cache filled by append, all tokens but the last of each sequence and then those, decodes like a filled one."""
+    x = inputs(case)
+    cache = x.dead("zero")
+    newest = np.zeros(x.num_rows, bool)
+    newest[np.cumsum([n for n in case.kv_lens if n], dtype=int) - 1] = True
+    for skipped in (newest, ~newest):
+        mapping = np.where(skipped, -1, x.slot_mapping).astype(x.slot_mapping.dtype)
+        cache = subject.call(case, "append", **appending(x, cache) | {"slot_mapping": mapping})["cache"]
+    got = attend(subject, case, cache)
+    require_attention(
+        got, attend(subject, case, paged.filled(x, "zero")), "over an appended cache against a filled one"
+    )
+
+
+@law("paged_decode", pinned=long_contexts, drawn=False)
+def test_decode_counts_every_page_of_a_long_context(subject, case):
+    """Over thousands of keys, each page and the one key that counts are in the result."""
+    require_decoded(subject, case)
