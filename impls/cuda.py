@@ -61,7 +61,7 @@ WHY_NOT = {
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
-    "table_padding": {"valid", "minus_one"},
+    "table_padding": {"valid", "minus_one", "huge"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "undefined",  # a block a token: on a GPU two of them write at once
     "padding": "kept",

@@ -33,7 +33,7 @@ OFFERS = {
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
-    "table_padding": {"valid", "minus_one"},
+    "table_padding": {"valid", "minus_one", "huge"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},

@@ -56,7 +56,7 @@ WHY_NOT = {
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
-    "table_padding": {"valid", "minus_one"},
+    "table_padding": {"valid", "minus_one", "huge"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",  # movement.append: one token in flight at a time
     "padding": "undefined",  # layouts._packed: rows cross whole, with zeros

@@ -40,7 +40,7 @@ OFFERS = {
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
-    "table_padding": {"valid", "minus_one"},
+    "table_padding": {"valid", "minus_one", "huge"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
@@ -141,7 +141,7 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str,
 def _rows(view: View, block_table: Tensor, position: Tensor) -> Tensor:
     """[num_seqs, *position, head, dim] of one part; past a sequence's end, whatever lies where the table points."""
     columns = (position // view.page_size).clamp(max=block_table.shape[1] - 1)
-    pages = block_table[:, columns].long().clamp(min=0)
+    pages = block_table[:, columns].long().clamp(0, max(0, view.tensor.shape[0] - 1))
     return _bits(view.tensor)[_at(view, pages, position % view.page_size)].view(view.tensor.dtype)
 
 

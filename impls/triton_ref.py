@@ -48,7 +48,7 @@ OFFERS = {
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
-    "table_padding": {"valid", "minus_one"},
+    "table_padding": {"valid", "minus_one", "huge"},
     "slots_out_of_range": "drop",
     "duplicate_slots": "undefined",  # programs store in any order, and each of them stores only a part of a token
     "page_moves": {"apart", "swap"},

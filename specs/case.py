@@ -36,7 +36,8 @@ class Case:
     page_size, num_kv_heads, group, head_dim, num_subspaces   sizes; group is q heads a kv head
     spare_pages         pages that no sequence owns
     spare_columns       columns of the block table beyond the longest sequence
-    table_padding       what the block table holds beyond a sequence's pages: valid, minus_one
+    table_padding       what the block table holds beyond a sequence's pages: valid: any page, another sequence's among
+                        them; minus_one; huge: numbers far past the pool
     index_dtype         dtype of slot_mapping, block_table and kv_lens
     strides             how arrays lie in memory: contiguous; outer: views into larger storage, every axis but the last
                         with a wider stride; all: every axis, the last with stride 2 (specs/storage.py)

@@ -20,6 +20,9 @@ SPARSE = 1 << 31
 KEPT = 1 << 20
 """Bytes of a buffer whose contents are kept for the next call of a law, at most."""
 
+FAR_PAGE = (1 << 30) + 1
+"""A page far past any pool, that an int32 still holds; times a page's elements it does not."""
+
 MOVED = 32
 """Pages that copy_pages reads or writes, at most."""
 
@@ -91,7 +94,8 @@ class PagedInputs:
         order = self._order(num_pages)
         tables, start = [], 0
         for side in SIDES if case.row.pairs_pages else SIDES[:1]:
-            table = np.full((len(case.kv_lens), width), -1, case.index_dtype)
+            beyond = {"minus_one": -1, "huge": FAR_PAGE}.get(case.table_padding, 0)
+            table = np.full((len(case.kv_lens), width), beyond, case.index_dtype)
             if case.table_padding == "valid":
                 padding = data.hashes(case.seed, "padding" + " v" * side, *data.grid(*table.shape))
                 table[:] = padding % np.uint64(num_pages)
@@ -228,7 +232,8 @@ class PagedInputs:
     def with_pages_renamed(self) -> PagedInputs:
         """The same tokens under other page numbers: the pages' order reversed."""
         other = PagedInputs(self.case)
-        renamed = [np.where(table < 0, -1, self.sizes["page"] - 1 - table) for table in self.tables]
+        num_pages = self.sizes["page"]
+        renamed = [np.where((table >= 0) & (table < num_pages), num_pages - 1 - table, table) for table in self.tables]
         other.tables = tuple(new.astype(old.dtype) for new, old in zip(renamed, self.tables, strict=True))
         return other
 

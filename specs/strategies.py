@@ -45,7 +45,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "empty_parts": ("none", "some", "all"),
     "dead": ("finite", "zero", "nan", "inf"),
     "poison": ("all", "tails", "free", "padding"),
-    "table_padding": ("valid", "minus_one"),
+    "table_padding": ("valid", "minus_one", "huge"),
     "strides": STRIDES,
     "stray_slots": ("none", "below", "beyond", "twice"),
     "page_ids": ("any", "high"),
@@ -285,13 +285,27 @@ def offers_cell(offer: Mapping[str, Any], row: Layout, dtype: str) -> bool:
 
 
 _QUARTER = st.sampled_from(range(16))
-_MOST_EDGES = 49  # so that of a range of up to 50 lengths fewer than 100 entries are drawn from
+_FEW = 45  # of each half that lengths are drawn from, so that both and the tiles stay below 100 entries
 _NUM_SEQS = st.sampled_from((1, 2, 3, 4, 9))  # 9: more than whoever hands out eight at a time expects
 
+TILES = (16, 32, 64, 128)
+"""Tokens that kernels take at a time: a length beside each is drawn now and then where lengths are free."""
 
-def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int]:
-    """Lengths of one sequence: half of them on an edge, half anywhere."""
-    longest = capacity * page_size if capacity else page_size if cell.row.contiguous else max(LONGEST, 2 * page_size)
+_TILE_EDGES = tuple(tile + beside for tile in TILES for beside in (0, 1))
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Lengths of one sequence that a cell allows: simplest first, half of them on an edge; the longest; whether 0."""
+
+    some: tuple[int, ...]
+    longest: int
+    empty: bool
+
+
+def _lengths(cell: Cell, page_size: int, capacity: int) -> _Lengths:
+    bounded = capacity * page_size if capacity else page_size if cell.row.contiguous else 0
+    longest = bounded or max(LONGEST, 2 * page_size)
     edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
     least = 1 if cell.conventions["empty_rows"] == "undefined" else 0
     limits = cell.predicates("kv_lens")
@@ -300,7 +314,10 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int
     if not fits or not anywhere:
         asked = " and ".join(map(repr, limits))
         raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {asked}")
-    return st.sampled_from([*(fits * (len(anywhere) // len(fits) or 1))[:_MOST_EDGES], *anywhere])
+    tiles = [n for n in _TILE_EDGES if (n <= longest or not bounded) and _all_hold(limits, n)]
+    thinned = anywhere[:: -(-len(anywhere) // _FEW)]
+    on_edges = (fits * (len(thinned) // len(fits) or 1))[:_FEW]
+    return _Lengths((*on_edges, *thinned, *tiles), max(fits), 0 in fits)
 
 
 def _restricted(cell: Cell, only: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -329,9 +346,6 @@ def cases(
     return _drawn(cell, shapes, allowed, cell.families(families), cache(partial(_lengths, cell)))
 
 
-_Lengths = Callable[[int, int], st.SearchStrategy[int]]
-
-
 @st.composite  # once: Hypothesis reads the source of what it decorates
 def _drawn(
     draw: st.DrawFn,
@@ -339,7 +353,7 @@ def _drawn(
     shapes: list[dict[str, Any]],
     allowed: Mapping[str, tuple[Any, ...]],
     families: tuple[str, ...],
-    lengths: _Lengths,
+    lengths: Callable[[int, int], _Lengths],
 ) -> Case:
     seen = OPERATIONS[cell.op].case_axes
 
@@ -353,12 +367,30 @@ def _drawn(
         values["num_seqs"] = num_seqs
     if "kv_lens" in seen:
         length = lengths(values["page_size"], values.get("capacity", 0))
-        values["kv_lens"] = tuple(draw(length) for _ in range(num_seqs or draw(_NUM_SEQS)))
+        count = num_seqs or draw(_NUM_SEQS)
+        batch = one_of(_BATCHES) if count > 1 else _BATCHES[0]
+        if batch == "ragged":
+            values["kv_lens"] = tuple(one_of(length.some) for _ in range(count))
+        else:
+            values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
 
 
 _sampled = cache(st.sampled_from)
+
+_BATCHES = ("ragged", "ragged", "ragged", "one_empty", "one_long")
+"""How the lengths of a batch stand to each other: free, all full but one that is empty, all short but one."""
+
+
+def _uneven(batch: str, length: _Lengths, count: int, odd: int) -> tuple[int, ...]:
+    """A batch in which one sequence is unlike the others."""
+    shortest = min(n for n in length.some if n)
+    if batch == "one_empty":
+        one, others = 0 if length.empty else shortest, length.longest
+    else:
+        one, others = length.longest, shortest
+    return tuple(one if seq == odd else others for seq in range(count))
 
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:

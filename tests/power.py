@@ -54,6 +54,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "pages_are_in_order": ((BOUND, DEAD, PAGES, GATHER), "pages_are_in_order"),
     "table_of_the_next_sequence": ((BOUND, DEAD, PAGES, GATHER), "table_of_the_next_sequence"),
     "table_is_as_wide_as_its_longest_row": ((BOUND,), None),
+    "table_is_gathered_beyond_its_sequence": ((BOUND,), None),
     "pages_in_order_of_their_numbers": ((PAGES,), None),
     "pages_are_gathered_as_if_full": ((GATHER,), None),
     "tile_is_a_run_of_neighbouring_pages": ((PAGES,), None),
