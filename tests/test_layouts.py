@@ -4,10 +4,13 @@ Golden addresses stand in test_goldens.py, the independent reader in test_numpy_
 that every slip in a row is caught by two of the three.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from kvconform.specs import pattern
+from kvconform.specs import row as row_module
 from kvconform.specs.dtypes import width
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.pattern import LineError
@@ -195,3 +198,14 @@ def test_what_the_shapes_of_a_cache_do_not_tell_is_known():
     assert LAYOUTS["packed"].hidden == ("head", "dim")
     assert LAYOUTS["cells"].hidden == ("head", "dim")
     assert LAYOUTS["token_head_scales"].hidden == ("dtype", "dim")
+
+
+def test_what_a_row_remembers_is_bounded_and_right_when_asked_again(monkeypatch):
+    monkeypatch.setattr(row_module, "_REMEMBERED", 8)
+    row = replace(LAYOUTS["nhd"])
+    sizes = {"slot": 4, "head": 2, "dim": 8}
+    for page in [*range(1, 50), 1, 2, 1]:
+        assert row.shape("k", {"page": page, **sizes}, "int8") == (page, 4, 2, 8)
+        assert len(row._memo) < 8 + len(("measured", "record", "shape"))
+    with pytest.raises(KeyError):
+        row.shape("k", {"page": 1}, "int8")
