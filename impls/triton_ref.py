@@ -37,7 +37,7 @@ OFFERS = {
     "extract_v": _FUSED,
     "append": _MOVED,
     "gather": _MOVED,
-    "copy_pages": _INDEXED,
+    "copy_pages": {"pool": _POOL, **_INDEXED},
     "paged_decode": {"layout": views.ATTENDED - _PAIRED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_INDEXED},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }

@@ -128,7 +128,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("cache", "page_mapping", "*", "layout"),
             returns=("cache",),
             holds="pages",
-            case_axes=(*_PAGES, "index_dtype", "page_moves", "page_ids", "strides"),
+            case_axes=(*_PAGES, "index_dtype", "page_moves", "page_ids", "pool", "strides"),
         ),
         Operation(
             name="paged_decode",

@@ -1,6 +1,7 @@
 """Strategies draw what an offer allows, and all of it that matters."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -199,6 +200,14 @@ def test_a_sparse_pool_is_beyond_31_bits_in_one_dtype_and_only_where_it_is_offer
     assert all(np.prod(x.row.shape(b, x.sizes, "int8"), dtype=object) > 2**31 for b in x.row.buffers)
     assert int(x.slots[0].min()) * np.prod(x.token_shape(x.row.parts[0])) > 2**31
     assert not any(sparse_pool(c) for c in cells("append", {k: v for k, v in offer.items() if k != "pool"}, FREE))
+
+
+def test_pages_of_a_sparse_pool_are_copied_between_its_ends_and_within_them():
+    offer = {"layout": {"nhd"}, "dtype": {"int8"}, "pool": {"dense", "sparse"}}
+    (case,) = sparse_pool(cell_of("copy_pages", offer))
+    x = inputs(case)
+    words = x.page_mapping * np.prod(x.row.shape("k", {**x.sizes, "page": 1}, "int8"), dtype=np.int64)
+    assert {tuple(ends) for ends in (words > 2**31).tolist()} == set(product((False, True), repeat=2))
 
 
 def test_sizes_that_a_row_asks_for_together_are_drawn_together():
