@@ -152,7 +152,8 @@ class Cell:
             pool = [v for v in pool if v in set(only)]
         if not pool:
             asked = " and ".join(map(repr, predicates))
-            raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis} to draw from {asked}")
+            among = "" if only is None else f" among {', '.join(map(str, only))}"
+            raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis}{among} to draw from {asked}")
         return pool
 
     def admits(self, axis: str, value: Any) -> bool:
@@ -176,6 +177,16 @@ class Cell:
             return fits
         others = (n for n in range(1, _ROOM) if n not in fits and _all_hold(predicates, n))
         return [*fits, *islice((n for n in others if _admits(self.layout, self.dtype, axis, n, beside)), 2 - len(fits))]
+
+    def narrows(self, only: Mapping[str, tuple[Any, ...]]) -> bool:
+        """Whether a law's restriction, or the offers of several operations, could leave nothing to draw between them.
+
+        Quick, and no where it is certain alone: what is left says `allowed`.
+        """
+        asked = [self.predicates(axis) for claims in self.also for axis in claims]
+        apart = any(one != other for one, *others in asked for other in others)
+        sized = any(axis in SIZE_OF or (self.row.contiguous and axis in CONTIGUOUS) for axis in only)
+        return apart or sized or not self.takes(**only)
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""
@@ -233,7 +244,9 @@ class Cell:
         if self.row.contiguous:
             fixed |= {"capacity": 1, "spare_pages": 0}
         shape = {axis: pick(axis) for axis in STATIC_AXES if axis in seen}
-        return {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}, **shape}
+        wish = {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}}
+        kept = {k: v if k not in POOL or self.takes(**{k: (v,)}) else pick(k) for k, v in wish.items()}
+        return kept | shape
 
 
 @cache
@@ -286,10 +299,10 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> st.SearchStrategy[int
     limits = cell.predicates("kv_lens")
     fits = [n for n in edges if least <= n <= longest and _all_hold(limits, n)]
     anywhere = [n for n in range(1, longest + 1) if _all_hold(limits, n)]
-    if not fits or not anywhere:
+    if not fits and not anywhere:
         asked = " and ".join(map(repr, limits))
         raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {asked}")
-    return st.one_of(st.sampled_from(fits), st.sampled_from(anywhere))
+    return st.one_of(st.sampled_from(fits or anywhere), st.sampled_from(anywhere or fits))
 
 
 def _restricted(cell: Cell, only: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -339,18 +352,18 @@ def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
     if bits > 16:
         return ()
     heads, dim = cell.allowed("num_kv_heads")[-1], cell.allowed("head_dim")[-1]
-    tokens = -(-(2**bits) // (heads * dim))
-    return (
-        Case(
-            op=cell.op,
-            layout=cell.layout,
-            dtype=cell.dtype,
-            family="patterns",
-            num_tokens=tokens,
-            num_kv_heads=heads,
-            head_dim=dim,
-        ),
+    least = -(-(2**bits) // (heads * dim))
+    tokens = next((n for n in range(least, 2 * least + 1) if cell.takes(num_tokens=(n,))), 0)
+    case = Case(
+        op=cell.op,
+        layout=cell.layout,
+        dtype=cell.dtype,
+        family="patterns",
+        num_tokens=tokens,
+        num_kv_heads=heads,
+        head_dim=dim,
     )
+    return (case,) if tokens else ()
 
 
 HIGH_PAGES = (1 << 15, 1 << 16)
@@ -362,8 +375,8 @@ LARGEST = 1 << 23
 
 def high_pages(cell: Cell) -> tuple[Case, ...]:
     """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
-    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in SIZE_OF}
-    sizes = {**{SIZE_OF[axis]: size for axis, size in least.items()}, **cell.row.fixed}
+    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in (*SIZE_OF, "index_dtype")}
+    sizes = {**{axis: least[name] for name, axis in SIZE_OF.items()}, **cell.row.fixed}
     found = []
     lens = (2 * least["page_size"] + 1, 1)
     if cell.row.contiguous or not cell.takes(kv_lens=lens):
@@ -382,6 +395,7 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     offered = [dtype for dtype in cell.row.dtypes if holds(cell.offer.get("dtype", {dtype}), dtype)]
     narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
     sizes: dict[str, Any] = {axis: cell.allowed(axis)[-1] for axis in SIZE_OF}
+    sizes["index_dtype"] = cell.allowed("index_dtype")[0]
     lens = (2 * sizes["page_size"] + 1, 1)
     if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()
