@@ -51,6 +51,7 @@ class PagedInputs:
             "slot": case.page_size,
             "head": case.num_kv_heads,
             "dim": case.head_dim,
+            "dim_v": case.head_dim_v or case.head_dim,
             "subspace": case.num_subspaces,
             **case.row.fixed,
         }

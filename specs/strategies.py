@@ -32,6 +32,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "num_kv_heads": (1, 2, 3, 5),
     "group": (1, 2, 3, 4),
     "head_dim": (1, 3, 4, 8, 16, 24, 40),
+    "head_dim_v": (1, 3, 4, 8, 16, 24, 40),
     "num_subspaces": (1, 2, 3, 8, 32),
     "spare_pages": (0, 1, 3),
     "spare_columns": (0, 1, 3),
@@ -57,6 +58,7 @@ LONGEST = 40
 """Tokens of the longest sequence that is drawn where lengths are free and two pages are not longer."""
 
 SIZE_OF = {"page_size": "slot", "num_kv_heads": "head", "head_dim": "dim", "num_subspaces": "subspace"}
+SIZE_OF |= {"head_dim_v": "dim_v"}
 """Fields of a Case that are sizes of a layout's axes."""
 
 _Beside = tuple[tuple[str, tuple[int, ...]], ...]
@@ -73,7 +75,16 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
-STATIC_AXES = ("page_size", "num_kv_heads", "group", "head_dim", "num_subspaces", "num_splits", "num_parts")
+STATIC_AXES = (
+    "page_size",
+    "num_kv_heads",
+    "group",
+    "head_dim",
+    "head_dim_v",
+    "num_subspaces",
+    "num_splits",
+    "num_parts",
+)
 """Axes that a compiled kernel is specialised on."""
 
 STATIC_GEOMETRIES = 3
@@ -141,6 +152,8 @@ class Cell:
         only   values a law restricts itself to
         Raises OfferError when nothing is left.
         """
+        if axis == "head_dim_v" and not self._has_own_v:
+            return [0]
         predicates = self.predicates(axis)
         pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
         if predicates and len(pool) > 1:
@@ -155,6 +168,17 @@ class Cell:
             among = "" if only is None else f" among {', '.join(map(str, only))}"
             raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis}{among} to draw from {asked}")
         return pool
+
+    @property
+    def _has_own_v(self) -> bool:
+        """Whether V has a width of its own."""
+        return SIZE_OF["head_dim_v"] in self.row.every_axis
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The fields of a Case that shape the inputs of this cell."""
+        seen = OPERATIONS[self.op].case_axes
+        return seen if self._has_own_v else tuple(axis for axis in seen if axis != "head_dim_v")
 
     def admits(self, axis: str, value: Any) -> bool:
         """Whether the layout can be built with one size, whatever others are allowed beside it."""
@@ -230,7 +254,7 @@ class Cell:
         return [self._geometry(kind) for kind in kinds[: self.num_geometries]]
 
     def _geometry(self, kind: str) -> dict[str, Any]:
-        seen = OPERATIONS[self.op].case_axes
+        seen = self.axes
 
         def pick(axis: str) -> Any:
             pool = self.allowed(axis)
@@ -324,7 +348,7 @@ def cases(
     only       axes a law restricts, such as {"dead": ("nan",)}
     Raises OfferError where the offer leaves nothing to draw.
     """
-    seen = OPERATIONS[cell.op].case_axes
+    seen = cell.axes
     shapes = _restricted(cell, only or {}) if cell.static else [{}]
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
     choices = {axis: st.sampled_from(cell.allowed(axis, (only or {}).get(axis))) for axis in free}

@@ -93,6 +93,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "k_is_used_as_v": ((BOUND, GATHER), "k_is_used_as_v"),
     "pages_of_k_are_used_for_v": ((BOUND, APPEND, GATHER, ROUND_TRIP), "pages_of_k_are_used_for_v"),
     "beside_is_read_as_interleaved": ((APPEND, GATHER), None),
+    "v_starts_at_half_of_the_row": ((APPEND, GATHER), None),
+    "v_has_the_head_stride_of_k": ((GATHER,), None),
     "packed_heads_are_halves": ((APPEND, GATHER), "heads_are_halves"),
     "packed_heads_are_not_padded": ((APPEND, GATHER), None),
     # scales and codes

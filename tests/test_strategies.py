@@ -210,6 +210,16 @@ def test_pages_of_a_sparse_pool_are_copied_between_its_ends_and_within_them():
     assert {tuple(ends) for ends in (words > 2**31).tolist()} == set(product((False, True), repeat=2))
 
 
+def test_heads_of_v_have_a_width_of_their_own_where_the_row_gives_them_one_and_nowhere_else():
+    every = {c.layout: c for c in cells("gather", numpy_ref.OFFERS["gather"], FREE)}
+    found = drawn(every["beside_nhd_diffkv"])
+    assert sum(case.head_dim_v != case.head_dim for case in found) > len(found) / 3
+    assert {case.head_dim_v < case.head_dim for case in found} == {True, False}
+    assert inputs(replace(found[0], head_dim=8, head_dim_v=3, kv_lens=(1,))).v.shape[-1] == 3
+    assert {case.head_dim_v for case in drawn(every["nhd"])} == {0}
+    assert inputs(drawn(every["nhd"], 1)[0]).v.shape[-1] == drawn(every["nhd"], 1)[0].head_dim
+
+
 def test_sizes_that_a_row_asks_for_together_are_drawn_together():
     """`fractal` cuts heads * head_dim by 16, which no size alone can see."""
     cell = next(c for c in cells("gather", numpy_ref.OFFERS["gather"], FREE) if c.layout == "fractal")
