@@ -58,7 +58,9 @@ def compare_layouts(names: tuple[str, ...], dtype: str | None, markdown: bool, *
 def _everywhere(out: Console, row: Layout, other: Layout) -> int:
     always = equivalence(row, other)
     if always is None:  # they hold different things: comparing them anywhere says what
-        sizes = {**dict.fromkeys(("page", "slot", "head", "dim", "subspace", "token", "part", "seq", "rope"), 1)}
+        sizes = {
+            **dict.fromkeys(("page", "slot", "head", "dim", "dim_v", "subspace", "token", "part", "seq", "rope"), 1)
+        }
         compare(row, other, {**sizes, **row.fixed, **other.fixed}, _common_dtype(row, other))
         raise IncomparableError(f"{row.name} and {other.name} can be built together in no geometry tried")
     out.print(str(always), markup=False)

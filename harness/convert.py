@@ -25,6 +25,7 @@ from kvconform.specs.strides import Cache
 from kvconform.specs.tiles import LIMIT, Steps, Tile, Tiling, tiling
 
 OPTIONS = {"page": "--num-pages", "slot": "--page-size", "head": "--num-kv-heads", "dim": "--head-dim"}
+OPTIONS |= {"dim_v": "--head-dim-v"}
 """Axis -> the option that gives its size."""
 
 TRIAL = 3840

@@ -35,6 +35,7 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--page-size", type=_POSITIVE, help="Slots of a page; of a contiguous layout, its capacity.")
 @click.option("--num-kv-heads", type=_POSITIVE, help="Heads, where the shapes leave them open.")
 @click.option("--head-dim", type=_POSITIVE, help="Width of a head, or of a latent; likewise.")
+@click.option("--head-dim-v", type=_POSITIVE, help="Width of a head of V where it is not that of K; likewise.")
 @click.option("--drop-padding", is_flag=True, help="Convert although padding of A holds something, and drop that.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @click.option(
@@ -56,6 +57,7 @@ def convert(
     page_size: int | None,
     num_kv_heads: int | None,
     head_dim: int | None,
+    head_dim_v: int | None,
     drop_padding: bool,
     force: bool,
     memory: int,
@@ -76,7 +78,7 @@ def convert(
     layout, that is sequence i. Padding is zero in OUT, and must be in IN. Metadata of a .safetensors file is left out.
     OUT gets its name when it is whole. Exit codes: 0 converted; 2 refused.
     """
-    given = {"page": num_pages, "slot": page_size, "head": num_kv_heads, "dim": head_dim}
+    given = {"page": num_pages, "slot": page_size, "head": num_kv_heads, "dim": head_dim, "dim_v": head_dim_v}
     try:
         rows = _row(a), _row(b)
         require_same_parts(*rows)

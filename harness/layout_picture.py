@@ -25,6 +25,7 @@ LETTERS: dict[str, tuple[str, str]] = {
     "slot": ("t", "token (its slot)"),
     "token": ("t", "token"),
     "dim": ("d", "dim"),
+    "dim_v": ("d", "dim"),
     "rope": ("r", "dim of the rope"),
     "subspace": ("m", "subspace"),
 }
@@ -214,6 +215,7 @@ _SMALL = {
     "slot": (3, 4, 8, 16, 32, 64, 128),
     "head": (2, 3, 4, 8),
     "dim": (4, 8, 16, 32, 64, 128, 256, 512),
+    "dim_v": (2, 4),
     "rope": (4,),
     "subspace": (4,),
     "token": (3,),

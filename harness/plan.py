@@ -85,10 +85,9 @@ def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Boo
         if options.takes_cell(cell):
             booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
             lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
-            if not (law.rows(cell.row) and law.cells(cell) and (law.drawn or law.pinned(cell))):
-                booked.outcome, booked.message = NOT_OFFERED, f"says nothing about {cell.layout}"
-            elif lacking:
-                booked.outcome, booked.message = NOT_OFFERED, f"needs {' and '.join(lacking)} there too"
+            said = law.silence(cell) or (f"needs {' and '.join(lacking)} there too" if lacking else "")
+            if said:
+                booked.outcome, booked.message = NOT_OFFERED, said
             asked.append((cell, booked))
     return asked
 

@@ -42,7 +42,7 @@ CONVENTIONS = {
     "deterministic": True,
 }
 WHY_NOT = {
-    "sparse": "append copies the cache and packed codes are expanded whole: a pool of 2**31 elements would take memory"
+    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory"
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
 TILE = 16  # keys between two updates of the running maximum

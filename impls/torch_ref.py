@@ -33,7 +33,7 @@ OFFERS = {
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
     "gather": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
-    "copy_pages": _ANY,
+    "copy_pages": {**_POOL, **_ANY},
     "paged_decode": {"layout": views.ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }

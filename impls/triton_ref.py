@@ -41,7 +41,11 @@ OFFERS = {
     "extract_v": _FUSED,
     "append": _MOVED,
     "gather": _MOVED,
-    "copy_pages": {"layout": {row.name for row in OPERATIONS["copy_pages"].layouts} - _ALIKE, **_INDEXED},
+    "copy_pages": {
+        "layout": {row.name for row in OPERATIONS["copy_pages"].layouts} - _ALIKE,
+        "pool": _POOL,
+        **_INDEXED,
+    },
     "paged_decode": {"layout": _ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_INDEXED},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }

@@ -10,7 +10,7 @@ import numpy as np
 from kvconform.oracles import memory, paged
 from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact, Expected
-from kvconform.specs import pattern
+from kvconform.specs import data, pattern
 from kvconform.specs.data import Array
 from kvconform.specs.layouts import Layout, Part
 from kvconform.specs.paged import PagedInputs
@@ -198,13 +198,51 @@ def unlike_sparse(inputs: PagedInputs, got: Cache) -> str:
             slot = int(inputs.mappings[part.side][0])
             return f"{part.name}: the tokens from slot {slot} on are not where they belong"
         memory.store(inputs.row, got, part, at, np.zeros_like(want), inputs.sizes, dtype)
+    return _not_empty(got, "no token belongs")
+
+
+def sparse_pages(inputs: PagedInputs) -> Cache:
+    """A sparse cache in which every page that copy_pages reads or writes holds bits of its own, and all else zeros."""
+    cache = inputs.dead("zero")
+    for name, array in cache.items():
+        for page in np.unique(inputs.page_mapping).tolist():
+            at = inputs.row.page_of(name, page, inputs.sizes, inputs.case.dtype)
+            array[at] = _bits_of_page(inputs, name, page, array[at])
+    return cache
+
+
+def unlike_sparse_pages(inputs: PagedInputs, got: Cache) -> str:
+    """What `sparse_pages` holds that copy_pages did not put there, or lacks; nothing where it is right. It is used up.
+
+    Padding of target pages is free.
+    """
+    row, sizes, dtype = inputs.row, inputs.sizes, inputs.case.dtype
+    source_of = {int(target): int(source) for source, target in inputs.page_mapping}
     for name, array in got.items():
+        padding = row.padding(name, {**sizes, "page": 1}, dtype)
+        for page in np.unique(inputs.page_mapping).tolist():
+            here, source = array[row.page_of(name, page, sizes, dtype)], source_of.get(page, page)
+            want = Exact(_bits_of_page(inputs, name, source, here), str, padding if page in source_of else None)
+            if want.unmet(here).any():
+                return f"{name}: page {page} does not hold what page {source} held before the call"
+            here[...] = np.zeros_like(here)
+    return _not_empty(got, "no page was copied to")
+
+
+def _bits_of_page(inputs: PagedInputs, buffer: str, page: int, like: Array) -> Array:
+    h = data.hashes(inputs.case.seed, f"page of {buffer}", np.asarray(page), *data.grid(*like.shape))
+    return data.bits(like.dtype.name, h)
+
+
+def _not_empty(cache: Cache, why: str) -> str:
+    """Where a cache holds anything but zeros; `why` nothing may."""
+    for name, array in cache.items():
         rest = array.reshape(-1).view(np.uint8)
         for start in range(0, rest.size, _LOOKED_AT):
             piece = rest[start : start + _LOOKED_AT]
             if piece.any():
                 word, size = (start + int(np.flatnonzero(piece)[0])) // array.itemsize, array.size
-                return f"{name}: something was written to element {word} of {size}, where no token belongs"
+                return f"{name}: something was written to element {word} of {size}, where {why}"
     return ""
 
 

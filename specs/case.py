@@ -34,6 +34,7 @@ class Case:
     num_seqs            rows of merge_states; 0 where kv_lens says it
     num_tokens          tokens of merge_kv, extract_k, extract_v
     page_size, num_kv_heads, group, head_dim, num_subspaces   sizes; group is q heads a kv head
+    head_dim_v          width of a head of V where the layout lets it differ; 0: that of K, head_dim
     spare_pages         pages that no sequence owns
     spare_columns       columns of the block table beyond the longest sequence
     table_padding       what the block table holds beyond a sequence's pages: valid: any page, another sequence's among
@@ -71,6 +72,7 @@ class Case:
     num_kv_heads: int = 1
     group: int = 1
     head_dim: int = 1
+    head_dim_v: int = 0
     num_subspaces: int = 1
     spare_pages: int = 0
     spare_columns: int = 0

@@ -48,7 +48,7 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="table_padding",
-            meaning="what a block table may hold beyond a sequence's pages: any page, -1, or a number far past the pool",
+            meaning="what a block table may hold beyond a sequence's pages: any page, -1, numbers far past the pool",
             choices=("valid", "minus_one", "huge"),
             default={"valid"},
             several=True,

@@ -23,6 +23,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "slot": (1, 3, 4, 32),
     "head": (1, 2, 3, 4),
     "dim": (64, 72, 96, 128, 256),
+    "dim_v": (40, 64),
     "subspace": (1, 5),
     "token": (3,),
     "part": (2,),

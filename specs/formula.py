@@ -21,6 +21,7 @@ NAMES: dict[str, str] = {
     "slot": "page_size",
     "head": "num_kv_heads",
     "dim": "head_dim",
+    "dim_v": "head_dim_v",
     "rope": "rope_dim",
     "subspace": "num_subspaces",
     "token": "num_tokens",

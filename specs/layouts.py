@@ -31,6 +31,14 @@ def _fused(to: str) -> dict[str, Field]:
     return {"kv": Field(f"kv {_TOKEN} -> {to}")}
 
 
+def _beside(shared: str) -> dict[str, Field]:
+    """K and V of widths of their own, one behind the other in one row; `shared` says where the row lies."""
+    return {
+        "k": Field(f"{_TOKEN} -> {shared} | dim", buffer="kv"),
+        "v": Field(f"{_TOKEN}_v -> {shared} | dim_v", side=V, buffer="kv"),
+    }
+
+
 def _grouped(bits: str, k: tuple[str, str], v: tuple[str, str], *extra: str) -> dict[str, Field]:
     """Codes of K and V, and what each group of codes shares, in buffers of their own.
 
@@ -105,6 +113,18 @@ _SEPARATE = (
         sentinels="slot 0 takes the writes of padding tokens; -1 is not guarded",
     ),
     Layout(
+        name="token_slots_diffkv",
+        fields={
+            "k": Field("page slot head dim -> (page slot) head dim"),
+            "v": Field("page slot head dim_v -> (page slot) head dim_v", side=V),
+        },
+        fixed={"slot": 1},
+        dtypes=_SERVED,
+        source="SGLang mem_cache/memory_pool.py, MHATokenToKVPool: v_buffer [size + page_size, head, v_head_dim]",
+        table="token_slots",
+        sentinels="slot 0 takes the writes of padding tokens; -1 is not guarded",
+    ),
+    Layout(
         name="trtllm_blocks",
         fields={"pool": Field("page slot head dim -> page head slot dim", side=None)},
         source="TensorRT-LLM cpp/tensorrt_llm/kernels/kvCacheUtils.h, getBlockPtr and getKVLocalIdx",
@@ -154,6 +174,21 @@ _FUSED = (
         fields=_fused("page head slot (kv dim)"),
         dtypes=_SERVED,
         source="vLLM 2026-08 flash_attn.py, flashinfer.py, triton_attn.py, cpu_attn.py",
+        sentinels=_SLOT_SKIPS + "; block 0 is null",
+    ),
+    Layout(
+        name="beside_nhd_diffkv",
+        fields=_beside("page slot head"),
+        dtypes=_SERVED,
+        source="vLLM 2026 v1/attention/backends/flash_attn_diffkv.py, (num_blocks, heads, block_size, head_size + "
+        "head_size_v), stride order (0, 2, 1, 3)",
+        sentinels=_SLOT_SKIPS + "; block 0 is null",
+    ),
+    Layout(
+        name="beside_hnd_diffkv",
+        fields=_beside("page head slot"),
+        dtypes=_SERVED,
+        source="vLLM 2026 v1/attention/backends/flash_attn_diffkv.py, triton_attn_diffkv.py, stride order (0, 1, 2, 3)",
         sentinels=_SLOT_SKIPS + "; block 0 is null",
     ),
     Layout(

@@ -74,8 +74,8 @@ class Operation:
         return (row.is_plain or not self.plain) and (not self.only or bool(set(row.dtypes) & set(self.only)))
 
 
-_PAGES = ("page_size", "num_kv_heads", "head_dim", "num_subspaces", "kv_lens", "spare_pages", "capacity")
-_HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "page_size": "slot", "dtype": "dtype"}
+_PAGES = ("page_size", "num_kv_heads", "head_dim", "head_dim_v", "num_subspaces", "kv_lens", "spare_pages", "capacity")
+_HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "head_dim_v": "dim_v", "page_size": "slot", "dtype": "dtype"}
 _TABLE = ("spare_columns", "table_padding", "index_dtype")
 
 OPERATIONS: dict[str, Operation] = {
@@ -129,7 +129,7 @@ OPERATIONS: dict[str, Operation] = {
             arguments=("cache", "page_mapping", "*", "layout"),
             returns=("cache",),
             holds="pages",
-            case_axes=(*_PAGES, "index_dtype", "page_moves", "page_ids", "strides"),
+            case_axes=(*_PAGES, "index_dtype", "page_moves", "page_ids", "pool", "strides"),
         ),
         Operation(
             name="paged_decode",
@@ -142,7 +142,7 @@ OPERATIONS: dict[str, Operation] = {
             only=ROUNDED,
             optional={"num_splits": 1},
             case_axes=(
-                *(a for a in _PAGES if a != "num_subspaces"),
+                *(a for a in _PAGES if a not in ("num_subspaces", "head_dim_v")),
                 *_TABLE,
                 "group",
                 "num_splits",

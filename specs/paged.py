@@ -57,12 +57,13 @@ class PagedInputs:
             "slot": case.page_size,
             "head": case.num_kv_heads,
             "dim": case.head_dim,
+            "dim_v": case.head_dim_v or case.head_dim,
             "subspace": case.num_subspaces,
             **case.row.fixed,
         }
         if case.pool == "sparse":
             a_page = max(math.prod(self.row.shape(b, {**self.sizes, "page": 1}, case.dtype)) for b in self.row.buffers)
-            self.sizes["page"] += -(-SPARSE // a_page)
+            self.sizes["page"] += -(-SPARSE // a_page) + MOVED  # so many lie beyond, of odd and of even numbers
         self.num_tokens = sum(case.kv_lens)
         self.num_rows = case.capacity * len(case.kv_lens) * case.page_size if case.capacity else self.num_tokens
 
@@ -162,7 +163,9 @@ class PagedInputs:
         """[num_pairs, 2] source and target pages of copy_pages; one source is copied twice where there is room."""
         case, num_pages = self.case, self.sizes["page"]
         order = np.argsort(data.hashes(case.seed, "moves", *data.grid(min(num_pages, MOVED))), kind="stable")
-        if case.page_ids == "high":
+        if case.pool == "sparse":  # from one end of it to the other, and within each
+            order = np.where(order < MOVED // 2, order, num_pages - 1 - order)
+        elif case.page_ids == "high":
             order = num_pages - 1 - order
         half = len(order) // 2
         sources, targets = order[:half].copy(), order[half : 2 * half]

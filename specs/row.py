@@ -28,6 +28,7 @@ POSITIONS = ("page", "slot", "token")
 """Axes that say where a token is; the others are inside of it."""
 
 _TRIED = {"slot": (3, 4, 32, 64), "head": (1, 2, 3), "dim": (24, 32, 64, 128, 256), "subspace": (2, 3)}
+_TRIED |= {"dim_v": (24, 32, 64, 128)}
 """Sizes that are told apart, or not, by the shapes they lead to."""
 
 Sizes = Mapping[str, int]
@@ -156,6 +157,11 @@ class Layout:
         return self.parts[0].axes
 
     @cached_property
+    def every_axis(self) -> tuple[str, ...]:
+        """The logical axes of all its parts."""
+        return tuple(dict.fromkeys(axis for part in self.parts for axis in part.axes))
+
+    @cached_property
     def kind(self) -> tuple[Any, ...]:
         """What a Case must share with a row to be moved to it."""
         return self.holds, tuple((part.name, part.axes) for part in self.parts), self.contiguous, self.pairs_pages
@@ -203,9 +209,10 @@ class Layout:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether a token is one K and one V of the cache's own type: what attention can be computed from."""
+        """Whether a token is one K and one V of one width and the cache's own type: what attention is computed from."""
         names = tuple(part.name for part in self.parts)
-        return names == SIDE_NAMES and not any(one.dtype for one in self.fields.values())
+        alike = len({part.axes for part in self.parts}) == 1
+        return names == SIDE_NAMES and alike and not any(one.dtype for one in self.fields.values())
 
     def part(self, name: str) -> Part:
         """A part by its name."""

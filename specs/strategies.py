@@ -33,6 +33,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "num_kv_heads": (1, 2, 3, 5),
     "group": (1, 2, 3, 4),
     "head_dim": (1, 3, 4, 8, 16, 24, 40),
+    "head_dim_v": (1, 3, 4, 8, 16, 24, 40),
     "num_subspaces": (1, 2, 3, 8, 32),
     "spare_pages": (0, 1, 3),
     "spare_columns": (0, 1, 3),
@@ -59,6 +60,7 @@ LONGEST = 40
 """Tokens of the longest sequence that is drawn where lengths are free and two pages are not longer."""
 
 SIZE_OF = {"page_size": "slot", "num_kv_heads": "head", "head_dim": "dim", "num_subspaces": "subspace"}
+SIZE_OF |= {"head_dim_v": "dim_v"}
 """Fields of a Case that are sizes of a layout's axes."""
 
 _Beside = tuple[tuple[str, tuple[int, ...]], ...]
@@ -76,7 +78,16 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
-STATIC_AXES = ("page_size", "num_kv_heads", "group", "head_dim", "num_subspaces", "num_splits", "num_parts")
+STATIC_AXES = (
+    "page_size",
+    "num_kv_heads",
+    "group",
+    "head_dim",
+    "head_dim_v",
+    "num_subspaces",
+    "num_splits",
+    "num_parts",
+)
 """Axes that a compiled kernel is specialised on."""
 
 STATIC_GEOMETRIES = 3
@@ -144,6 +155,8 @@ class Cell:
         only   values a law restricts itself to
         Raises OfferError when nothing is left.
         """
+        if axis == "head_dim_v" and not self._has_own_v:
+            return [0]
         predicates = self.predicates(axis)
         pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
         if predicates and len(pool) > 1:
@@ -157,8 +170,20 @@ class Cell:
             pool = [v for v in pool if v in set(only)]
         if not pool:
             asked = " and ".join(map(repr, predicates))
-            raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis} to draw from {asked}")
+            among = "" if only is None else f" among {', '.join(map(str, only))}"
+            raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis}{among} to draw from {asked}")
         return pool
+
+    @property
+    def _has_own_v(self) -> bool:
+        """Whether V has a width of its own."""
+        return SIZE_OF["head_dim_v"] in self.row.every_axis
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The fields of a Case that shape the inputs of this cell."""
+        seen = OPERATIONS[self.op].case_axes
+        return seen if self._has_own_v else tuple(axis for axis in seen if axis != "head_dim_v")
 
     def admits(self, axis: str, value: Any) -> bool:
         """Whether the layout can be built with one size, whatever others are allowed beside it."""
@@ -181,6 +206,16 @@ class Cell:
             return fits
         others = (n for n in range(1, _ROOM) if n not in fits and _all_hold(predicates, n))
         return [*fits, *islice((n for n in others if _admits(self.layout, self.dtype, axis, n, beside)), 2 - len(fits))]
+
+    def narrows(self, only: Mapping[str, tuple[Any, ...]]) -> bool:
+        """Whether a law's restriction, or the offers of several operations, could leave nothing to draw between them.
+
+        Quick, and no where it is certain alone: what is left says `allowed`.
+        """
+        asked = [self.predicates(axis) for claims in self.also for axis in claims]
+        apart = any(one != other for one, *others in asked for other in others)
+        sized = any(axis in SIZE_OF or (self.row.contiguous and axis in CONTIGUOUS) for axis in only)
+        return apart or sized or not self.takes(**only)
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""
@@ -225,7 +260,7 @@ class Cell:
         return [self._geometry(kind) for kind in kinds[: self.num_geometries]]
 
     def _geometry(self, kind: str) -> dict[str, Any]:
-        seen = OPERATIONS[self.op].case_axes
+        seen = self.axes
 
         def pick(axis: str) -> Any:
             pool = self.allowed(axis)
@@ -239,7 +274,9 @@ class Cell:
         if self.row.contiguous:
             fixed |= {"capacity": 1, "spare_pages": 0}
         shape = {axis: pick(axis) for axis in STATIC_AXES if axis in seen}
-        return {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}, **shape}
+        wish = {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}}
+        kept = {k: v if k not in POOL or self.takes(**{k: (v,)}) else pick(k) for k, v in wish.items()}
+        return kept | shape
 
 
 @cache
@@ -311,9 +348,10 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> _Lengths:
     limits = cell.predicates("kv_lens")
     fits = [n for n in edges if least <= n <= longest and _all_hold(limits, n)]
     anywhere = [n for n in range(1, longest + 1) if _all_hold(limits, n)]
-    if not fits or not anywhere:
+    if not fits and not anywhere:
         asked = " and ".join(map(repr, limits))
         raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {asked}")
+    fits, anywhere = fits or anywhere, anywhere or fits
     tiles = [n for n in _TILE_EDGES if (n <= longest or not bounded) and _all_hold(limits, n)]
     thinned = anywhere[:: -(-len(anywhere) // _FEW)]
     on_edges = (fits * (len(thinned) // len(fits) or 1))[:_FEW]
@@ -339,7 +377,7 @@ def cases(
     only       axes a law restricts, such as {"dead": ("nan",)}
     Raises OfferError where the offer leaves nothing to draw.
     """
-    seen = OPERATIONS[cell.op].case_axes
+    seen = cell.axes
     shapes = _restricted(cell, only or {}) if cell.static else [{}]
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
     allowed = {axis: tuple(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
@@ -355,7 +393,7 @@ def _drawn(
     families: tuple[str, ...],
     lengths: Callable[[int, int], _Lengths],
 ) -> Case:
-    seen = OPERATIONS[cell.op].case_axes
+    seen = cell.axes
 
     def one_of(some: Sequence[Any]) -> Any:
         return some[0] if len(some) == 1 else draw(_sampled(tuple(some)))
@@ -385,7 +423,7 @@ _BATCHES = ("ragged", "ragged", "ragged", "one_empty", "one_long")
 
 def _uneven(batch: str, length: _Lengths, count: int, odd: int) -> tuple[int, ...]:
     """A batch in which one sequence is unlike the others."""
-    shortest = min(n for n in length.some if n)
+    shortest = min((n for n in length.some if n), default=0)
     if batch == "one_empty":
         one, others = 0 if length.empty else shortest, length.longest
     else:
@@ -399,18 +437,18 @@ def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
     if bits > 16:
         return ()
     heads, dim = cell.allowed("num_kv_heads")[-1], cell.allowed("head_dim")[-1]
-    tokens = -(-(2**bits) // (heads * dim))
-    return (
-        Case(
-            op=cell.op,
-            layout=cell.layout,
-            dtype=cell.dtype,
-            family="patterns",
-            num_tokens=tokens,
-            num_kv_heads=heads,
-            head_dim=dim,
-        ),
+    least = -(-(2**bits) // (heads * dim))
+    tokens = next((n for n in range(least, 2 * least + 1) if cell.takes(num_tokens=(n,))), 0)
+    case = Case(
+        op=cell.op,
+        layout=cell.layout,
+        dtype=cell.dtype,
+        family="patterns",
+        num_tokens=tokens,
+        num_kv_heads=heads,
+        head_dim=dim,
     )
+    return (case,) if tokens else ()
 
 
 HIGH_PAGES = (1 << 15, 1 << 16)
@@ -422,8 +460,8 @@ LARGEST = 1 << 23
 
 def high_pages(cell: Cell) -> tuple[Case, ...]:
     """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
-    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in SIZE_OF}
-    sizes = {**{SIZE_OF[axis]: size for axis, size in least.items()}, **cell.row.fixed}
+    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in (*SIZE_OF, "index_dtype")}
+    sizes = {**{axis: least[name] for name, axis in SIZE_OF.items()}, **cell.row.fixed}
     found = []
     lens = (2 * least["page_size"] + 1, 1)
     if cell.row.contiguous or not cell.takes(kv_lens=lens):
@@ -442,6 +480,7 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     offered = [dtype for dtype in cell.row.dtypes if holds(cell.offer.get("dtype", {dtype}), dtype)]
     narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
     sizes: dict[str, Any] = {axis: cell.allowed(axis)[-1] for axis in SIZE_OF}
+    sizes["index_dtype"] = cell.allowed("index_dtype")[0]
     lens = (2 * sizes["page_size"] + 1, 1)
     if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()

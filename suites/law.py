@@ -7,7 +7,8 @@ takes the `subject` fixture, and its row is in `LAWS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.layouts import Layout
 from kvconform.specs.profile import Profile
-from kvconform.specs.strategies import Cell, cases
+from kvconform.specs.strategies import Cell, OfferError, cases
 
 
 class Subject(Protocol):
@@ -87,6 +88,24 @@ class Law:
     def strategy(self, cell: Cell) -> st.SearchStrategy[Case]:
         """Cases of a cell."""
         return cases(cell, self.families, self.only)
+
+    def silence(self, cell: Cell) -> str:
+        """Why the law says nothing about a cell, or nothing.
+
+        An offer from which the operation itself cannot be drawn is wrong, which is found when it is tried.
+        """
+        if not self.rows(cell.row):
+            return f"says nothing about {cell.layout}"
+        try:
+            if self.drawn and cell.narrows(self.only or {}):
+                self.strategy(cell)
+            silent = not self.cells(cell) or not (self.drawn or self.pinned(cell))
+            return f"says nothing about what is offered of {cell.layout}" if silent else ""
+        except OfferError as e:
+            with suppress(OfferError):
+                cases(replace(cell, also=()))
+                return f"says nothing there: {e}"
+        return ""
 
     @property
     def operations(self) -> tuple[str, ...]:

@@ -55,15 +55,32 @@ def test_decode_repeats_bit_for_bit(subject, case):
     require_attention(attend(subject, case, cache), first, "of the second call against the first")
 
 
+def parts_of(static):
+    """Parts that a sequence is cut into; of a static shape fewer: each is one more sequence to interpret."""
+    return 2 if static else 3
+
+
+def takes_parts(cell):
+    """Whether so many parts are merged there, of however many sequences, and of a sequence any part may be attended."""
+    shorter = [cell.takes(kv_lens=(n,)) for n in range(LONGEST_PART)]
+    shorter_too = shorter == sorted(shorter, reverse=True)
+    return shorter_too and cell.takes(num_parts=(parts_of(cell.static),)) and not cell.predicates("num_seqs")
+
+
+LONGEST_PART = 512
+"""Length up to which an offer is asked whether it has gaps."""
+
+
 @law(
     "paged_decode",
     needs=("paged_decode:lse", "merge_states"),
     wants=lambda conventions: conventions["empty_rows"] == "zero",
+    cells=takes_parts,
 )
 def test_attention_over_parts_merges_to_the_whole(subject, case):
     """Decoding any partition of the keys, empty parts included, and merging gives attention over all of them."""
     x = inputs(case)
-    num_parts = 2 if case.capacity else 3  # of a static shape, fewer: each part is one more sequence to interpret
+    num_parts = parts_of(static=bool(case.capacity))
     parts = x.in_parts(num_parts)
     cache = paged.filled(parts, case.dead)
     got = attend(subject, parts.case, cache, block_table=parts.block_table, q=parts.q, kv_lens=parts.kv_lens)

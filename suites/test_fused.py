@@ -11,6 +11,9 @@ from kvconform.specs.layouts import K, V
 from kvconform.specs.strategies import every_bit_pattern
 from kvconform.suites.law import law
 
+HEADS = (2, 3, 5, 8)
+"""Heads that are cut into two shards, in every way."""
+
 
 @law("merge_kv", pinned=every_bit_pattern)
 def test_merge_alternates_k_and_v(subject, case):
@@ -20,7 +23,12 @@ def test_merge_alternates_k_and_v(subject, case):
     require(got, fused.expect_merge(x), partial(mistakes.of_fused, x, None, None))
 
 
-@law("merge_kv", only={"num_kv_heads": (2, 3, 5, 8)})
+def takes_every_shard(cell):
+    """Whether fewer heads are offered than the most that are drawn, down to one."""
+    return cell.takes(num_kv_heads=tuple(range(1, max(cell.allowed("num_kv_heads", HEADS)))))
+
+
+@law("merge_kv", only={"num_kv_heads": HEADS}, cells=takes_every_shard)
 def test_merging_commutes_with_sharding_heads(subject, case):
     """Fusing each shard of heads and joining the shards gives what fusing all heads gives."""
     k, v = inputs(case).sides

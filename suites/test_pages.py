@@ -18,7 +18,7 @@ def takes_shards(cell):
     return cell.takes(num_kv_heads=(1,)) and any(cell.takes(num_kv_heads=(n,)) for n in HEADS)
 
 
-@law("copy_pages", families=("bits",), pinned=high_pages)
+@law("copy_pages", families=("bits",), only={"pool": ("dense",)}, pinned=high_pages)
 def test_copy_pages_copies_whole_pages(subject, case):
     """Each target holds what its source held before the call, whatever else is copied; every other page stays."""
     x = inputs(case)
@@ -107,3 +107,13 @@ def test_gather_counts_elements_beyond_31_bits(subject, case):
     x = inputs(case)
     cache = pages.filled_sparse(x)
     require_tokens(subject.call(case, "gather", **gathering(x, cache)), x, "gather of a sparse pool")
+
+
+@law("copy_pages", families=("bits",), pinned=sparse_pool, drawn=False)
+def test_copy_pages_counts_elements_beyond_31_bits(subject, case):
+    """In a cache of 2**31 elements and more, pages are copied from one end to the other; nothing else was written."""
+    x = inputs(case)
+    call = {"cache": pages.sparse_pages(x), "page_mapping": x.page_mapping, "layout": case.layout}
+    said = pages.unlike_sparse_pages(x, subject.call(case, "copy_pages", **call)["cache"])
+    if said:
+        raise Violation(said)

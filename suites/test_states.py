@@ -33,7 +33,7 @@ def test_merge_is_within_the_bound(subject, case):
     subject.saw(states.visible_weight(outs, nats, want))
 
 
-@law("merge_states", only={"num_parts": (2, 3, 5, 8)})
+@law("merge_states", only={"num_parts": (2, 3, 5, 8)}, cells=lambda cell: cell.takes(num_parts=(2,)))
 def test_merging_in_any_order_and_tree_gives_the_same(subject, case):
     """Parts merged two at a time, in a drawn order and tree, stay within the bound of that tree."""
     outs, given, nats, unit = _parts(subject, case)

@@ -20,6 +20,7 @@ APPEND_HIGH = "append_reaches_high_pages"
 GATHER_HIGH = "gather_reaches_high_pages"
 APPEND_LARGE = "append_counts_elements_beyond_31_bits"
 GATHER_LARGE = "gather_counts_elements_beyond_31_bits"
+COPY_LARGE = "copy_pages_counts_elements_beyond_31_bits"
 COPY = "copy_pages_copies_whole_pages"
 FORK = "a_fork_leaves_its_parent_alone"
 SHARDS = "shards_of_the_heads_join_to_the_whole"
@@ -33,6 +34,9 @@ MERGE = "merge_is_within_the_bound"
 TREE = "merging_in_any_order_and_tree_gives_the_same"
 ONLY_LIVE = "the_only_live_part_is_the_result"
 MERGE_REPEATS = "merging_repeats_bit_for_bit"
+
+LARGE = (APPEND_LARGE, GATHER_LARGE, COPY_LARGE)
+"""The laws of caches whose elements 31 bits do not count."""
 
 MAIN = (BOUND, APPEND, GATHER, COPY, FUSE, EXTRACT_K, EXTRACT_V, MERGE)
 """The law of each operation that knows its mistakes by name."""
@@ -90,6 +94,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "k_is_used_as_v": ((BOUND, GATHER), "k_is_used_as_v"),
     "pages_of_k_are_used_for_v": ((BOUND, APPEND, GATHER, ROUND_TRIP), "pages_of_k_are_used_for_v"),
     "beside_is_read_as_interleaved": ((APPEND, GATHER), None),
+    "v_starts_at_half_of_the_row": ((APPEND, GATHER), None),
+    "v_has_the_head_stride_of_k": ((GATHER,), None),
     "packed_heads_are_halves": ((APPEND, GATHER), "heads_are_halves"),
     "packed_heads_are_not_padded": ((APPEND, GATHER), None),
     # scales and codes
@@ -192,6 +198,9 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "gather_counts_elements_in_int32": ((GATHER_LARGE,), None),
     "gather_reads_zeros_past_int32": ((GATHER_LARGE,), None),
     "gather_pages_pass_through_float32": ((GATHER_LARGE,), None),
+    "copy_counts_elements_in_int32": ((COPY_LARGE,), None),
+    "copy_counts_bytes_in_uint32": ((COPY_LARGE,), None),
+    "copy_passes_pages_through_float32": ((COPY_LARGE,), None),
     # whole pages
     "pages_are_copied_in_turn": ((COPY,), "pages_are_copied_in_turn"),
     "source_and_target_are_swapped": ((COPY,), "source_and_target_are_swapped"),
@@ -283,6 +292,11 @@ ALONE: dict[str, tuple[str, ...]] = {
         "gather_counts_elements_in_int32",
         "gather_reads_zeros_past_int32",
         "gather_pages_pass_through_float32",
+    ),
+    COPY_LARGE: (
+        "copy_counts_elements_in_int32",
+        "copy_counts_bytes_in_uint32",
+        "copy_passes_pages_through_float32",
     ),
     COPY: ("pages_are_copied_in_turn", "source_is_copied_to_one_target", "pages_of_v_are_not_copied"),
     FORK: (
@@ -389,7 +403,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "refuses_slots": (APPEND, STRAY, REFUSED, APPEND_HIGH, SHARDS),
     "keeps_the_first_of_several_tokens": (APPEND, CONTESTED, COPY, FORK, SHARDS),
     "zeroes_padding": (APPEND, GATHER, COPY, FORK),
-    "writes_where_the_cache_lies": (STRAY, CONTESTED, APPEND_HIGH, GATHER_HIGH, COPY, APPEND_LARGE, GATHER_LARGE),
+    "writes_where_the_cache_lies": (STRAY, CONTESTED, APPEND_HIGH, GATHER_HIGH, COPY, *LARGE),
     "leaves_undefined_what_it_may": (APPEND, COPY, FORK),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

@@ -12,7 +12,7 @@ from kvconform.specs.compare import DIFFERENT, RESHAPED, SAME, IncomparableError
 from kvconform.specs.layouts import LAYOUTS, SIDES, Field, Layout
 from kvconform.tests.geometry import sizes_of
 
-SIZES = {"page": 2, "slot": 3, "head": 3, "dim": 16, "subspace": 5, "token": 4, "part": 2, "seq": 3}
+SIZES = {"page": 2, "slot": 3, "head": 3, "dim": 16, "dim_v": 8, "subspace": 5, "token": 4, "part": 2, "seq": 3}
 BESIDE, KV_FIRST = LAYOUTS["beside_nhd"], LAYOUTS["kv_first_nhd"]
 WOVEN = replace(BESIDE, name="woven", fields={"kv": Field("kv page slot head dim -> page (slot kv head) dim")})
 PLAIN_ROWS = [

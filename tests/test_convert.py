@@ -31,7 +31,7 @@ from kvconform.specs.strides import ByIndex, Digit, boxes
 from kvconform.specs.tiles import Grid, Room, tiling
 from kvconform.tests import convert_speed
 
-OTHER = {"subspace": 5, "token": 6, "part": 2, "seq": 3, "rope": 64}
+OTHER = {"dim_v": 24, "subspace": 5, "token": 6, "part": 2, "seq": 3, "rope": 64}
 SIZES = [
     {"page": page, "slot": slot, "head": head, "dim": dim} | OTHER
     for page, slot, head, dim in (
@@ -66,7 +66,7 @@ def admitted(a, b, turn):
 PAIRS = {
     (a.name, b.name): case
     for i, (a, b) in enumerate(itertools.product(LAYOUTS.values(), repeat=2))
-    if (case := admitted(a, b, i))
+    if (case := admitted(a, b, len(a.dtypes) - 1 if a is b else i))  # a row itself where it pads, in its narrowest type
 }
 
 
@@ -621,10 +621,13 @@ ASKED = {
     "fractal": _BOTH,
     "cells": _BOTH,
     "cells_v_transposed": _BOTH,
-    "mla_aligned": "--head-dim",
+    "packed_hd64": "--num-kv-heads",
+    "mla_aligned": "--page-size and --head-dim",
     "mla_packed": "--page-size and --head-dim",
     "indexer_k": "--page-size and --head-dim",
     "nvfp4_swizzled": f"--page-size and {_BOTH}",
+    "beside_nhd_diffkv": "--head-dim and --head-dim-v",
+    "beside_hnd_diffkv": "--head-dim and --head-dim-v",
 }
 """Row -> what its shapes leave open: padded axes, and axes in one dimension."""
 

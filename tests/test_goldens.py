@@ -56,7 +56,7 @@ HOW_MANY = {
     "indexer_k": 10, "token_head_scales": 11, "nvfp4": 27, "nvfp4_swizzled": 39, "fp4_slots": 21, "kivi": 46,
     "kivi_torch": 54, "kvquant": 19, "code_rows": 2, "code_columns": 2, "code_heads": 3, "fused": 4,
     "parts_first": 3, "q8_0": 8, "q4_0": 12, "q4_1": 16, "q5_0": 17, "q5_1": 21, "q6_K": 37, "iq4_nl": 12,
-    "mxfp4": 12, "nvfp4_blocks": 18,
+    "mxfp4": 12, "nvfp4_blocks": 18, "token_slots_diffkv": 5, "beside_nhd_diffkv": 6, "beside_hnd_diffkv": 6,
 }
 """Row -> how many ways of misreading it there are: a generator that falls silent is seen here."""
 # fmt: on

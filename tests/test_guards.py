@@ -106,6 +106,7 @@ ROOMY = {
     "slot": (3, 4, 32, 128),
     "head": (2, 8, 16, 32, 64),
     "dim": (32, 64, 128, 256, 512),
+    "dim_v": (64, 32),
 }
 """Sizes in which an axis can be cut that the row itself leaves whole."""
 

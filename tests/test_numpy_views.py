@@ -29,11 +29,13 @@ TOLD = {  # what the arrays of a cache do not tell
     "cells_v_transposed": ("num_kv_heads",),
     "mla_aligned": ("page_size", "head_dim"),
     "mla_packed": ("page_size", "head_dim"),
+    "beside_nhd_diffkv": ("head_dim",),
+    "beside_hnd_diffkv": ("head_dim",),
     "indexer_k": ("head_dim",),
     "nvfp4_swizzled": ("num_kv_heads", "head_dim"),
     "token_head_scales": ("dtype",),
 }
-AXIS = {"num_kv_heads": "head", "head_dim": "dim", "page_size": "slot"}
+AXIS = {"num_kv_heads": "head", "head_dim": "dim", "head_dim_v": "dim_v", "page_size": "slot"}
 
 KINDS = {  # name -> (axis it is about, what holds of the sizes); axes of one size could hide each other
     "distinct": ("slot", lambda s: len({s[axis] for axis in SEVERAL}) == len(SEVERAL)),
@@ -48,6 +50,7 @@ SEVERAL = {  # sizes to choose from, preferred first: no multiples of what rows 
     "slot": (7, 12, 64, 128),
     "head": (6, 5, 2, 12, 64, 1, 128),
     "dim": (40, 20, 48, 96, 192, 256, 12, 32, 64, 128),
+    "dim_v": (28, 24),
     "subspace": (9, 7),
 }
 
@@ -328,7 +331,7 @@ def test_what_the_views_ask_for_is_what_the_rows_hide():
 
 def test_a_keyword_that_means_nothing_is_refused():
     with pytest.raises(
-        TypeError, match=r"^nhd: no keyword 'num_heads'; known: num_kv_heads, head_dim, page_size, dtype"
+        TypeError, match=r"^nhd: no keyword 'num_heads'; known: num_kv_heads, head_dim, head_dim_v, page_size, dtype"
     ):
         numpy_ref.gather({}, np.zeros((1, 1), int), np.array([1]), layout="nhd", num_heads=2)
 

@@ -1,6 +1,7 @@
 """Strategies draw what an offer allows, and all of it that matters."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -201,6 +202,24 @@ def test_a_sparse_pool_is_beyond_31_bits_in_one_dtype_and_only_where_it_is_offer
     assert not any(sparse_pool(c) for c in cells("append", {k: v for k, v in offer.items() if k != "pool"}, FREE))
 
 
+def test_pages_of_a_sparse_pool_are_copied_between_its_ends_and_within_them():
+    offer = {"layout": {"nhd"}, "dtype": {"int8"}, "pool": {"dense", "sparse"}}
+    (case,) = sparse_pool(cell_of("copy_pages", offer))
+    x = inputs(case)
+    words = x.page_mapping * np.prod(x.row.shape("k", {**x.sizes, "page": 1}, "int8"), dtype=np.int64)
+    assert {tuple(ends) for ends in (words > 2**31).tolist()} == set(product((False, True), repeat=2))
+
+
+def test_heads_of_v_have_a_width_of_their_own_where_the_row_gives_them_one_and_nowhere_else():
+    every = {c.layout: c for c in cells("gather", numpy_ref.OFFERS["gather"], FREE)}
+    found = drawn(every["beside_nhd_diffkv"])
+    assert sum(case.head_dim_v != case.head_dim for case in found) > len(found) / 3
+    assert {case.head_dim_v < case.head_dim for case in found} == {True, False}
+    assert inputs(replace(found[0], head_dim=8, head_dim_v=3, kv_lens=(1,))).v.shape[-1] == 3
+    assert {case.head_dim_v for case in drawn(every["nhd"])} == {0}
+    assert inputs(drawn(every["nhd"], 1)[0]).v.shape[-1] == drawn(every["nhd"], 1)[0].head_dim
+
+
 def test_sizes_that_a_row_asks_for_together_are_drawn_together():
     """`fractal` cuts heads * head_dim by 16, which no size alone can see."""
     cell = next(c for c in cells("gather", numpy_ref.OFFERS["gather"], FREE) if c.layout == "fractal")
@@ -233,7 +252,7 @@ def test_slots_out_of_range_are_drawn_only_where_they_mean_something(choice):
     cell = cell_of("append", slots_out_of_range=choice)
     asked = ("below", "beyond")
     if choice == "undefined":
-        with pytest.raises(OfferError, match="no stray_slots to draw"):
+        with pytest.raises(OfferError, match="no stray_slots among below, beyond to draw"):
             cell.allowed("stray_slots", asked)
     else:
         assert cell.allowed("stray_slots", asked) == list(asked)

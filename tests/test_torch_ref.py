@@ -136,6 +136,7 @@ def require_no_copy(subject, op):
     laws = {
         "append": test_pages.test_append_counts_elements_beyond_31_bits.law,
         "gather": test_pages.test_gather_counts_elements_beyond_31_bits.law,
+        "copy_pages": test_pages.test_copy_pages_counts_elements_beyond_31_bits.law,
     }
     found = [case for cell in cells(op, subject.offers[op], subject.conventions) for case in sparse_pool(cell)]
     (case,) = [case for case in found if case.layout == "hnd"]
@@ -149,6 +150,6 @@ LENT = [
 ]
 
 
-@pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather")])
+@pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather", "copy_pages")])
 def test_a_pool_of_two_gigabytes_is_not_copied(op):
     require_no_copy(SUBJECT, op)

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-SIZES = ("num_kv_heads", "head_dim", "page_size", "dtype")
+SIZES = ("num_kv_heads", "head_dim", "head_dim_v", "page_size", "dtype")
 
 
 class Told(dict):

@@ -4,6 +4,8 @@ An entry takes the cache, whose arrays are contiguous, and what the caller told 
 several parts its view is {part: view}; where the row has no V it is None. A view of whole bytes writes into the cache.
 """
 
+import numpy as np
+
 from kvconform.impls.numpy_kernels.parts import Folded
 from kvconform.impls.numpy_kernels.records import RECORDS
 
@@ -24,6 +26,11 @@ def _half(kv, side):
     """K is the first half of every row, V the second."""
     dim = kv.shape[-1] // 2
     return kv[..., side * dim : (side + 1) * dim]
+
+
+def _uneven(axes):
+    """K is the first head_dim of every row, V what is left."""
+    return lambda cache, told: tuple(np.split(cache["kv"].transpose(axes), [told["head_dim"]], -1))
 
 
 def _every_other(kv, side):
@@ -120,5 +127,12 @@ PLAIN = {
 }
 """Rows that hold one K and one V a token, of a type that attention can be computed from."""
 
-VIEWS = PLAIN | RECORDS
+UNEVEN = {
+    "token_slots_diffkv": _token_slots,
+    "beside_nhd_diffkv": _uneven(_NHD),
+    "beside_hnd_diffkv": _uneven(_HND),
+}
+"""Rows whose V has a width of its own."""
+
+VIEWS = PLAIN | UNEVEN | RECORDS
 """Every row that holds pages."""

@@ -22,6 +22,7 @@ from kvconform.specs.pattern import LineError
 from kvconform.specs.row import Sizes
 
 SIZES = {"slot": (4, 3, 8, 32, 128, 1), "head": (3, 2, 4, 1), "dim": (24, 96, 64, 128, 256), "subspace": (3, 1)}
+SIZES |= {"dim_v": (40, 64)}
 """Sizes that are tried of an axis where a row does not fix it, those first in which most rows differ."""
 
 PAGES = 2

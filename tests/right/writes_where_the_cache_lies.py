@@ -7,7 +7,7 @@ from kvconform.impls import numpy_ref
 NAME = "writes_where_the_cache_lies"
 BACKEND = "numpy"
 _LARGE = {"layout": {"code_rows"}, "pool": {"dense", "sparse"}}
-OFFERS = {"append": _LARGE, "gather": _LARGE, "copy_pages": {"layout": {"code_rows"}}}
+OFFERS = {"append": _LARGE, "gather": _LARGE, "copy_pages": _LARGE}
 CONVENTIONS = {"slots_out_of_range": "drop", "duplicate_slots": "last"}
 IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 
