@@ -103,7 +103,7 @@ def expected(
 def visible_weight(
     inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
 ) -> list[float]:
-    """Of each (sequence, q head) with two keys or more: the least change of a key's weight that leaves the interval."""
+    """Of each (sequence, q head) with two keys or more: the change of a key's weight that a typical element shows."""
     out = want["out"]
     assert isinstance(out, Interval)
     seen = []
@@ -112,16 +112,20 @@ def visible_weight(
             continue
         _, v = paged.sequence(inputs, cache, seq, reading)
         v = v.astype(np.float64).swapaxes(0, 1)[reading.head_of]
-        seen += smallest_step(v, out.want[seq], out.error[seq], out.format)
+        seen += typical_step(v, out.want[seq], out.error[seq], out.format)
     return seen
 
 
-def smallest_step(v: Array, out: Array, error: Array, out_format: str) -> list[float]:
-    """Per row: min over keys and dims of (bound + rounding of the result) / |v - out|, the key's lever on that element.
+def typical_step(v: Array, out: Array, error: Array, out_format: str) -> list[float]:
+    """Per row: the change of a key's weight, as a share of all weight, that a typical element of out shows.
 
     v [rows, n, dim];  out, error [rows, dim]
+
+    It is (bound + rounding of the result) / |v - out|, the key's lever on the element: the median over keys and dims.
+    The least such change says little: an output that happens to be near 0 is rounded finely, and speaks for itself.
     """
     lever = np.abs(v - out[:, None])
     reach = (error + FORMATS[out_format].unit * np.abs(out))[:, None]
     with np.errstate(divide="ignore", over="ignore"):
-        return [float(x) for x in np.where(lever > 0, reach / np.where(lever > 0, lever, 1.0), np.inf).min((1, 2))]
+        steps = np.where(lever > 0, reach / np.where(lever > 0, lever, 1.0), np.inf)
+    return [float(x) for x in np.median(steps, (1, 2))]

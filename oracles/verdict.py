@@ -185,7 +185,7 @@ def _bits(value: object) -> str:
 
 
 def resolution(values: Sequence[float]) -> float | None:
-    """One figure for a cell: the median over its rows of the least change of a key's weight that was visible.
+    """One figure for a cell: the median over its rows of the change of a key's weight that a typical element shows.
 
     None where nothing was bounded; 0 never occurs, since every rounding hides something.
     """

@@ -26,6 +26,11 @@ def gathering(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
     return {"cache": cache, "block_table": x.block_table, "kv_lens": x.kv_lens, "layout": x.case.layout}
 
 
+def attending(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
+    """The arguments of paged_decode for a Case."""
+    return {"q": x.q, **gathering(x, cache), "sm_scale": x.sm_scale, "num_splits": x.case.num_splits}
+
+
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
     """Raise Violation unless every part that gather returned is the tokens' own."""
     for part in x.row.parts:

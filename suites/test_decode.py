@@ -8,21 +8,12 @@ from kvconform.oracles import decode, mistakes, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require, require_same
 from kvconform.specs.inputs import inputs
+from kvconform.suites.calls import attending
 from kvconform.suites.law import law
 
 
-def _attend(subject, case, cache, table=None, **changed):
-    x = inputs(case)
-    arguments = {
-        "q": x.q,
-        "cache": cache,
-        "block_table": x.block_table if table is None else table,
-        "kv_lens": x.kv_lens,
-        "layout": case.layout,
-        "sm_scale": x.sm_scale,
-        "num_splits": case.num_splits,
-    }
-    return subject.call(case, "paged_decode", **(arguments | changed))
+def _attend(subject, case, cache, **changed):
+    return subject.call(case, "paged_decode", **(attending(inputs(case), cache) | changed))
 
 
 def _same(got, want, what):
@@ -63,7 +54,7 @@ def test_decode_does_not_see_page_numbers(subject, case):
     x = inputs(case)
     renamed = x.with_pages_renamed()
     before = _attend(subject, case, paged.filled(x, "zero"))
-    after = _attend(subject, case, paged.filled(renamed, "zero"), renamed.block_table)
+    after = _attend(subject, case, paged.filled(renamed, "zero"), block_table=renamed.block_table)
     _same(after, before, "with pages renumbered against before")
 
 
@@ -86,7 +77,7 @@ def test_attention_over_parts_merges_to_the_whole(subject, case):
     num_parts = 2 if case.capacity else 3  # of a static shape, fewer: each part is one more sequence to interpret
     parts = x.in_parts(num_parts)
     cache = paged.filled(parts, case.dead)
-    got = _attend(subject, parts.case, cache, parts.block_table, q=parts.q, kv_lens=parts.kv_lens)
+    got = subject.call(parts.case, "paged_decode", **attending(parts, cache))
     stacked = {n: np.ascontiguousarray(a.reshape(-1, num_parts, *a.shape[1:]).swapaxes(0, 1)) for n, a in got.items()}
     merged = subject.call(case, "merge_states", outs=stacked["out"], lses=stacked["lse"])
     profile = decode.twice_merged(subject.profile(case.dtype), case.dtype, case.num_splits, num_parts)
