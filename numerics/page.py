@@ -6,10 +6,12 @@ import ast
 import inspect
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from kvconform.numerics import worst
 from kvconform.numerics.measured import RESULTS, Measured
 from kvconform.numerics.slack import STAGES, WIDE, greatest
+from kvconform.numerics.worst import factors
 from kvconform.specs import profile as profile_module
 from kvconform.specs.profile import Profile
 
@@ -81,8 +83,19 @@ def _power(value: object) -> str:
 # --- the second derivation
 
 
-def factors_table() -> str:
-    return ""
+def factors_table(seed: int = 0) -> str:
+    """How many times wider than the worst that can be reached the bound is, stage by stage."""
+    return _table(
+        ("rounded", "out: bound / reached", "lse: bound / reached", "enclosed / bound"),
+        ((name, *_factor_cells(factors(stage, seed))) for name, stage in worst.STAGES.items()),
+    )
+
+
+def _factor_cells(found: worst.Factors) -> Iterator[str]:
+    for result in RESULTS:
+        seen = [one.factor for one in found.compared.get(result, ())]
+        yield f"{min(seen):.1f} to {max(seen):.1f}" if seen else ""
+    yield f"{max(one.enclosed / one.bound for some in found.compared.values() for one in some):.2f}"
 
 
 # --- the searches
