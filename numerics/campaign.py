@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -158,23 +157,39 @@ MUTATIONS = (
 """What a step of a climb may change, each as likely as any other."""
 
 
-def climb(emulator: Emulator, seed: int, number: int) -> Judged | None:
-    """The best that one climb has found: even numbers climb in out, odd ones in lse."""
+@dataclass
+class Climb:
+    """The best that one climb has found, and how much was judged to find it."""
+
+    best: Judged | None = None
+    cases: int = 0
+    elements: int = 0
+
+
+def climb(emulator: Emulator, seed: int, number: int) -> Climb:
+    """Change a row step by step and keep what uses more of the bound: even numbers climb in out, odd ones in lse."""
     rng, result = _rng(emulator, seed, number, "climb"), RESULTS[number % 2]
     start = draw(list(KINDS)[int(rng.integers(len(KINDS)))], rng, emulator.storage, largest=CLIMBED_KEYS)
-    best = _judged(emulator, start)
-    for _ in range(STEPS):
-        row = start if best is None else best.row
-        with np.errstate(all="ignore"):
-            changed = MUTATIONS[int(rng.integers(len(MUTATIONS)))](rng, row)
-            q, k, v = (stored(a, emulator.storage) for a in (changed.q, changed.k, changed.v))
-            changed = replace(changed, q=q, k=k, v=v)
-        found = _judged(emulator, changed)
-        if found is not None and (best is None or found.ratios[result] >= best.ratios[result]):
-            best = found
-        if best is not None and not best.admitted:
-            return best
-    return best
+    climbed, row = Climb(), start
+    for _ in range(STEPS + 1):
+        found = _judged(emulator, row)
+        if found is not None:
+            climbed.cases, climbed.elements = climbed.cases + 1, climbed.elements + found.want.out.size
+            if climbed.best is None or found.ratios[result] >= climbed.best.ratios[result]:
+                climbed.best = found
+            if not found.admitted:
+                climbed.best = found
+                return climbed
+        row = _changed(emulator, rng, climbed.best.row if climbed.best else start)
+    return climbed
+
+
+def _changed(emulator: Emulator, rng: np.random.Generator, row: Row) -> Row:
+    """One mutation, exact in the storage type."""
+    with np.errstate(all="ignore"):
+        changed = MUTATIONS[int(rng.integers(len(MUTATIONS)))](rng, row)
+        q, k, v = (stored(a, emulator.storage) for a in (changed.q, changed.k, changed.v))
+    return replace(changed, q=q, k=k, v=v)
 
 
 def _judged(emulator: Emulator, row: Row) -> Judged | None:
@@ -190,9 +205,10 @@ def climbs(emulator: Emulator, tally: Tally, seconds: float, seed: int) -> None:
     for number in count():
         if time.monotonic() >= until:
             return
-        best = climb(emulator, seed, number)
-        if best is not None:
-            tally.climbed(f"climb {number}", STEPS * best.want.out.size, best.ratios, best.admitted, best.stages)
+        found = climb(emulator, seed, number)
+        if found.best is not None:
+            best, name = found.best, f"climb {number}"
+            tally.climbed(name, found.elements, best.ratios, best.admitted, best.stages, found.cases)
 
 
 # --- both
@@ -211,7 +227,7 @@ def again(emulator: Emulator, case: str, seed: int) -> Judged | None:
     way, _, number = case.partition(" ")
     found: dict[str, Callable[[int], Judged | None]] = {
         "search": lambda n: _judged(emulator, searched(emulator, seed, n)),
-        "climb": partial(climb, emulator, seed),
+        "climb": lambda n: climb(emulator, seed, n).best,
     }
     if way not in found or not number.isdigit():
         raise ValueError(f"no case {case!r}: cases are called 'search 12' or 'climb 12'")

@@ -104,13 +104,16 @@ class Tally:
         self._steps += [step for step in steps if np.isfinite(step)]
         self.climbed(case, elements, ratios, admitted, stages)
 
-    def climbed(self, case: str, elements: int, ratios: Mapping[str, float], admitted: bool, stages: Stages) -> None:
+    def climbed(
+        self, case: str, elements: int, ratios: Mapping[str, float], admitted: bool, stages: Stages, cases: int = 1
+    ) -> None:
         """Book a case that was sought out: it counts as worst and as an alarm, and not as typical.
 
+        elements, cases   all that were judged to find it
         stages   of a result -> the shares of the stages in the bound of its worst element (numerics/slack.py)
         """
         row = self.measured
-        row.cases += 1
+        row.cases += cases
         row.elements += elements
         if not admitted:
             row.alarms.append(case)

@@ -336,8 +336,8 @@ def small_row(rng: np.random.Generator, stage: Stage, n: int) -> Small:
 def programs(stage: Stage, n: int, tile: int) -> list[Program]:
     """Every order of the keys, on splits of about the same size."""
     ends = tuple(n * (i + 1) // stage.num_splits for i in range(stage.num_splits))
-    ways = {"merge": stage.merge, "pairs": stage.pairs, "divides": stage.divides}
-    return [Program(order, tile, ends, **ways) for order in permutations(range(n))]
+    one = Program(tuple(range(n)), tile, ends, stage.merge, stage.pairs, stage.divides)
+    return [replace(one, order=order) for order in permutations(range(n))]
 
 
 def sizes(stage: Stage, most: int) -> Iterator[tuple[int, int]]:
