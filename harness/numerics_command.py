@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -99,13 +100,15 @@ def numerics(
     kvconform numerics --all --markdown docs/numerics.md       the page's tables, measured anew
 
     The table shows, of out and of lse, the worst and the median share of (bound + half an ulp of the result) that a
-    case's worst element uses. `resolution` is the change of a key's weight, as a share of all weight, that a typical
-    element shows. Where the worst case is more than ten times below the bound, the last column names the stage that
-    most of the bound comes from. Exit codes: 0 no false alarm, 1 there is one, 2 bad usage.
+    case's worst element uses. `sees` is the resolution: the change of a key's weight, as a share of all weight, that a
+    typical element shows. Where the worst case is more than ten times below the bound, the last column names the stage
+    that most of the bound comes from. Exit codes: 0 no false alarm, 1 there is one, 2 bad usage.
     """
     targets = _chosen(names, everybody)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise AdapterError(f"--json {json_file}: there is no folder {json_file.parent}")
+    if page_file not in (None, "-") and not Path(str(page_file)).is_file():
+        raise AdapterError(f"--markdown {page_file}: no such page")
     if case is not None:
         return _again(targets, case, seed)
     start = time.perf_counter()
@@ -119,7 +122,7 @@ def numerics(
             page_file, rows, f"kvconform numerics {asked}--elements {elements} --climb {climb_seconds:g} --seed {seed}"
         )
     else:
-        out.print(_table(rows))
+        Console(width=None if out.is_terminal else max(out.width, 120)).print(_table(rows))
     for row in rows:
         for alarm in row.alarms:
             out.print(_alarm(row, alarm, seed), highlight=False)
@@ -208,16 +211,17 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 
 
 def _table(rows: Sequence[Measured]) -> Table:
-    grid = Table(header_style="bold")
-    for head in ("implementation", "elements", "out worst", "median", "lse worst", "median", "alarms", "resolution"):
-        grid.add_column(head, justify="left" if head == "implementation" else "right")
-    grid.add_column("slack above 10")
+    """One row each; what it declares is on the page and in the JSON."""
+    grid = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    heads = ("implementation", "elements", "worst", "median", "worst", "median", "alarms", "sees", "slack above 10")
+    for head, over in zip(heads, ("", "", "out", "out", "lse", "lse", "", "", ""), strict=True):
+        left = head in (heads[0], heads[-1])
+        grid.add_column(f"{over}\n{head}", justify="left" if left else "right", no_wrap=head != heads[-1])
     for row in rows:
         if row.note:
             grid.add_row(Text(row.name, style="dim"), *[""] * 7, Text(row.note, style="dim"))
-            continue
-        name = Text(row.name, style="bold").append(f"\n{row.arithmetic}", "dim not bold")
-        grid.add_row(name, str(row.elements), *page.cells(row)[2:])
+        else:
+            grid.add_row(Text(row.name, style="bold"), str(row.elements), *page.cells(row)[2:])
     return grid
 
 
@@ -252,7 +256,7 @@ def _again(targets: Sequence[Target], case: str, seed: int) -> int:
         "of the bound": judged.ratios,
     }
     for name, value in told.items():
-        out.print(Text(f"{name:<13}").append(f"{value}".replace("\n", "\n" + " " * 13)), highlight=False)
+        out.print(Text(f"{name:<14}{value}".replace("\n", "\n" + " " * 14)), highlight=False)
     return int(not judged.admitted)
 
 
@@ -262,8 +266,6 @@ def _write(page_file: str, rows: Sequence[Measured], command: str) -> None:
         click.echo("\n\n".join(page.wrapped(name, text) for name, text in parts.items()))
         return
     path = Path(page_file)
-    if not path.is_file():
-        raise AdapterError(f"--markdown {page_file}: no such page")
     try:
         path.write_text(page.filled(path.read_text(encoding="utf-8"), parts), encoding="utf-8")
     except ValueError as e:

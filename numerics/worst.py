@@ -67,12 +67,16 @@ class Small:
 
 
 def of_format(format: str | None, *, truncates: bool = False, flushes: bool = False) -> Rounding:
-    """What one operation in a format may lose."""
+    """What one operation in a format may lose.
+
+    Half an ulp is at most u of the rounded number, hence u / (1 + u) of the exact one; truncation loses twice that.
+    """
     if format is None:
         return Rounding()
     unit = FORMATS[format].unit
     lost = FORMATS[format].least_normal if flushes else FORMATS[format].half_subnormal
-    return Rounding(Interval(-2 * unit, 0.0) if truncates else Interval.around(unit), Interval.around(lost))
+    delta = Interval(-2 * unit / (1 + 2 * unit), 0.0) if truncates else Interval.around(unit / (1 + unit))
+    return Rounding(delta, Interval.around(lost))
 
 
 @dataclass(frozen=True)
