@@ -33,7 +33,7 @@ def measuring(tally: Tally) -> Check:
         right = DecodeReading.right(x, subject.conventions["lse_base"])
 
         def bounds(profile: Profile) -> dict[str, Interval]:
-            return {name: one for name, one in decode.expected(x, cache, profile, right).items() if name in got}
+            return {name: one for name, one in decode.required(x, cache, profile, right).items() if name in got}
 
         want = bounds(profile)
         require(got, want)

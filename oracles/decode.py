@@ -20,6 +20,9 @@ from kvconform.specs.profile import Profile
 LOCATE = {"out": by_axes("seq", "q_head", "dim"), "lse": by_axes("seq", "q_head")}
 """How an index of each result of attention is named."""
 
+COARSE = FORMATS["bfloat16"].unit
+"""An exponential that errs by more than this is taken for none."""
+
 LSE_UNIT = {"e": 1.0, "2": float(np.log(2.0))}
 """What one unit of lse is worth in nats, by the declared base."""
 
@@ -98,6 +101,30 @@ def expected(
     if reading.join is None or not np.isnan(lse_error).any():  # a mistaken join may leave it open
         want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, LOCATE["lse"])
     return want
+
+
+def required(
+    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading
+) -> dict[str, Interval]:
+    """What is expected, and exp(0) = 1: where all keys score 0, no exponential in the sum of an unsplit lse errs."""
+    want = expected(inputs, cache, profile, reading)
+    if profile.splits == 1 and not profile.max_lag and not inputs.q.any():
+        want["lse"] = expected(inputs, cache, replace(profile, exp_error=0.0), reading)["lse"]
+    return want
+
+
+def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], lse_unit: float) -> float:
+    """How far exp(0) is from 1, judged by what is required where all keys score 0; 0 where that does not show.
+
+    It shows in every lse of the call, as log exp(0), and in tiles that are rescaled, once more for each.
+    """
+    if "lse" not in got:
+        return 0.0
+    off = got["lse"].astype(np.float64) - want["lse"].want
+    off = off[np.isfinite(want["lse"].want)]
+    shows = want["lse"].unmet(got["lse"])[np.isfinite(want["lse"].want)]
+    size = float(np.abs(off).max(initial=0.0)) * lse_unit
+    return size if shows.all() and size <= COARSE else 0.0
 
 
 def visible_weight(

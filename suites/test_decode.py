@@ -1,5 +1,6 @@
 """Paged decode attention: the definition within the derived bound, and what must not matter does not."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ from kvconform.oracles import decode, mistakes, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require, require_same
 from kvconform.specs.inputs import inputs
+from kvconform.specs.strategies import equal_scores
 from kvconform.suites.calls import attending
 from kvconform.suites.law import law
 
@@ -21,7 +23,21 @@ def _same(got, want, what):
         require_same(got[name], want[name], f"{name} {what}", decode.LOCATE[name])
 
 
-@law("paged_decode")
+def _explanations(subject, x, cache, profile, right):
+    """The named mistakes, and an exponential that errs at 0: measured on the same Case where all keys score 0."""
+
+    def errs_at_0():
+        flat = inputs(replace(x.case, family="flat", num_splits=1))
+        level = paged.filled(flat, "zero")
+        exact = decode.rounding(subject.profile(x.case.dtype), x.case.dtype)
+        want = decode.required(flat, level, exact, DecodeReading.right(flat, subject.conventions["lse_base"]))
+        error = decode.error_of_exp_at_0(_attend(subject, flat.case, level), want, right.lse_unit)
+        return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
+
+    return {**mistakes.of_decode(x, cache, profile, right), "exp_of_0_is_not_1/0": errs_at_0}
+
+
+@law("paged_decode", pinned=equal_scores)
 def test_decode_is_within_the_bound(subject, case):
     """out and lse lie where a correct kernel of the declared arithmetic can land."""
     x = inputs(case)
@@ -29,8 +45,8 @@ def test_decode_is_within_the_bound(subject, case):
     got = _attend(subject, case, cache)
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions["lse_base"])
-    want = decode.expected(x, cache, profile, right)
-    require(got, {name: want[name] for name in got}, partial(mistakes.of_decode, x, cache, profile, right))
+    want = decode.required(x, cache, profile, right)
+    require(got, {name: want[name] for name in got}, partial(_explanations, subject, x, cache, profile, right))
     subject.saw(decode.visible_weight(x, cache, want, right))
 
 
