@@ -31,7 +31,7 @@ class Booked:
     examples         cases that were judged;  planned: cases the profile asked for
     idle             cases that were judged and are no evidence, since a kernel that does nothing passes them too
     expected         judged cases that violate inside an expectation's region
-    resolution       median least change of one key's weight that would have been seen; None for bitwise verdicts
+    resolution       change of a key's weight that a typical element shows; None for bitwise verdicts
     counterexample   the smallest violating Case, as JSON with its digest
     entire_law       whether an expectation's region takes in every case of this cell
     witness_conforms whether it is red because the witness of an expectation conforms

@@ -24,6 +24,7 @@ from kvconform.harness.diagnose_command import diagnose_command
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.expect_command import expect
 from kvconform.harness.layout_commands import layouts, show
+from kvconform.harness.numerics_command import numerics
 from kvconform.harness.supervisor import supervise_all, usable_cores
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -70,6 +71,7 @@ def commands() -> None:
     kvconform expect update report.json    known violations become data, fixed ones go
     kvconform findings report.json         what known violations there are, as a page
     kvconform claims                       what others claim of KV caches, judged
+    kvconform numerics                     how much of its error bound each correct kernel uses
 
     Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a
     bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
@@ -294,5 +296,5 @@ def all_laws() -> dict[str, Any]:
     return LAWS
 
 
-for command in (claims, compare_layouts, convert, diagnose_command, layouts, show):
+for command in (claims, compare_layouts, convert, diagnose_command, layouts, numerics, show):
     commands.add_command(command)

@@ -20,6 +20,9 @@ from kvconform.specs.profile import Profile
 LOCATE = {"out": by_axes("seq", "q_head", "dim"), "lse": by_axes("seq", "q_head")}
 """How an index of each result of attention is named."""
 
+COARSE = FORMATS["bfloat16"].unit
+"""An exponential that errs by more than this is taken for none."""
+
 LSE_UNIT = {"e": 1.0, "2": float(np.log(2.0))}
 """What one unit of lse is worth in nats, by the declared base."""
 
@@ -100,10 +103,34 @@ def expected(
     return want
 
 
+def required(
+    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading
+) -> dict[str, Interval]:
+    """What is expected, and exp(0) = 1: where all keys score 0, no exponential in the sum of an unsplit lse errs."""
+    want = expected(inputs, cache, profile, reading)
+    if profile.splits == 1 and not profile.max_lag and not inputs.q.any():
+        want["lse"] = expected(inputs, cache, replace(profile, exp_error=0.0), reading)["lse"]
+    return want
+
+
+def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], lse_unit: float) -> float:
+    """How far exp(0) is from 1, judged by what is required where all keys score 0; 0 where that does not show.
+
+    It shows in every lse of the call, as log exp(0), and in tiles that are rescaled, once more for each.
+    """
+    if "lse" not in got:
+        return 0.0
+    off = got["lse"].astype(np.float64) - want["lse"].want
+    off = off[np.isfinite(want["lse"].want)]
+    shows = want["lse"].unmet(got["lse"])[np.isfinite(want["lse"].want)]
+    size = float(np.abs(off).max(initial=0.0)) * lse_unit
+    return size if shows.all() and size <= COARSE else 0.0
+
+
 def visible_weight(
     inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
 ) -> list[float]:
-    """Of each (sequence, q head) with two keys or more: the least change of a key's weight that leaves the interval."""
+    """Of each (sequence, q head) with two keys or more: the change of a key's weight that a typical element shows."""
     out = want["out"]
     assert isinstance(out, Interval)
     seen = []
@@ -112,16 +139,20 @@ def visible_weight(
             continue
         _, v = paged.sequence(inputs, cache, seq, reading)
         v = v.astype(np.float64).swapaxes(0, 1)[reading.head_of]
-        seen += smallest_step(v, out.want[seq], out.error[seq], out.format)
+        seen += typical_step(v, out.want[seq], out.error[seq], out.format)
     return seen
 
 
-def smallest_step(v: Array, out: Array, error: Array, out_format: str) -> list[float]:
-    """Per row: min over keys and dims of (bound + rounding of the result) / |v - out|, the key's lever on that element.
+def typical_step(v: Array, out: Array, error: Array, out_format: str) -> list[float]:
+    """Per row: the change of a key's weight, as a share of all weight, that a typical element of out shows.
 
     v [rows, n, dim];  out, error [rows, dim]
+
+    It is (bound + rounding of the result) / |v - out|, the key's lever on the element: the median over keys and dims.
+    The least such change says little: an output that happens to be near 0 is rounded finely, and speaks for itself.
     """
     lever = np.abs(v - out[:, None])
     reach = (error + FORMATS[out_format].unit * np.abs(out))[:, None]
     with np.errstate(divide="ignore", over="ignore"):
-        return [float(x) for x in np.where(lever > 0, reach / np.where(lever > 0, lever, 1.0), np.inf).min((1, 2))]
+        steps = np.where(lever > 0, reach / np.where(lever > 0, lever, 1.0), np.inf)
+    return [float(x) for x in np.median(steps, (1, 2))]

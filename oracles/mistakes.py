@@ -36,7 +36,7 @@ class Mistake:
 
     claim     what such a kernel does, in one line
     ops       operations in which it can be made
-    changes   one or more ways of making it; each maps (inputs, right reading) to a wrong reading
+    changes   ways of making it; each maps (inputs, right reading) to a wrong reading
     applies   whether an input can show it; where it cannot, what is wrong there is something else
     """
 
@@ -263,6 +263,11 @@ MISTAKES: dict[str, Mistake] = {
         )
         for base, unit in decode.LSE_UNIT.items()
     },
+    "exp_of_0_is_not_1": Mistake(
+        "the exponential errs at 0 too, and every rescale of a finished sum with it",
+        ("paged_decode",),
+        (),  # it is measured, where all keys score the same: suites/test_decode.py
+    ),
     "partials_are_added": Mistake(
         "outputs of splits are added without weights", ("paged_decode",), _joined(_added), _is_split
     ),
@@ -328,7 +333,7 @@ def of_decode(
 ) -> dict[str, Oracle]:
     """What wrong decodes would compute from this cache."""
     tries = _readings("paged_decode", inputs, right)
-    return _numbered((name, partial(decode.expected, inputs, cache, profile, r)) for name, r in tries)
+    return _numbered((name, partial(decode.required, inputs, cache, profile, r)) for name, r in tries)
 
 
 FUSED = {"heads_are_halves": "all of K, then all of V", "k_and_v_are_swapped": "V0 K0 V1 K1 ..."}

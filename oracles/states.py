@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvconform.oracles.bound import merge_bound
-from kvconform.oracles.decode import LOCATE, smallest_step
+from kvconform.oracles.decode import LOCATE, typical_step
 from kvconform.oracles.verdict import Interval
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS
@@ -38,12 +38,12 @@ def weighted(outs: Array, weights: Array, profile: Profile) -> dict[str, Interva
 
 
 def visible_weight(outs: Array, lses: Array, want: dict[str, Interval]) -> list[float]:
-    """For each row with two live parts or more: the least change of one part's weight that leaves the interval."""
+    """For each row with two live parts or more: the change of a part's weight that a typical element shows."""
     live = np.isfinite(lses)
     rows = np.argwhere(live.sum(0) > 1)
     out = want["out"]
     seen = []
     for row in map(tuple, rows):
         parts = outs[(slice(None), *row)][live[(slice(None), *row)]].astype(np.float64)
-        seen += smallest_step(parts[None], out.want[row][None], out.error[row][None], out.format)
+        seen += typical_step(parts[None], out.want[row][None], out.error[row][None], out.format)
     return seen

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.inputs import inputs
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.profile import Profile
 from kvconform.suites.law import Subject
 
 ORDINARY = {"stray_slots": ("none",), "pool": ("dense",)}
@@ -35,6 +37,11 @@ def gathering(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
     return {"cache": cache, "block_table": x.block_table, "kv_lens": x.kv_lens, "layout": x.case.layout}
 
 
+def attending(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
+    """The arguments of paged_decode for a Case."""
+    return {"q": x.q, **gathering(x, cache), "sm_scale": x.sm_scale, "num_splits": x.case.num_splits}
+
+
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
     """Raise Violation unless every part that gather returned is the tokens' own."""
     for part in x.row.parts:
@@ -46,16 +53,7 @@ def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: 
     """paged_decode of a Case over a cache; `changed` replaces arguments."""
     x = inputs(case)
     assert isinstance(x, PagedInputs)
-    arguments = {
-        "q": x.q,
-        "cache": cache,
-        "block_table": x.block_table,
-        "kv_lens": x.kv_lens,
-        "layout": case.layout,
-        "sm_scale": x.sm_scale,
-        "num_splits": case.num_splits,
-    }
-    return subject.call(case, "paged_decode", **(arguments | changed))
+    return subject.call(case, "paged_decode", **(attending(x, cache) | changed))
 
 
 def require_attention(got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:
@@ -72,18 +70,36 @@ def require_decoded(subject: Subject, case: Case) -> None:
     got = attend(subject, case, cache)
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions["lse_base"])
-    want = decode.expected(x, cache, profile, right)
+    want = decode.required(x, cache, profile, right)
     out = want["out"]
     assert isinstance(out, Interval)
     require(
         got,
         {name: want[name] for name in got},
-        partial(mistakes.of_decode, x, cache, profile, right),
+        partial(_explanations, subject, x, cache, profile, right),
         hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
     )
     subject.saw(decode.visible_weight(x, cache, want, right))
     if passes_zeros({name: want[name] for name in got}):
         subject.saw_nothing()
+
+
+def _explanations(
+    subject: Subject, x: PagedInputs, cache: Mapping[str, Array], profile: Profile, right: DecodeReading
+) -> Mapping[str, Callable[[], Expected]]:
+    """The named mistakes, and an exponential that errs at 0: measured on the same Case where all keys score 0."""
+
+    def errs_at_0() -> Expected:
+        flat = replace(x.case, family="flat", num_splits=1, poison="all")
+        level = inputs(flat)
+        assert isinstance(level, PagedInputs)
+        zeros = paged.filled(level, "zero")
+        exact = decode.rounding(subject.profile(flat.dtype), flat.dtype)
+        want = decode.required(level, zeros, exact, DecodeReading.right(level, subject.conventions["lse_base"]))
+        error = decode.error_of_exp_at_0(attend(subject, flat, zeros), want, right.lse_unit)
+        return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
+
+    return {**mistakes.of_decode(x, cache, profile, right), "exp_of_0_is_not_1/0": errs_at_0}
 
 
 def passes_zeros(want: Expected) -> bool:

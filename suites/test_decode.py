@@ -6,11 +6,12 @@ from kvconform.oracles import decode, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
 from kvconform.specs.inputs import inputs
+from kvconform.specs.strategies import equal_scores
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
 
 
-@law("paged_decode")
+@law("paged_decode", pinned=equal_scores)
 def test_decode_is_within_the_bound(subject, case):
     """out and lse lie where a correct kernel of the declared arithmetic can land."""
     require_decoded(subject, case)

@@ -114,6 +114,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "lse_leaves_out_the_maximum": ((BOUND,), None),
     "lse_of_one_head_a_group": ((BOUND,), None),
     "lse_is_stored_in_float16": ((BOUND,), None),
+    "exp_of_0_is_not_1": ((BOUND,), "exp_of_0_is_not_1"),
     "cache_is_narrowed_to_bfloat16": ((BOUND,), None),
     "accumulator_is_not_rescaled": ((BOUND,), None),
     "softmax_without_maximum": ((BOUND,), None),

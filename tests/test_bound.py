@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,47 +12,22 @@ import mpmath
 import numpy as np
 import pytest
 
+from kvconform.numerics import emulators as emulated
+from kvconform.numerics.campaign import numbered
+from kvconform.numerics.emulators import Codes, Machine, Result, Row, f32, stored
+from kvconform.numerics.kinds import KINDS, draw
+from kvconform.numerics.ratios import bounded, inside, ratios
 from kvconform.oracles import bound
 from kvconform.oracles.bound import Bounded, OutsideDomain, attention_bound, merge_bound
 from kvconform.oracles.rounding import admissible, round_to
 from kvconform.specs.dtypes import DTYPES, FORMATS
 from kvconform.specs.profile import Profile
-from kvconform.tests import emulators as emulated
-from kvconform.tests.emulators import Codes, Machine, Result, Row, f32, stored
 
 LN2 = float(np.log(2.0))
 
 
-def bounded(row: Row, profile: Profile, **options: Any) -> Bounded:
-    options = {"bias": row.bias, "soft_cap": row.soft_cap, **options}
-    return attention_bound(row.q, row.k, row.v, row.sm_scale, profile, **options)
-
-
-def inside(result: tuple[Any, Any], want: Bounded, profile: Profile) -> bool:
-    """The verdict on a whole result."""
-    out, lse = result
-    return bool(
-        admissible(out, want.out, want.out_error, profile.out_format).all()
-        and admissible(lse, want.lse, want.lse_error, profile.lse_format).all()
-    )
-
-
 def all_inside(rows: Sequence[Row], results: Sequence[Result], profile: Profile) -> bool:
     return all(inside(result, bounded(row, profile), profile) for row, result in zip(rows, results, strict=True))
-
-
-def ratio(got: Any, want: Any, error: Any, format: str) -> float:
-    """Greatest distance in units of bound + half ulp: above 1 is outside."""
-    half_ulp = np.maximum(FORMATS[format].unit * (np.abs(want) + error), FORMATS[format].half_subnormal)
-    return float(np.max(np.abs(np.asarray(got, np.float64) - want) / (error + half_ulp)))
-
-
-def ratios(result: tuple[Any, Any], want: Bounded, profile: Profile) -> tuple[float, float]:
-    out, lse = result
-    return (
-        ratio(out, want.out, want.out_error, profile.out_format),
-        ratio(lse, want.lse, want.lse_error, profile.lse_format),
-    )
 
 
 def one_dim(scores: Any, v: Any, **options: Any) -> Row:
@@ -493,103 +468,14 @@ def test_float32_bound_sees_the_lightest_key() -> None:
 # --- random campaign
 
 
-FAMILIES = (
-    "gauss",
-    "sharp",
-    "ties",
-    "dominant",
-    "cancelling v",
-    "offset k",
-    "offset v",
-    "constant",
-    "two levels",
-    "heavy",
-    "ascending",
-    "descending",
-    "tiny v",
-    "subnormal v",
-    "uniform",
-    "logits 1e3",
-    "cancelling dot",
-    "capped",
-    "alibi",
-)
-
-
-def family(name: str, rng: np.random.Generator, storage: str) -> Row:
-    """A random row of a family that is hard in its own way, exact in the storage type."""
-    n, d, dv = (
-        int(rng.choice([1, 2, 3, 7, 16, 33, 64, 200])),
-        int(rng.choice([1, 2, 4, 16, 32])),
-        int(rng.choice([1, 4])),
-    )
-    q, k, v = rng.standard_normal(d), rng.standard_normal((n, d)), rng.standard_normal((n, dv))
-    bias: Any = 0.0
-    soft_cap = 0.0
-    along = q / (q @ q) * np.sqrt(d)  # a key that scores 1
-    match name:
-        case "sharp":
-            q = 8 * q
-        case "ties":
-            k = rng.standard_normal((1, d)) + 1e-3 * k
-        case "dominant":
-            k[rng.integers(n)] = 3 * q
-        case "cancelling v":
-            v = 100 * np.where(np.arange(n)[:, None] % 2, 1, -1) * (1 + 1e-2 * v)
-        case "offset k":
-            k = k + 30 * rng.standard_normal((1, d))
-        case "offset v":
-            v = v + 100
-        case "constant":
-            k, v = np.repeat(k[:1], n, 0), np.repeat(v[:1], n, 0)
-        case "two levels":
-            k, v = np.where(np.arange(n)[:, None] == n // 2, 0.7, 0) * along + k[:1], 1 + 0.05 * v
-        case "heavy":
-            k, v = rng.standard_t(2, (n, d)), rng.standard_t(2, (n, dv))
-        case "ascending":
-            k = 0.1 * k + np.linspace(0, 20, n)[:, None] * along
-        case "descending":
-            k = 0.1 * k - np.linspace(0, 20, n)[:, None] * along
-        case "tiny v":
-            v = 1e-6 * v
-        case "subnormal v":
-            v = 1e-38 * v
-        case "uniform":
-            q, k, v = (rng.uniform(-1, 1, a.shape) / np.sqrt(d) for a in (q, k, v))
-        case "logits 1e3":
-            k = 0.1 * k + rng.choice([1e2, 1e3]) * along
-        case "cancelling dot":
-            q, k = np.ones(d), 1e3 * k
-            k[:, -1] -= k.sum(1)
-        case "capped":
-            q, soft_cap = 8 * q, float(rng.choice([5, 30, 50]))
-        case "alibi":
-            bias = f32(-rng.uniform(0, 8) * np.arange(n)[::-1] / n)
-    with np.errstate(over="ignore"):
-        q, k, v = (stored(a, storage) for a in (q, k, v))
-    return Row(q, k, v, float(f32(d**-0.5)), bias, soft_cap)
-
-
-def campaign(per_emulator: int) -> Iterator[tuple[str, str, tuple[float, float], bool]]:
-    for emulator in emulated.emulators():
-        for i in range(per_emulator):
-            rng = np.random.default_rng([i, *emulator.name.encode()])
-            name = FAMILIES[i % len(FAMILIES)]
-            row = family(name, rng, emulator.storage)
-            try:
-                want = bounded(row, emulator.profile)
-            except OutsideDomain:
-                continue
-            result = emulator(row)
-            yield emulator.name, name, ratios(result, want, emulator.profile), inside(result, want, emulator.profile)
-
-
 def test_campaign_of_correct_kernels() -> None:
     """No correct kernel is ever outside; where P, operands or results are narrow, some come close."""
     worst: dict[str, list[float]] = {}
-    for name, on, (out, lse), admitted in campaign(per_emulator=3 * len(FAMILIES)):
-        assert admitted, (name, on, out, lse)
-        worst[name] = [max(a, b) for a, b in zip(worst.get(name, [0.0, 0.0]), (out, lse), strict=True)]
+    for emulator in emulated.emulators():
+        for kind, judged in numbered(emulator, 3 * len(KINDS), seed=0):
+            assert judged.admitted, (emulator.name, kind, judged.ratios)
+            seen = worst.get(emulator.name, [0.0, 0.0])
+            worst[emulator.name] = [max(pair) for pair in zip(seen, judged.ratios.values(), strict=True)]
     assert len(worst) == len(list(emulated.emulators()))
     print(*(f"{name:32} out {out:.3f} lse {lse:.3f}" for name, (out, lse) in worst.items()), sep="\n")
     assert max(out for out, _ in worst.values()) > 0.7
@@ -638,7 +524,7 @@ def test_oracle_is_exact_enough(name: str) -> None:
     float64 = dict.fromkeys(("qk_accumulator", "softmax_format", "pv_accumulator"), "float64")
     double = Profile(**float64, exp_error=2.0**-52, log_error=2.0**-52, tanh_error=2.0**-52)
     for seed in range(6):
-        row = family(name, np.random.default_rng([seed, *name.encode()]), "float32")
+        row = draw(name, np.random.default_rng([seed, *name.encode()]), "float32")
         outs, lse = _mp_attention(row)
         for profile, share in ((Profile(), 1e-9), (double, 1.0)):
             want = bounded(row, profile)

@@ -1,4 +1,4 @@
-"""Imports point one way: specs <- oracles <- suites <- claims <- harness, specs <- impls <- claims."""
+"""Imports point one way: specs <- oracles <- suites <- numerics, claims <- harness, specs <- impls <- claims."""
 
 import ast
 from pathlib import Path
@@ -10,8 +10,9 @@ MAY_IMPORT = {
     "specs": {"specs"},
     "oracles": {"specs", "oracles"},
     "suites": {"specs", "oracles", "suites"},
+    "numerics": {"specs", "oracles", "suites", "numerics"},
     "claims": {"specs", "oracles", "impls", "suites", "claims"},
-    "harness": {"specs", "oracles", "suites", "claims", "harness"},
+    "harness": {"specs", "oracles", "suites", "numerics", "claims", "harness"},
     "impls": {"specs", "impls"},
 }
 FRAMEWORKS = {"jax", "torch", "triton", "cuda", "cupy", "tensorflow"}

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from kvconform.specs.profile import Profile
 
 F32 = npt.NDArray[np.float32]
-Result = tuple[F32, np.float32]
+Result = tuple[F32, Any]
 """out [dv] and lse of one row, before they are rounded into the formats of the result."""
 
 LEAST_NORMAL = np.float32(2.0**-126)
@@ -132,12 +132,12 @@ def dot_bfloat16_three(x: F32, rows: F32) -> F32:
 # --- sums of weights
 
 
-def add_pairwise(weights: F32) -> np.float32:
+def add_pairwise(weights: F32) -> Any:
     """float32, in the order that numpy likes."""
     return weights.sum(dtype=np.float32)
 
 
-def add_sequential(weights: F32) -> np.float32:
+def add_sequential(weights: F32) -> Any:
     """float32, one by one: weights below half an ulp of the sum are lost."""
     return np.cumsum(weights, dtype=np.float32)[-1]
 
@@ -161,7 +161,7 @@ class Machine:
     exp: Callable[[F32], F32] = exp_libm
     qk: Callable[[F32, F32], F32] = dot_blas
     pv: Callable[[F32, F32], F32] = dot_blas
-    add: Callable[[F32], np.float32] = add_pairwise
+    add: Callable[[F32], Any] = add_pairwise
     operand: str | None = None
     score: str | None = None
     p: str | None = None
@@ -229,6 +229,16 @@ def online(
         total = total + machine.add(rounded if machine.sums_p else p)
         acc = machine.keep(acc + machine.weigh(rounded, v[keys]))
     return machine.keep(acc / total), top + f32(np.log(total))
+
+
+def backward(machine: Machine, row: Row, *, tile: int = 4) -> Result:
+    """Tiles from the last key to the first."""
+    return online(machine, row, tile=tile, order=range(len(row.k))[::-1])
+
+
+def rising(machine: Machine, row: Row) -> Result:
+    """Key by key in the order of their scores: every one is a new maximum, and rescales what came before."""
+    return online(machine, row, tile=1, order=[int(i) for i in np.argsort(scores(machine, row), kind="stable")])
 
 
 def two_pass(machine: Machine, row: Row) -> Result:
@@ -318,7 +328,7 @@ def merge_tree(
     """Neighbours in pairs, level by level."""
     while len(parts) > 1:
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [_pair(machine, *pair, partial, merge) if len(pair) == 2 else pair[0] for pair in pairs]
+        parts = [_pair(machine, pair[0], pair[1], partial, merge) if len(pair) == 2 else pair[0] for pair in pairs]
     return parts[0]
 
 
@@ -391,7 +401,7 @@ class Emulator:
 
 
 def emulators() -> Iterator[Emulator]:
-    """Every kernel that the random campaign runs."""
+    """Every kernel that the campaign runs."""
     ieee = {"flushes_subnormals": False}
     divides = {"renormalises": True, "sum_rounds_p": False}
     yield Emulator(
@@ -403,6 +413,8 @@ def emulators() -> Iterator[Emulator]:
     yield Emulator("eager blas", eager, Machine(), ieee)
     yield Emulator("online tile 16", online, Machine(), {**ieee, **divides, "tile": 16})
     yield Emulator("online tile 1", partial(online, tile=1), Machine(qk=dot_sequential), {**ieee, **divides})
+    yield Emulator("online backward, tile 4", backward, Machine(), {**ieee, **divides, "tile": 4})
+    yield Emulator("online rising, ex2", rising, Machine(exp=exp_ex2), divides)
     yield Emulator("online ex2, flushing", online, Machine(exp=exp_ex2, flushes=True), {**divides, "tile": 16})
     yield Emulator(
         "online lazy rescale", partial(online, tile=4, lag=5.5), Machine(exp=exp_ex2), {"tile": 4, "max_lag": 5.6}
@@ -494,7 +506,7 @@ def emulators() -> Iterator[Emulator]:
         ("tree", merge_tree, {"merge_levels": 3, **divides}),
         ("tree bfloat16", partial(merge_tree, partial="bfloat16"), {"merge_levels": 3, "partial_format": "bfloat16"}),
     ):
-        stores = declares.get("partial_format")
+        stores: Any = declares.get("partial_format")
         yield Emulator(
             f"5 splits, {name}",
             partial(split, splits=5, merge=merge, partial=stores),
