@@ -59,6 +59,10 @@ ARITHMETIC = {
 IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 WHY_NOT = {
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
+    **dict.fromkeys(
+        ("token_slots_diffkv", "beside_nhd_diffkv", "beside_hnd_diffkv"),
+        "torch_kernels/views.py has no view of a V whose heads are of another width",
+    ),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }

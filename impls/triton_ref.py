@@ -70,6 +70,10 @@ IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 WHY_NOT = {
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
+    **dict.fromkeys(
+        ("token_slots_diffkv", "beside_nhd_diffkv", "beside_hnd_diffkv"),
+        "torch_kernels/views.py has no view of a V whose heads are of another width",
+    ),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "trtllm_blocks": "K and V have page tables of their own, and the kernel reads one",
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
