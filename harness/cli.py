@@ -286,14 +286,14 @@ commands.add_command(expect)
 
 
 def all_laws() -> dict[str, Any]:
-    """Every law of suites/, by name."""
+    """Every law of suites/, by name, in the order of the files, whatever was imported first."""
     import importlib
 
     from kvconform.suites.law import LAWS
 
     for path in sorted((ROOT / "suites").glob("test_*.py")):
         importlib.import_module(f"kvconform.suites.{path.stem}")
-    return LAWS
+    return dict(sorted(LAWS.items(), key=lambda law: law[1].check.__module__))
 
 
 for command in (claims, compare_layouts, convert, diagnose_command, layouts, numerics, show):

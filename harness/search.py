@@ -38,6 +38,9 @@ from kvconform.suites.law import Law
 HEAD_START = 0.4
 """Share of an implementation's time that its first cells may use before the even pace of the others holds."""
 
+EACH_FAMILY = 3
+"""Cases of each family of contents that a law sees at least, over all of its cells."""
+
 ENOUGH_FAILURES = 4
 """Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
 
@@ -94,11 +97,12 @@ class Searcher:
     def run(self, law: Law) -> list[Booked]:
         """Try a law on each of its cells."""
         done = []
-        for cell, booked in planned(self.subject, law, self.options):
+        every = planned(self.subject, law, self.options)
+        for cell, booked in every:
             if booked.key in self.closed:
                 continue
             start = time.monotonic()
-            _Trial(self, law, cell, booked).run()
+            _Trial(self, law, cell, booked, len(every)).run()
             self.spent += time.monotonic() - start
             self.cells_left = max(1, self.cells_left - 1)
             self.journal.write("booked", cell=booked.to_json(), attested=self.subject.attested())
@@ -134,10 +138,11 @@ def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:
 
 
 class _Trial:
-    """One law on one cell."""
+    """One law on one cell, which is one of `num_cells`."""
 
-    def __init__(self, searcher: Searcher, law: Law, cell: Cell, booked: Booked) -> None:
+    def __init__(self, searcher: Searcher, law: Law, cell: Cell, booked: Booked, num_cells: int) -> None:
         self.searcher, self.subject, self.law, self.cell, self.booked = searcher, searcher.subject, law, cell, booked
+        self.num_cells = num_cells
         self.effort = searcher.options.effort
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
@@ -193,18 +198,47 @@ class _Trial:
             if self.subject.idle:
                 reject()  # it conforms, and another one is drawn in its place
 
-        self._drive(one, "cases", (Phase.generate, Phase.shrink))
+        phases = (Phase.generate, Phase.shrink)
+        families, each = self.cell.families(self.law.families), self._of_each_family()
+        if not each:
+            self._drive(one, "cases", phases)
+            return
+        self.booked.planned = each * len(families)
+        barren = 0
+        for family in families:
+            try:
+                self._drive(one, f"cases {family}", phases, (family,), each)
+            except Unsatisfiable:
+                barren += 1
+        if barren == len(families):
+            raise Unsatisfiable
 
-    def _drive(self, judge: Callable[[Case], None], purpose: str, phases: tuple[Phase, ...]) -> None:
-        """Draw as many cases as are planned, from the run's seed, the cell and the purpose alone."""
+    def _of_each_family(self) -> int:
+        """Cases of each family that this cell owes, where its law has too few cells for chance to bring them; else 0.
+
+        Cells of shared shapes are exempt: each of their calls is slow.
+        """
+        families = len(self.cell.families(self.law.families))
+        enough = self.num_cells * self.effort.examples >= EACH_FAMILY * families
+        return 0 if self.cell.static or enough else -(-EACH_FAMILY // self.num_cells)
+
+    def _drive(
+        self,
+        judge: Callable[[Case], None],
+        purpose: str,
+        phases: tuple[Phase, ...],
+        families: tuple[str, ...] | None = None,
+        count: int = 0,
+    ) -> None:
+        """Draw `count` cases, or as many as are planned, from the run's seed, the cell and the purpose alone."""
         key = f"{self.searcher.options.seed}/{self.booked.key}/{purpose}"
 
         # Hypothesis reads the source of every test it runs: two lines
         def drawn(case: Case) -> None:
             judge(case)
 
-        given_case = given(case=self.law.strategy(self.cell))(drawn)
-        seeded = seed(zlib.crc32(key.encode()))(_settings(self.booked.planned, phases)(given_case))
+        given_case = given(case=self.law.strategy(self.cell, families))(drawn)
+        seeded = seed(zlib.crc32(key.encode()))(_settings(count or self.booked.planned, phases)(given_case))
         seeded()
 
     def _judge_pinned(self) -> None:

@@ -355,7 +355,8 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> _Lengths:
     tiles = [n for n in _TILE_EDGES if (n <= longest or not bounded) and _all_hold(limits, n)]
     thinned = anywhere[:: -(-len(anywhere) // _FEW)]
     on_edges = (fits * (len(thinned) // len(fits) or 1))[:_FEW]
-    return _Lengths((*on_edges, *thinned, *tiles), max(fits), 0 in fits)
+    shortest_first = sorted((*on_edges, *thinned, *tiles), key=lambda n: n or 1.5)  # but an empty one says little
+    return _Lengths(tuple(shortest_first), max(fits), 0 in fits)
 
 
 def _restricted(cell: Cell, only: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:

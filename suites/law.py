@@ -85,9 +85,9 @@ class Law:
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
     drawn: bool = True
 
-    def strategy(self, cell: Cell) -> st.SearchStrategy[Case]:
-        """Cases of a cell."""
-        return cases(cell, self.families, self.only)
+    def strategy(self, cell: Cell, families: tuple[str, ...] | None = None) -> st.SearchStrategy[Case]:
+        """Cases of a cell; `families`: some of those it is tried on."""
+        return cases(cell, families or self.families, self.only)
 
     def silence(self, cell: Cell) -> str:
         """Why the law says nothing about a cell, or nothing.
