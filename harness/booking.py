@@ -117,6 +117,7 @@ class Run:
     conventions      its declared conventions, completed
     exit             what the supervisor itself has to say: 0, 2 (adapter), 3 (blocked)
     message          why
+    time             what its time went on -> share, largest first, where that was asked for
     """
 
     name: str
@@ -129,6 +130,7 @@ class Run:
     exit: int = OK_EXIT
     message: str = ""
     seconds: float = 0.0
+    time: dict[str, float] = field(default_factory=dict)
 
     @property
     def code(self) -> int:

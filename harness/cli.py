@@ -128,6 +128,11 @@ def _shared(command: Any) -> Any:
     help="Implementations judged at a time; 1: one after another. Time limits are of the clock on the wall: more jobs "
     "than cores leave each less done in its time.",
 )
+@click.option(
+    "--profile-time",
+    is_flag=True,
+    help="Print where the time goes: drawing, inputs, implementation, oracle, bound, calling.",
+)
 @_shared
 def run(
     impls: tuple[str, ...],
@@ -138,6 +143,7 @@ def run(
     profile: str,
     seed: int,
     jobs: int,
+    profile_time: bool,
     expect: str | None,
     json_file: Path | None,
     stall: float,
@@ -159,7 +165,7 @@ def run(
     for value in laws:
         if value not in all_laws():
             raise AdapterError(f"no law {value!r}{nearest(value, all_laws())}")
-    arguments = [f"--kv-profile={profile}", f"--kv-seed={seed}"]
+    arguments = [f"--kv-profile={profile}", f"--kv-seed={seed}", *(["--kv-profile-time"] if profile_time else [])]
     for option, values in (("--kv-op", ops), ("--kv-layout", layouts), ("--kv-law", laws)):
         arguments += [f"{option}={value}" for value in values]
     named = [find(ref) for ref in impls] + [one for backend in backends for one in of_backend(backend)]

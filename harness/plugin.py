@@ -21,6 +21,7 @@ from kvconform.harness.plan import left_out, not_offered, planned
 from kvconform.harness.search import Searcher
 from kvconform.harness.session import HOST_FILE, STATE, State, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
+from kvconform.harness.where_time_goes import Sampler, time_line
 from kvconform.specs.strategies import Cell, cells
 from kvconform.suites.law import LAWS, Law
 
@@ -58,6 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--kv-op", action="append", metavar="OP", help="only this operation")
     add("--kv-layout", action="append", metavar="LAYOUT", help="only this layout")
     add("--kv-law", action="append", metavar="LAW", help="only this law")
+    add("--kv-profile-time", action="store_true", help="look where the time goes, and say it at the end")
     add("--kv-case", metavar="CASE", help="judge one case alone: a JSON file, or the JSON itself")
     add("--kv-expect", metavar="FILE", help=f"expectations (default: {FILE_NAME} beside the adapter); 'none' for none")
 
@@ -138,6 +140,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             refuse(state.journal, str(e), booking.USAGE_EXIT, e.__cause__)
         plan = _plan(state, searcher)
         searcher.begin(sum(key not in searcher.closed for key in plan))
+        if state.sampler is None and session.config.getoption("--kv-profile-time", default=False):
+            state.sampler = Sampler()
+            state.sampler.start()
         conventions = searcher.subject.conventions.items()
         state.journal.write(
             "plan",
@@ -201,8 +206,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     state = session.config.stash.get(STATE, None)
     if state is None or not state.judging or not state.searchers or exitstatus not in (0, 1, 5):
         return
+    state.time = state.sampler.stop() if state.sampler else {}
     for searcher in state.searchers.values():
-        searcher.journal.write("done")
+        searcher.journal.write("done", time=state.time)
     ours = booking.exit_code([b.outcome for b in state.booked])
     others = exitstatus == 1 and ours == booking.OK_EXIT
     session.exitstatus = booking.BAD_EXIT if others else booking.worst([ours, 1 if exitstatus == 1 else 0])
@@ -223,3 +229,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"{name}: {', '.join(counts)}; {examples} examples in {searcher.spent:.1f} s")
         with suppress(AdapterError):
             terminalreporter.write_line(f"{name}: {attested(searcher.subject.attested())}")
+    if state.time:
+        terminalreporter.write_line(time_line(state.time))

@@ -28,6 +28,7 @@ from kvconform.harness.booking import (
     paste,
     worst,
 )
+from kvconform.harness.where_time_goes import time_line
 from kvconform.specs.operations import OPERATIONS
 
 SCHEMA = 1
@@ -146,6 +147,8 @@ def footer(run: Run) -> str:
         line += f"; sees a key's weight change by {min(seen):.1g} to {max(seen):.1g}"
     if run.attested:
         line += f"; {attested(run.attested)}"
+    if run.time:
+        line += f"; {time_line(run.time)}"
     cut = sum(c.message.startswith("cut short") for c in cells)
     return line + (f"; {cut} cells cut short by the time limit" if cut else "")
 
@@ -185,6 +188,7 @@ def write_json(path: Path, runs: Sequence[Run], code: int) -> None:
             "exit": run.code,
             "message": run.message,
             "seconds": round(run.seconds, 3),
+            "time": run.time,
         }
         for run in runs
     ]

@@ -28,6 +28,7 @@ from kvconform.harness.journal import ENV_CLOSED, ENV_PATH, Journal
 from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
+from kvconform.harness.where_time_goes import Sampler
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -43,6 +44,7 @@ class State:
     searchers   implementation -> what tries laws on it
     booked      everything booked so far, not offered laws included
     judging     whether any law was collected (a session of benchmarks, or of the host's own tests, judges nothing)
+    sampler     what looks where the time goes, where that was asked for;  time: what it saw
     """
 
     options: Options
@@ -50,6 +52,8 @@ class State:
     booked: list[Booked] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
     judging: bool = False
+    sampler: Sampler | None = None
+    time: dict[str, float] = field(default_factory=dict)
 
 
 STATE = pytest.StashKey[State]()

@@ -231,6 +231,7 @@ class _Supervisor:
             watch.error = row
         elif kind == "done":
             watch.done = True
+            self.book.time = row["time"]
 
     def _close(self, cell: Booked) -> None:
         self.book.cells[cell.key] = cell

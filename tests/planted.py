@@ -36,7 +36,7 @@ PLANTED: dict[str, Planted] = {
         right=_LENGTH,
         wrong='[: max(1, length - 1)] for name in "kv")',
         law="decode_is_within_the_bound",
-        names="last_token_is_dropped",
+        names="key 1 of seq 0 (page 0, slot 0) is left out",
     ),
     "slot_behind_is_read": Planted(
         what="one slot past the newest token is read",

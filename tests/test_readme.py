@@ -14,15 +14,12 @@ from packaging.requirements import Requirement
 from kvconform.harness import reference
 from kvconform.harness.adapters import builtin, find
 from kvconform.harness.cli import all_laws
+from kvconform.tests.planted import adapter_text
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-
-
-def adapter_text() -> str:
-    return re.search(r"## Bring your kernel.*?```python\n(.*?)```", README, re.S)[1]
 
 
 def test_the_adapter_has_two_functions_and_at_most_40_lines():

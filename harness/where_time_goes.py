@@ -1,0 +1,87 @@
+"""Where the time of a run goes: the main thread is looked at every few milliseconds, and what it does is counted.
+
+Nothing that is timed knows of it. What a moment belongs to is told by the innermost of our own frames on the stack that
+has a place in `PLACES`; a kernel's own frames lie inside `Subject._run`, which stands for the implementation.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from kvconform.harness.adapters import ROOT
+
+EVERY_SECONDS = 0.005
+
+PLACES = {
+    "implementation": ("harness/subject.py:_run",),
+    "bound": ("oracles/bound.py",),
+    "oracle": ("oracles/",),
+    "inputs": ("specs/paged.py", "specs/fused.py", "specs/states.py", "specs/families.py", "specs/data.py"),
+    "drawing": ("specs/strategies.py", "harness/search.py:_drive"),
+    "calling": ("harness/subject.py",),
+}
+"""What a moment is spent on -> files, folders or functions of ours, as `file:function`; the first that fits counts."""
+
+OTHER = "other"
+
+
+class Sampler:
+    """Counts, between `start` and `stop`, what the thread that made it does."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self._watched = threading.get_ident()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="kvconform-sampler")
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> dict[str, float]:
+        """What was seen -> share of the moments, largest first."""
+        self._over.set()
+        self._thread.join()
+        return shares(self.seen)
+
+    def _look(self) -> None:
+        while not self._over.wait(EVERY_SECONDS):
+            frame = sys._current_frames().get(self._watched)
+            if frame is not None:
+                self.seen[place_of(frame)] += 1
+
+
+def shares(seen: Counter[str]) -> dict[str, float]:
+    """Counts as shares of their sum, largest first."""
+    return {name: count / seen.total() for name, count in seen.most_common()}
+
+
+def time_line(time: Mapping[str, float]) -> str:
+    """`time: drawing 41 %, implementation 12 %, ...`."""
+    return "time: " + ", ".join(f"{name} {share:.0%}" for name, share in time.items())
+
+
+def place_of(frame: FrameType | None) -> str:
+    """What the innermost of our frames that has a place is spent on."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_ROOT):
+            inside = name[len(_ROOT) :].replace("\\", "/")
+            for place, marks in PLACES.items():
+                if any(_fits(inside, frame.f_code.co_name, mark) for mark in marks):
+                    return place
+        frame = frame.f_back
+    return OTHER
+
+
+_ROOT = str(ROOT) + str(Path("/"))
+
+
+def _fits(inside: str, function: str, mark: str) -> bool:
+    path, _, only = mark.partition(":")
+    return inside.startswith(path) and only in ("", function)
