@@ -99,6 +99,9 @@ offset   v around 4: outputs that cancel
 fine     anything in [-1, 1), rounded to the dtype: every bit of a significand counts
 """
 
+FLAT = "flat"
+"""The family in which every key scores 0, and every exponential is exp(0)."""
+
 MOVEMENT_FAMILIES = ("plain", "bits", "patterns")
 """What bytes a data-movement case holds.
 

@@ -8,6 +8,7 @@ import numpy as np
 from kvconform.oracles import decode, mistakes, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require, require_same
+from kvconform.specs.data import FLAT
 from kvconform.specs.inputs import inputs
 from kvconform.specs.strategies import equal_scores
 from kvconform.suites.calls import attending
@@ -27,7 +28,7 @@ def _explanations(subject, x, cache, profile, right):
     """The named mistakes, and an exponential that errs at 0: measured on the same Case where all keys score 0."""
 
     def errs_at_0():
-        flat = inputs(replace(x.case, family="flat", num_splits=1))
+        flat = inputs(replace(x.case, family=FLAT, num_splits=1))
         level = paged.filled(flat, "zero")
         exact = decode.rounding(subject.profile(x.case.dtype), x.case.dtype)
         want = decode.required(flat, level, exact, DecodeReading.right(flat, subject.conventions["lse_base"]))
