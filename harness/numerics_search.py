@@ -26,7 +26,7 @@ LAW = "decode_is_within_the_bound"
 CASES = 10
 """Cases that are drawn at once."""
 
-SECONDS = 15.0
+SECONDS = 30.0
 """Ceiling for one implementation and dtype; kernels that are interpreted reach it."""
 
 
