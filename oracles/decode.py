@@ -12,7 +12,7 @@ from kvconform.oracles import paged
 from kvconform.oracles.bound import Bounded, attention_bound
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Expected, Interval, by_axes
-from kvconform.specs.data import Array
+from kvconform.specs.data import FLAT, Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
@@ -108,7 +108,7 @@ def required(
 ) -> dict[str, Interval]:
     """What is expected, and exp(0) = 1: where all keys score 0, no exponential in the sum of an unsplit lse errs."""
     want = expected(inputs, cache, profile, reading)
-    if profile.splits == 1 and not profile.max_lag and not inputs.q.any():
+    if profile.splits == 1 and not profile.max_lag and inputs.case.family == FLAT:
         want["lse"] = expected(inputs, cache, replace(profile, exp_error=0.0), reading)["lse"]
     return want
 

@@ -107,6 +107,9 @@ ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]]
 }
 """What numbers an arithmetic case holds, simplest first."""
 
+FLAT = "flat"
+"""The family in which every key scores 0, and every exponential is exp(0)."""
+
 MOVEMENT_FAMILIES = ("plain", "bits", "patterns")
 """What bytes a data-movement case holds, simplest first."""
 

@@ -479,15 +479,15 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
 def equal_scores(cell: Cell) -> tuple[Case, ...]:
     """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
     least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in SIZE_OF if axis in OPERATIONS[cell.op].case_axes}
-    shape = cell.geometries()[-1] if cell.static else least
-    pages = shape.get("capacity", 0) or (1 if cell.row.contiguous else 8)
+    shape = cell.geometries()[-1] if cell.static else least | {"page_size": cell.allowed("page_size")[-1]}
+    pages = shape.get("capacity", 0) or 1
     fits = [n for n in range(1, pages * shape["page_size"] + 1) if cell.takes(kv_lens=(n,))]
     if not fits or not cell.takes(num_splits=(1,)):
         return ()
     lens = (fits[0], *[fits[-1]] * (shape.get("num_seqs", 2) - 1))
     axes = {axis: value for axis, value in shape.items() if axis in OPERATIONS[cell.op].case_axes}
     scale = {"sm_scale": cell.allowed("sm_scale")[0]}
-    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family="flat", **(axes | scale))
+    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=data.FLAT, **(axes | scale))
     return (replace(case, kv_lens=lens, num_splits=1, dead=cell.allowed("dead")[0]),)
 
 

@@ -14,7 +14,7 @@ from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_same
 from kvconform.specs.case import Case
-from kvconform.specs.data import Array
+from kvconform.specs.data import FLAT, Array
 from kvconform.specs.inputs import inputs
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
@@ -90,7 +90,7 @@ def _explanations(
     """The named mistakes, and an exponential that errs at 0: measured on the same Case where all keys score 0."""
 
     def errs_at_0() -> Expected:
-        flat = replace(x.case, family="flat", num_splits=1, poison="all")
+        flat = replace(x.case, family=FLAT, num_splits=1, poison="all")
         level = inputs(flat)
         assert isinstance(level, PagedInputs)
         zeros = paged.filled(level, "zero")

@@ -406,5 +406,6 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "zeroes_padding": (APPEND, GATHER, COPY, FORK),
     "writes_where_the_cache_lies": (STRAY, CONTESTED, APPEND_HIGH, GATHER_HIGH, COPY, *LARGE),
     "leaves_undefined_what_it_may": (APPEND, COPY, FORK),
+    "exp_errs_but_not_at_0": (BOUND, DEAD, PAGES, REPEATS),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""
