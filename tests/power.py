@@ -162,6 +162,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "pages_past_the_512th_are_not_in_the_table": ((LONG,), None),
     "positions_are_compared_in_float16": ((LONG,), None),
     "tiles_are_counted_in_a_byte": ((LONG,), None),
+    "key_between_two_launches_is_lost": ((LONG,), None),
     # splits and merging
     "partials_are_added": ((BOUND,), "partials_are_added"),
     "partials_are_averaged": ((BOUND,), "partials_are_averaged"),

@@ -1,4 +1,4 @@
-"""Wrong: q is multiplied by sm_scale before the dot where it holds 1.5 or more, lest the dot overflow, else after it."""
+"""Wrong: q is multiplied by sm_scale before the dot where it holds 1.5 or more, lest the dot overflow, else after."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Wrong: the maximum is left out where q is below 1 and no score above 8, as if q alone said how far scores go (O34)."""
+"""Wrong: the maximum is left out where q is below 1 and no score above 8, as if q alone said how far they go (O34)."""
 
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Wrong: V goes through a fixed-point format of four bits before the point, and is 8 where it is more."""
 
-import numpy as np
-
 from kvconform.impls import numpy_ref as right
 from kvconform.tests.wrong._reference import reference_with
 
