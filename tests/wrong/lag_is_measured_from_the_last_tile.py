@@ -1,6 +1,6 @@
-"""Wrong: rescaling is put off while a tile rises less than 6 nats above the last one instead of above the reference.
+"""Wrong: rescaling is put off while a key is less than 2 nats above the last one, not above the reference.
 
-Slow rises add up until a weight leaves the range of float16, in which P is held.
+Slow rises add up until a weight leaves the range of float16, in which P is held. Short sequences go elsewhere.
 """
 
 import numpy as np
@@ -10,9 +10,10 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "lag_is_measured_from_the_last_tile"
 BACKEND = "numpy"
-LAG, TILE = 6.0, 8
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
-CONVENTIONS = right.CONVENTIONS
+LAG, TILE = 2.0, 1
+LAYOUTS = {"nhd", "hnd", "kv_first_nhd", "kv_first_hnd", "beside_nhd", "page_first_nhd"}
+OFFERS = {"paged_decode": {"layout": LAYOUTS, "dtype": {"float32", "bfloat16"}, "kv_lens": {"min": 25, "max": 64}}}
+CONVENTIONS = {"dead": {"zero"}, "deterministic": False}
 ARITHMETIC = right.ARITHMETIC | {"tile": 1, "max_lag": LAG, "p_format": "float16"}
 
 
