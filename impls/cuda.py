@@ -67,6 +67,7 @@ CONVENTIONS = {
     "padding": "kept",
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
+    "invariances": {"batch", "heads"},  # a block has one q head of one sequence
     "deterministic": True,
 }
 ARITHMETIC = {

@@ -57,6 +57,7 @@ CONVENTIONS = {
     "duplicate_slots": "undefined",  # programs store in any order, and each of them stores only a part of a token
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
+    "invariances": {"batch", "heads"},  # a task has one kv head of one sequence
     "deterministic": True,
 }
 ARITHMETIC = {

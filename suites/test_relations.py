@@ -124,7 +124,8 @@ def test_decode_forgets_the_calls_before(subject, case):
     "paged_decode",
     needs=("append",),
     only={**APART, **{axis: values for axis, values in ORDINARY.items() if axis == "pool"}, "dead": ("zero",)},
-    wants=lambda conventions: conventions["deterministic"],
+    wants=lambda conventions: conventions["deterministic"] and conventions["skipped_slots"] == "skip",
+    cells=lambda cell: cell.takes(skip=(2,)),
 )
 def test_decode_reads_what_was_appended(subject, case):
     """A cache filled by append, all tokens but the last of each sequence and then those, decodes like a filled one."""

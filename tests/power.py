@@ -10,6 +10,15 @@ DEAD = "decode_ignores_dead_slots"
 PAGES = "decode_does_not_see_page_numbers"
 REPEATS = "decode_repeats_bit_for_bit"
 PARTS = "attention_over_parts_merges_to_the_whole"
+NEIGHBOURS = "decode_does_not_see_its_neighbours"
+SCALES_V = "decode_scales_exactly_with_v"
+FACTOR = "decode_takes_a_factor_of_two_from_k_to_q"
+BATCH = "decode_does_not_depend_on_its_batch"
+HEADS = "decode_turns_with_its_heads"
+SPLITS = "decode_does_not_depend_on_its_splits"
+FORGETS = "decode_forgets_the_calls_before"
+APPENDED = "decode_reads_what_was_appended"
+LONG = "decode_counts_every_page_of_a_long_context"
 APPEND = "append_writes_exactly_its_slots"
 GATHER = "gather_reads_the_live_tokens_in_order"
 ROUND_TRIP = "what_was_appended_is_gathered"
@@ -127,6 +136,41 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "lazy_rescaling_sees_dead_scores": ((DEAD,), None),
     "safe_path_is_chosen_by_dead_scores": ((DEAD,), None),
     "page_scale_sees_dead_keys": ((DEAD,), None),
+    "nan_alone_is_cleaned_from_dead_v": ((BOUND, DEAD), None),
+    "padded_dims_are_multiplied_by_zero": ((BOUND, DEAD), None),
+    "scale_is_that_of_the_whole_pool": ((DEAD, NEIGHBOURS), None),
+    # neighbours in a batch
+    "maximum_is_shared_by_the_batch": ((NEIGHBOURS,), None),
+    "neighbours_are_multiplied_by_zero": ((NEIGHBOURS,), None),
+    "scale_of_k_is_that_of_the_batch": ((NEIGHBOURS,), None),
+    "splits_follow_the_size_of_the_batch": ((BATCH,), None),
+    "splits_follow_the_longest_of_the_batch": ((BATCH,), None),
+    "odd_row_out_has_other_tiles": ((BATCH,), None),
+    # order of the heads, number of splits
+    "every_other_head_goes_backwards": ((HEADS,), None),
+    "odd_head_out_has_other_tiles": ((HEADS,), None),
+    "first_tile_is_shorter_for_later_heads": ((HEADS,), None),
+    "tiles_begin_anew_in_each_split": ((SPLITS,), None),
+    "merging_rounds_what_splits_gave": ((SPLITS,), None),
+    "order_of_merging_follows_the_splits": ((SPLITS,), None),
+    # sizes of what is computed with
+    "division_rounds_up": ((SCALES_V,), None),
+    "dice_are_the_bits_of_the_result": ((SCALES_V,), None),
+    "outliers_of_v_are_normalised_elsewhere": ((SCALES_V,), None),
+    "large_q_is_scaled_before_the_dot": ((FACTOR,), None),
+    "small_q_needs_no_maximum": ((FACTOR,), None),
+    "q_is_held_in_fixed_point": ((FACTOR,), None),
+    "q_is_narrowed_to_bfloat16": ((BOUND,), None),
+    "v_saturates_at_eight": ((BOUND,), None),
+    "mask_value_starts_the_maximum": ((BOUND,), None),
+    "small_scores_are_taken_for_none": ((BOUND,), None),
+    "lag_is_measured_from_the_last_tile": ((BOUND,), None),
+    "rescaling_is_by_the_tile_s_maximum": ((BOUND,), None),
+    # long contexts
+    "pages_past_the_512th_are_not_in_the_table": ((LONG,), None),
+    "positions_are_compared_in_float16": ((LONG,), None),
+    "tiles_are_counted_in_a_byte": ((LONG,), None),
+    "key_between_two_launches_is_lost": ((LONG,), None),
     # splits and merging
     "partials_are_added": ((BOUND,), "partials_are_added"),
     "partials_are_averaged": ((BOUND,), "partials_are_averaged"),
@@ -155,9 +199,19 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "splits_are_merged_as_they_arrive": ((REPEATS,), None),
     "splits_follow_the_load": ((REPEATS,), None),
     "tile_is_still_being_tuned": ((REPEATS,), None),
+    "dot_is_summed_from_either_end": ((REPEATS,), None),
+    "products_of_halves_come_in_any_order": ((REPEATS,), None),
+    "repeated_call_is_a_graph_with_other_tiles": ((REPEATS,), None),
     "merging_order_varies": ((MERGE_REPEATS,), None),
     "merging_chunk_is_still_being_tuned": ((MERGE_REPEATS,), None),
     "first_merge_of_a_shape_is_eager": ((MERGE_REPEATS,), None),
+    # calls before
+    "plan_of_shorter_sequences_is_kept": ((FORGETS,), None),
+    "highest_maximum_of_a_cache_is_kept": ((FORGETS,), None),
+    "second_length_of_a_shape_is_compiled_anew": ((FORGETS,), None),
+    "newest_tokens_are_a_part_of_their_own": ((APPENDED,), None),
+    "append_is_read_one_call_late": ((APPENDED,), None),
+    "scale_is_that_of_the_last_append": ((APPENDED,), None),
     # append
     "skipped_tokens_go_to_the_last_slot": ((APPEND,), "skipped_tokens_go_to_the_last_slot"),
     "skipped_tokens_go_to_the_first_slot": ((APPEND,), "skipped_tokens_go_to_the_first_slot"),
@@ -255,7 +309,52 @@ ALONE: dict[str, tuple[str, ...]] = {
         "tile_is_a_run_of_neighbouring_pages",
         "splits_take_pages_by_number",
     ),
-    REPEATS: ("splits_are_merged_as_they_arrive", "splits_follow_the_load", "tile_is_still_being_tuned"),
+    REPEATS: (
+        "dot_is_summed_from_either_end",
+        "products_of_halves_come_in_any_order",
+        "repeated_call_is_a_graph_with_other_tiles",
+    ),
+    NEIGHBOURS: (
+        "maximum_is_shared_by_the_batch",
+        "neighbours_are_multiplied_by_zero",
+        "scale_of_k_is_that_of_the_batch",
+    ),
+    SCALES_V: (
+        "division_rounds_up",
+        "dice_are_the_bits_of_the_result",
+        "outliers_of_v_are_normalised_elsewhere",
+    ),
+    FACTOR: ("large_q_is_scaled_before_the_dot", "small_q_needs_no_maximum", "q_is_held_in_fixed_point"),
+    BATCH: (
+        "splits_follow_the_size_of_the_batch",
+        "splits_follow_the_longest_of_the_batch",
+        "odd_row_out_has_other_tiles",
+    ),
+    HEADS: (
+        "every_other_head_goes_backwards",
+        "odd_head_out_has_other_tiles",
+        "first_tile_is_shorter_for_later_heads",
+    ),
+    SPLITS: (
+        "tiles_begin_anew_in_each_split",
+        "merging_rounds_what_splits_gave",
+        "order_of_merging_follows_the_splits",
+    ),
+    FORGETS: (
+        "plan_of_shorter_sequences_is_kept",
+        "highest_maximum_of_a_cache_is_kept",
+        "second_length_of_a_shape_is_compiled_anew",
+    ),
+    APPENDED: (
+        "newest_tokens_are_a_part_of_their_own",
+        "append_is_read_one_call_late",
+        "scale_is_that_of_the_last_append",
+    ),
+    LONG: (
+        "pages_past_the_512th_are_not_in_the_table",
+        "positions_are_compared_in_float16",
+        "tiles_are_counted_in_a_byte",
+    ),
     APPEND: (
         "append_clears_the_page",
         "append_clears_the_slot_to_its_stride",
@@ -407,5 +506,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "writes_where_the_cache_lies": (STRAY, CONTESTED, APPEND_HIGH, GATHER_HIGH, COPY, *LARGE),
     "leaves_undefined_what_it_may": (APPEND, COPY, FORK),
     "exp_errs_but_not_at_0": (BOUND, DEAD, PAGES, REPEATS),
+    "chunks_are_of_a_fixed_size": (SPLITS, BATCH, APPENDED, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
+    "every_head_of_every_row_is_alone": (BATCH, HEADS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

@@ -137,9 +137,10 @@ def test_right_adapter_passes_whatever_its_conventions(name):
 
 
 @pytest.mark.parametrize(
-    "convention", ["skipped_slots", "slots_out_of_range", "duplicate_slots", "padding", "page_moves"]
+    "convention",
+    ["skipped_slots", "slots_out_of_range", "duplicate_slots", "padding", "page_moves", "invariances"],
 )
-def test_each_choice_about_writes_is_that_of_a_right_adapter(convention):
+def test_each_choice_about_writes_and_invariances_is_that_of_a_right_adapter(convention):
     chosen = [declared(located(name).load().CONVENTIONS)[convention] for name in RIGHT]
     every = {choice for one in chosen for choice in (one if CONVENTIONS[convention].several else [one])}
     assert every == set(CONVENTIONS[convention].choices)

@@ -6,7 +6,14 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "last_token_is_dropped"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}, "num_splits": range(1, 8)}}
+OFFERS = {
+    "paged_decode": {
+        "layout": {"nhd", "hnd"},
+        "dtype": {"float32", "bfloat16"},
+        "num_splits": range(1, 8),
+        "kv_lens": {"max": 4096},
+    }
+}
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 

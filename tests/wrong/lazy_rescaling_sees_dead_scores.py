@@ -7,7 +7,9 @@ from kvconform.impls import numpy_ref as right
 NAME = "lazy_rescaling_sees_dead_scores"
 BACKEND = "numpy"
 LAG = 8 * np.log(2)  # nats that the reference point may lie below the maximum
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = {
+    "paged_decode": {"layout": {"nhd", "hnd", "beside_nhd", "kv_first_nhd", "page_first_hnd"}, "dtype": {"float32"}}
+}
 CONVENTIONS = {"dead": {"zero", "finite"}, "table_padding": {"valid", "minus_one"}}
 ARITHMETIC = right.ARITHMETIC | {"tile": 1, "max_lag": LAG}
 

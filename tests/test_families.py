@@ -1,0 +1,185 @@
+"""Every family of contents is what it claims, exactly, in each floating type."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kvconform.specs import families
+from kvconform.specs.case import Case
+from kvconform.specs.families import FAMILIES, HIGHEST
+from kvconform.specs.inputs import inputs
+from kvconform.specs.operations import ROUNDED
+from kvconform.specs.strategies import POOL
+from kvconform.tests.families import markdown, shown_by
+
+ONE = Case(
+    op="paged_decode", layout="nhd", dtype="float32", kv_lens=(11, 0, 6), page_size=4, num_kv_heads=2, head_dim=8
+)
+MERGED = Case(op="merge_states", layout="parts_first", dtype="float32", num_seqs=3, num_parts=5, head_dim=8)
+
+
+def of_family(family, **changes):
+    return inputs(replace(ONE, family=family, **changes))
+
+
+def rows_of(x, name):
+    """Tokens of each sequence, in float64."""
+    ends = np.cumsum(x.case.kv_lens)[:-1]
+    return np.split(x.tokens[name].astype(np.float64), ends)
+
+
+def scores_of(x):
+    """Of each sequence that has a key, [keys, num_q_heads]."""
+    q = x.q.astype(np.float64)
+    k = [np.repeat(rows, x.case.group, axis=1) for rows in rows_of(x, "k")]
+    return [x.sm_scale * (rows * q[seq]).sum(-1) for seq, rows in enumerate(k) if len(rows)]
+
+
+def levels_of(x):
+    """The dim of K that holds them, of each sequence."""
+    at = x._place().hot
+    return [rows[:, 0, at] for rows in rows_of(x, "k")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sm_scale", POOL["sm_scale"])
+def test_scores_are_the_same_numbers_in_every_floating_type(family, sm_scale):
+    """V too, but where it is to fill a significand."""
+    of = [of_family(family, dtype=dtype, sm_scale=sm_scale, kv_lens=(300, 7)) for dtype in ROUNDED]
+    exact = ("q", "k", *(["v"] if FAMILIES[family].value is not families._fine else []))
+    for name in exact:
+        first, *others = (np.asarray(x.q if name == "q" else x.tokens[name], np.float64) for x in of)
+        assert np.isfinite(first).all()
+        assert all(np.array_equal(first, other) for other in others), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_levels_have_at_most_eight_bits_and_what_they_are_worth_is_a_power_of_two(family):
+    for seed in range(8):
+        x = of_family(family, seed=seed, kv_lens=(300, 7), head_dim=24)
+        significand = np.frexp(np.concatenate(levels_of(x)))[0] * 2.0**8
+        assert np.array_equal(significand, np.round(significand))
+        hot = x.q[..., x._place().hot].astype(np.float64)
+        assert len(np.unique(hot)) == 1
+        assert np.frexp(hot)[0].ravel()[0] in (0.0, 0.5)
+        wanted = FAMILIES[family].gain(x._place())
+        assert wanted / 1.5 <= hot.max() * x.sm_scale <= wanted * 1.5
+
+
+def test_a_needle_leaves_one_key():
+    for seed in range(8):
+        for score in scores_of(of_family("needle", seed=seed)):
+            ordered = np.sort(score, axis=0)
+            assert (ordered[-1] - ordered[-2] > 100).all()
+
+
+def test_a_spike_is_one_key_that_outweighs_a_hundred_of_its_level():
+    for seed in range(8):
+        x = of_family("spike", seed=seed)
+        assert [level.sum() for level in levels_of(x) if len(level)] == [1.0, 1.0]
+        assert np.exp(x.q[0, 0, x._place().hot] * x.sm_scale) > 30
+
+
+@pytest.mark.parametrize("family", ["spike", "needle"])
+def test_the_key_that_counts_is_at_every_end_and_edge(family):
+    chosen = {int(levels_of(of_family(family, seed=seed))[0].argmax()) for seed in range(200)}
+    assert {0, 3, 4, 7, 8, 10} <= chosen
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+def test_values_of_zero_sum_cancel_in_every_dim(length):
+    x = of_family("zero_sum", kv_lens=(length, 3))
+    assert not x.q.any()
+    for rows in rows_of(x, "v"):
+        assert not rows.sum(0).any()
+    if length > 2:
+        assert all(row.any() for row in rows_of(x, "v")[0][: length // 2])
+
+
+def test_read_out_lists_pages():
+    x = of_family("read_out", head_dim=24)
+    assert not x.q.any()
+    for rows in rows_of(x, "v"):
+        assert set(np.unique(rows)) <= {0.0, 1.0}
+        assert (rows.sum(-1) == 1).all()
+        for start in range(0, len(rows), x.case.page_size):
+            page = rows[start : start + x.case.page_size]
+            assert (page == page[:1]).all()
+
+
+def test_stairs_rise_and_fall_from_key_to_key():
+    up, down = (levels_of(of_family(family, kv_lens=(300, 7))) for family in ("stairs_up", "stairs_down"))
+    assert np.array_equal(up[0], np.minimum(np.arange(300), HIGHEST))
+    assert np.array_equal(down[0], up[0][::-1])
+    assert np.array_equal(down[1], np.arange(7)[::-1])
+
+
+@pytest.mark.parametrize("sm_scale", POOL["sm_scale"])
+def test_huge_scores_lie_far_out_on_either_side(sm_scale):
+    sides = set()
+    for seed in range(8):
+        for score in scores_of(of_family("huge", seed=seed, sm_scale=sm_scale)):
+            assert (np.abs(score) > 45_000).all()
+            assert len(np.unique(np.sign(score))) == 1
+            sides.add(float(np.sign(score.flat[0])))
+    assert sides == {-1.0, 1.0}
+
+
+def test_tiny_scores_are_small_and_not_all_the_same():
+    for score in scores_of(of_family("tiny")):
+        assert 0 < np.abs(score).max() < 2.0**-9
+        assert (score.max(0) > score.min(0)).all()
+
+
+def test_ties_are_pairs_of_neighbours_bit_for_bit():
+    for score in scores_of(of_family("ties")):
+        whole = len(score) // 2 * 2
+        assert np.array_equal(score[0:whole:2], score[1:whole:2])
+        assert len(np.unique(score[:, 0])) > 2
+
+
+def test_values_that_cancel_alternate_and_k_has_an_offset():
+    v = rows_of(of_family("cancel"), "v")[0]
+    assert (v[0::2] >= 15).all()
+    assert (v[1::2] < -15 + 1).all()
+    x = of_family("k_offset")
+    k = np.delete(rows_of(x, "k")[0], x._place().hot, axis=-1)
+    assert k.min() >= 7
+    assert k.max() < 9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_pages_hold_the_same_tokens_for_all_sequences(family):
+    x = of_family(family, kv_lens=(11, 9, 4), shared_pages=2)
+    for name in ("k", "v"):
+        first, second, third = rows_of(x, name)
+        assert np.array_equal(first[:8], second[:8])
+        assert np.array_equal(first[:4], third[:4])
+
+
+def test_of_merged_parts_a_needle_is_one_part():
+    lse = np.sort(np.asarray(inputs(replace(MERGED, family="needle")).arrays()["lses"], np.float64), axis=0)
+    assert (lse[-1] - lse[-2] > 100).all()
+
+
+@pytest.mark.parametrize(
+    ("fault", "family"),
+    [
+        ("mask_value_starts_the_maximum", "huge"),
+        ("small_scores_are_taken_for_none", "tiny"),
+        ("v_saturates_at_eight", "cancel"),
+        ("q_is_narrowed_to_bfloat16", "fine"),
+    ],
+)
+def test_a_fault_made_for_a_family_is_shown_by_it_and_not_by_the_simplest(fault, family):
+    """What docs/results/families.md says of all others takes minutes: see tests/families.py."""
+    assert list(shown_by(fault, ("plain", family))) == [family]
+
+
+def test_the_page_tells_faults_of_one_family_from_those_of_several():
+    page = markdown({"one": ["huge"], "both": ["plain", "huge"], "neither": []})
+    assert "| `huge` | `one` |" in page
+    assert "`both`" not in page
+    assert "Several families show 1 of 3 faults. In runs this short none shows: `neither`." in page
+    assert "`plain`" in page.partition("Nothing that they alone show")[2]
