@@ -47,7 +47,8 @@ def suspect(
     rows = [(seq, head) for seq, head in wrong if seq == wrong[0][0]][:MOST_ROWS]
     found: set[str] | None = None
     for seq, head in rows:
-        moves = _moves(inputs, cache, reading, seq, head)
+        with np.errstate(all="ignore"):  # dead slots may hold anything
+            moves = _moves(inputs, cache, reading, seq, head)
         center = want.want[seq, head]
         reach = want.error[seq, head] + 2 * FORMATS[want.format].unit * np.abs(center)
         shifted = moves.out - moves.out[-1]  # the last one is the row as it should be
@@ -67,9 +68,8 @@ def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
         _slots(inputs, cache, reading, side, np.array([slot for slot, _ in other], np.int64))[:, kv_head]
         for side in (0, 1)
     )
-    with np.errstate(all="ignore"):  # dead slots may hold anything
-        score = np.concatenate([k, k_other]).astype(np.float64) @ q * reading.sm_scale
-        weight = np.exp(score - score[: len(k)].max(initial=-np.inf))
+    score = np.concatenate([k, k_other]).astype(np.float64) @ q * reading.sm_scale
+    weight = np.exp(score - score[: len(k)].max(initial=-np.inf))
     weight, value = np.where(np.isfinite(weight), weight, 0.0), np.concatenate([v, v_other.astype(np.float64)])
     value = np.where(np.isfinite(value), value, 0.0)
     total, mean = weight[: len(k)].sum(), weight[: len(k)] @ value[: len(k)]
