@@ -9,7 +9,7 @@ from kvconform.tests.wrong._reference import reference_with
 NAME = "large_q_is_scaled_before_the_dot"
 BACKEND = "numpy"
 LARGE = 1.5
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "head_dim": {3, 24, 40}}}
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC | {"qk_error": 2.0**-8}
 
 
