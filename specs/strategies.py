@@ -479,10 +479,14 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
 def equal_scores(cell: Cell) -> tuple[Case, ...]:
     """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
     least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in SIZE_OF if axis in OPERATIONS[cell.op].case_axes}
-    shape = cell.geometries()[-1] if cell.static else least | {"page_size": cell.allowed("page_size")[-1]}
+    shapes = cell.geometries() if cell.static else [least | {"page_size": cell.allowed("page_size")[-1]}]
+    unsplit = [shape for shape in shapes if shape.get("num_splits", 1) == 1]
+    if not unsplit or not cell.takes(num_splits=(1,)):
+        return ()
+    shape = unsplit[-1]
     pages = shape.get("capacity", 0) or 1
     fits = [n for n in range(1, pages * shape["page_size"] + 1) if cell.takes(kv_lens=(n,))]
-    if not fits or not cell.takes(num_splits=(1,)):
+    if not fits:
         return ()
     lens = (fits[0], *[fits[-1]] * (shape.get("num_seqs", 2) - 1))
     axes = {axis: value for axis, value in shape.items() if axis in OPERATIONS[cell.op].case_axes}

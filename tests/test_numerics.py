@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from kvconform.harness import cli, numerics_command
+from kvconform.impls import numpy_ref
 from kvconform.numerics import campaign, page, worst
 from kvconform.numerics.emulators import Emulator, Machine, emulators, online, stored
 from kvconform.numerics.intervals import ONE, Ambiguous, Interval, Recorder, Rounding, enclosed, reached
@@ -23,8 +24,13 @@ from kvconform.numerics.measured import Measured, declared
 from kvconform.numerics.ratios import used
 from kvconform.numerics.slack import STAGES as SLACK
 from kvconform.numerics.slack import greatest
-from kvconform.oracles import bound
+from kvconform.oracles import bound, decode, paged
+from kvconform.oracles.decode import DecodeReading
+from kvconform.specs.case import Case
+from kvconform.specs.conventions import declared as declared_conventions
+from kvconform.specs.inputs import inputs
 from kvconform.specs.profile import Profile
+from kvconform.specs.strategies import cells, equal_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "numerics.md").read_text()
@@ -130,6 +136,36 @@ def test_slack_names_the_stage_that_a_profile_was_given():
         judged = campaign.judge(one, draw("gauss", np.random.default_rng(3), "float16"))
         assert greatest(judged.stages("out")) == stage
     assert set(coarse) <= set(SLACK)
+
+
+# --- exp(0)
+
+
+@pytest.mark.parametrize("more", [{}, {"static": True}, {"kv_lens": {"min": 3}}, {"num_splits": {2, 3}}], ids=str)
+def test_equal_scores_are_a_case_that_the_offer_allows(more):
+    """Wherever one split may be asked for and a page has room; a key alone where that is allowed."""
+    seen = 0
+    for cell in cells("paged_decode", {**numpy_ref.OFFERS["paged_decode"], **more}, declared_conventions({})):
+        pinned = equal_scores(cell)
+        seen += len(pinned)
+        for case in pinned:
+            assert cell.draws(case), case
+            assert not inputs(case).q.any()
+            assert min(case.kv_lens) == more.get("kv_lens", {}).get("min", 1)
+    assert bool(seen) == ("num_splits" not in more)
+
+
+def test_what_is_required_of_exp_at_0_is_sharper_in_lse_alone_and_on_equal_scores_alone():
+    profile = Profile(exp_error=9e-5, renormalises=True)
+    for family, sharper in (("flat", True), ("plain", False)):
+        case = Case(op="paged_decode", layout="nhd", dtype="float32", family=family, page_size=8, kv_lens=(7,))
+        x = inputs(case)
+        cache, right = paged.filled(x, "zero"), DecodeReading.right(x)
+        allowed, required = (f(x, cache, profile, right) for f in (decode.expected, decode.required))
+        assert (required["out"].error == allowed["out"].error).all()
+        assert bool((required["lse"].error < 0.1 * allowed["lse"].error).all()) == sharper
+        lazy = replace(profile, max_lag=1.0)
+        assert (decode.required(x, cache, lazy, right)["lse"].error > 9e-5).all()
 
 
 # --- intervals
