@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kvconform.specs.case import Case
+from kvconform.specs.case import DEFAULTS, Case
+from kvconform.specs.families import CLAIMS
 
 CONFORMS, VIOLATES, EXPECTED = "conforms", "violates", "expected"
 NOT_OFFERED, NOT_REACHED, BLOCKED = "not offered", "not reached", "blocked"
@@ -20,11 +21,15 @@ EXIT_ORDER = (OK_EXIT, NOTHING_EXIT, BAD_EXIT, USAGE_EXIT)
 """Exit codes from the least to the most urgent: 2 before 1 before 3 before 0."""
 
 
+SIMPLEST = DEFAULTS["family"]
+
+
 @dataclass
 class Booked:
     """One (implementation, operation, layout, dtype, law).
 
     examples         cases that were judged;  planned: cases the profile asked for
+    idle             cases that were judged and are no evidence, since a kernel that does nothing passes them too
     expected         judged cases that violate inside an expectation's region
     resolution       median least change of one key's weight that would have been seen; None for bitwise verdicts
     counterexample   the smallest violating Case, as JSON with its digest
@@ -33,6 +38,7 @@ class Booked:
     findings         the expectations whose witness belongs to this cell and still violates: reason, link, when, said
                      (the violation's message), witness, replay
     looks_like       the one mistake that explains every violating case
+    suspect          the one key whose omission, repetition or intrusion explains the counterexample
     replay           the line that shows the violation again
     """
 
@@ -44,6 +50,7 @@ class Booked:
     outcome: str = NOT_REACHED
     examples: int = 0
     planned: int = 0
+    idle: int = 0
     expected: int = 0
     resolution: float | None = None
     seconds: float = 0.0
@@ -54,6 +61,7 @@ class Booked:
     witness_conforms: bool = False
     findings: list[dict[str, Any]] = field(default_factory=list)
     looks_like: str | None = None
+    suspect: str | None = None
     replay: str | None = None
 
     @property
@@ -70,9 +78,14 @@ def paste(cell: Booked) -> str:
     """One red cell: message, case, what it looks like, the line that shows it again."""
     lines = [f"  {cell.layout}/{cell.dtype}: {cell.message}"]
     if cell.counterexample:
-        lines.append(f"    case        {Case.from_json(cell.counterexample)}")
+        case = Case.from_json(cell.counterexample)
+        lines.append(f"    case        {case}")
+        if case.family != SIMPLEST:
+            lines.append(f"    contents    {case.family}: {CLAIMS[case.family]}")
     if cell.looks_like:
         lines.append(f"    looks like  {cell.looks_like}")
+    if cell.suspect:
+        lines.append(f"    as if       {cell.suspect}")
     if cell.replay:
         lines.append(f"    replay      {cell.replay}")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import Any
 from kvconform.oracles.mistakes import FUSED, MERGES, MISTAKES
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS
+from kvconform.specs.families import CLAIMS
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.strategies import POOL
 from kvconform.suites.law import Law
@@ -23,6 +24,7 @@ def markdown(laws: Mapping[str, Law]) -> str:
         page_table("Laws", ("operation", "law", "claim"), _laws(laws)),
         page_table("Conventions", ("name", "meaning", "choices", "default"), _conventions()),
         page_table("Mistakes", ("name", "what such a kernel does", "operations"), _mistakes()),
+        page_table("Contents of a case", ("family", "what it holds, and what for"), _families()),
         page_table("Axes of a case", ("axis", "drawn from, simplest first"), _axes()),
     ]
     return "\n".join(parts)
@@ -66,6 +68,11 @@ def _mistakes() -> Iterable[tuple[str, ...]]:
     for table, ops in ((FUSED, "merge_kv, extract_k, extract_v"), (MERGES, "merge_states")):
         for name, claim in table.items():
             yield f"`{name}`", claim, ops
+
+
+def _families() -> Iterable[tuple[str, ...]]:
+    for name, claim in CLAIMS.items():
+        yield f"`{name}`", claim
 
 
 def _axes() -> Iterable[tuple[str, ...]]:

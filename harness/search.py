@@ -136,6 +136,8 @@ class _Trial:
             booked.message = str(e)
         except Unsatisfiable:
             booked.message = "no case lies inside the domain of the declared arithmetic"
+            if booked.idle:
+                booked.message = f"a kernel that does nothing passes each of {booked.idle} cases"
         except _Enough:
             pass
         except (Violation, Flaky):  # flaky is the kernel, not the search: what it did once stands
@@ -162,6 +164,8 @@ class _Trial:
                 self._judge(case)
             except OutsideDomain:
                 reject()
+            if self.subject.idle:
+                reject()  # it conforms, and another one is drawn in its place
 
         self._drive(one, "cases", (Phase.generate, Phase.shrink))
 
@@ -230,14 +234,20 @@ class _Trial:
 
     def _violation(self, case: Case) -> Violation | None:
         self.searcher.journal.write("case", key=self.booked.key, case=case.to_json())
-        self.booked.examples += self.witness is None
+        counts = int(self.witness is None)
+        self.booked.examples += counts
+        self.subject.idle = False
         try:
             self.law.check(self.subject, case)
         except Violation as violation:
+            self.subject.idle = False
             return violation
         except OutsideDomain:
-            self.booked.examples -= self.witness is None
+            self.booked.examples -= counts
             raise
+        if self.subject.idle:
+            self.booked.examples -= counts
+            self.booked.idle += counts
         return None
 
     def _keep(self, case: Case, violation: Violation) -> None:
@@ -268,6 +278,7 @@ class _Trial:
             self.searcher.witnesses.setdefault(self.law.name, []).append(self.witness)
             self._book_violation(self.witness, str(self.failures[self.witness]))
             booked.looks_like = self._name()
+            booked.suspect = self.failures[self.witness].hint()
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
         if booked.expected:

@@ -36,6 +36,8 @@ class Subject:
     conventions   CONVENTIONS, completed with the defaults
     why_not       WHY_NOT: what is left out of OFFERS, a word or a whole axis, and the reason
     inside        seconds spent in the adapter's own functions
+    weights       resolution of what has passed
+    idle          whether the case in hand is no evidence
     """
 
     def __init__(self, adapter: Any, name: str, file: str, ref: str = "") -> None:
@@ -47,6 +49,7 @@ class Subject:
         self._arithmetic: Mapping[str, Any] = getattr(adapter, "ARITHMETIC", {})
         self.inside = 0.0
         self.weights: list[float] = []
+        self.idle = False
         self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
 
     def profile(self, dtype: str) -> Profile:
@@ -60,6 +63,10 @@ class Subject:
     def saw(self, weights: list[float]) -> None:
         """Book the resolution of what has just passed."""
         self.weights += weights
+
+    def saw_nothing(self) -> None:
+        """Book that the case in hand is no evidence."""
+        self.idle = True
 
     def attested(self) -> dict[str, Any]:
         """What the adapter says of its launches, device and mode; empty where it says nothing."""

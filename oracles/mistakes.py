@@ -245,6 +245,12 @@ MISTAKES: dict[str, Mistake] = {
         ("paged_decode",),
         (lambda inputs, right: replace(right, head_of=np.zeros_like(right.head_of)),),
     ),
+    "sm_scale_is_the_default": Mistake(
+        "sm_scale is ignored: scores are scaled by head_dim ** -0.5 whatever it says",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, sm_scale=inputs.case.head_dim**-0.5),),
+        applies=lambda inputs: inputs.case.sm_scale is not None,
+    ),
     "sm_scale_is_missing": Mistake("scores are not scaled", ("paged_decode",), (_scale(lambda scale: 1.0),)),
     "sm_scale_is_applied_twice": Mistake(
         "scores are scaled twice", ("paged_decode",), (_scale(lambda scale: scale * scale),)

@@ -93,10 +93,12 @@ class Violation(AssertionError):
 
     message        for people
     explanations   mistake -> whether it accounts for what was seen; evaluated only when asked
+    hint           the single key that accounts for what was seen, where there is one; likewise
     """
 
     message: str
     explanations: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+    hint: Callable[[], str | None] = lambda: None
 
     def __post_init__(self) -> None:
         super().__init__(self.message)
@@ -115,6 +117,7 @@ def require(
     mistakes: Callable[[], Mapping[str, Callable[[], Expected]]] = dict,
     *,
     when: str = "",
+    hint: Callable[[Mapping[str, Array]], str | None] = lambda got: None,
 ) -> None:
     """Raise Violation unless every output meets what is expected of it.
 
@@ -122,13 +125,14 @@ def require(
     expected   output name -> Exact or Interval
     mistakes   gives named wrong readings -> what each would have given; asked only when something is unmet
     when       what the outputs belong to, put behind their name
+    hint       names the key that accounts for the outputs, where one does
     """
     unmet = {name: bad for name, want in expected.items() if (bad := want.unmet(got[name])).any()}
     for name, bad in unmet.items():
         said = expected[name].describe(got[name], bad)
         text = f"{name}{when and ' ' + when}: {int(bad.sum())} of {bad.size} elements {said}"
         tries = {n: partial(_explains, got, unmet.keys(), oracle) for n, oracle in mistakes().items()}
-        raise Violation(text, tries)
+        raise Violation(text, tries, partial(hint, got))
 
 
 def require_any(got: Mapping[str, Array], allowed: Sequence[Expected], what: str) -> None:

@@ -88,24 +88,23 @@ ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]]
     "offset": _offset,
     "fine": _fine,
 }
-"""What numbers an arithmetic case holds, simplest first.
-
-plain    eighths in [-1, 1)
-wide     eighths times 1/2 .. 4
-sharp    q and lse 16 times larger: few keys count
-steep    q and lse 128 times larger: exp overflows unless the maximum is taken away first
-flat     q and lse 0: every key counts the same
-offset   v around 4: outputs that cancel
-fine     anything in [-1, 1), rounded to the dtype: every bit of a significand counts
-"""
+"""What numbers an arithmetic case holds, simplest first."""
 
 MOVEMENT_FAMILIES = ("plain", "bits", "patterns")
-"""What bytes a data-movement case holds.
+"""What bytes a data-movement case holds, simplest first."""
 
-plain      eighths
-bits       random bit patterns: NaN payloads, -0.0, subnormals
-patterns   every bit pattern in turn
-"""
+CLAIMS = {
+    "plain": "eighths in [-1, 1)",
+    "wide": "eighths times 1/2 .. 4",
+    "sharp": "q and lse 16 times larger: few keys count",
+    "steep": "q and lse 128 times larger: exp overflows unless the maximum is taken away first",
+    "flat": "q and lse 0: every key counts the same",
+    "offset": "v around 4: outputs that cancel",
+    "fine": "anything in [-1, 1), rounded to the dtype: every bit of a significand counts",
+    "bits": "random bit patterns: NaN payloads, -0.0, subnormals",
+    "patterns": "every bit pattern in turn",
+}
+"""Family -> what it holds and what for."""
 
 FAMILIES = tuple(dict.fromkeys([*ARITHMETIC_FAMILIES, *MOVEMENT_FAMILIES]))
 """Every kind of contents."""

@@ -238,6 +238,9 @@ FAMILIES: dict[str, Family] = {
 }
 """Structured contents, simplest first."""
 
+CLAIMS: dict[str, str] = data.CLAIMS | {name: family.claim for name, family in FAMILIES.items()}
+"""Every family of contents, of either kind -> what it holds and what for."""
+
 
 def values(dtype: str, family: str, tensor: str, h: Hashes, place: Place) -> Array:
     """One value of the family a hash, whatever kind of family it is.

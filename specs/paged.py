@@ -190,7 +190,7 @@ class PagedInputs:
         h = data.hashes(self.case.seed, part.name, *(a[lead] for a in at), *data.grid(*shape))
         lens = np.append(self.case.kv_lens, 1)  # surplus rows stand alone
         num_keys = lens[np.minimum(at[0], len(lens) - 1)]
-        place = self._place(*(a[lead] for a in (at[0], at[1], num_keys)), dim=data.grid(*shape)[-1])
+        place = self._place(at[0][lead], at[1][lead], num_keys[lead], data.grid(*shape)[-1])
         return families.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h, place)
 
     def _place(self, row: Any = 0, key: Any = 0, num_keys: Any = 1, dim: Any = 0) -> families.Place:
@@ -262,6 +262,14 @@ class PagedInputs:
             of_owned = np.repeat(owned, size)
             found.append({"tails": np.flatnonzero(dead & of_owned), "free": np.flatnonzero(dead & ~of_owned)})
         return tuple(found)
+
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether there is anything that no sequence reads where the Case's `poison` says."""
+        row, sizes, dtype = self.row, self.sizes, self.case.dtype
+        places = {name: any(len(side[name]) for side in self.dead_slots) for name in self.dead_slots[0]}
+        places["padding"] = any(row.padding(buffer, sizes, dtype).any() for buffer in row.buffers)
+        return any(places.values()) if self.case.poison == "all" else places[self.case.poison]
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""

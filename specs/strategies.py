@@ -72,6 +72,7 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "spare_columns": (0,),
     "table_padding": ("valid",),
     "shared_pages": (0,),
+    "poison": ("all", "tails"),
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
@@ -149,6 +150,8 @@ class Cell:
             pool = [v for v in _with_members(pool, predicates) if _all_hold(predicates, v)]
         if axis in SIZE_OF:
             pool = self._sizes(axis, pool, predicates)
+        if axis == "poison" and not self.row.pad:
+            pool = [v for v in pool if v != "padding"]
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
         if only is not None:
             pool = [v for v in pool if v in set(only)]

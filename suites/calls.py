@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from kvconform.oracles import decode, mistakes, paged
 from kvconform.oracles.decode import LOCATE, DecodeReading
-from kvconform.oracles.verdict import by_axes, require, require_same
+from kvconform.oracles.suspects import suspect
+from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_same
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.inputs import inputs
@@ -70,5 +73,19 @@ def require_decoded(subject: Subject, case: Case) -> None:
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions["lse_base"])
     want = decode.expected(x, cache, profile, right)
-    require(got, {name: want[name] for name in got}, partial(mistakes.of_decode, x, cache, profile, right))
+    out = want["out"]
+    assert isinstance(out, Interval)
+    require(
+        got,
+        {name: want[name] for name in got},
+        partial(mistakes.of_decode, x, cache, profile, right),
+        hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
+    )
     subject.saw(decode.visible_weight(x, cache, want, right))
+    if passes_zeros({name: want[name] for name in got}):
+        subject.saw_nothing()
+
+
+def passes_zeros(want: Expected) -> bool:
+    """Whether results of nothing but zeros would be what is expected."""
+    return not any(one.unmet(np.zeros(one.want.shape, np.float32)).any() for one in want.values())

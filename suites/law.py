@@ -39,6 +39,10 @@ class Subject(Protocol):
         """Book the resolution of what has just passed (oracles.verdict.resolution)."""
         ...
 
+    def saw_nothing(self) -> None:
+        """Book that the case in hand is no evidence: a kernel that does nothing passes it too."""
+        ...
+
 
 class Search(Protocol):
     """What the `subject` fixture hands to a law's test function."""

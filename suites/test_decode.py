@@ -24,6 +24,8 @@ def test_decode_is_within_the_bound(subject, case):
 def test_decode_ignores_dead_slots(subject, case):
     """What lies in slots that no sequence reads changes no bit of the result."""
     x = inputs(case)
+    if not x.is_poisoned:
+        subject.saw_nothing()
     clean = attend(subject, case, paged.filled(x, "zero"))
     for side, poisoned in (("K", (case.dead, "zero")), ("V", ("zero", case.dead))):
         got = attend(subject, case, paged.filled(x, *poisoned))

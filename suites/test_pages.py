@@ -25,6 +25,8 @@ def test_copy_pages_copies_whole_pages(subject, case):
     before = paged.filled(x, LEFT_OVER)
     got = subject.call(case, "copy_pages", cache=before, page_mapping=x.page_mapping, layout=case.layout)
     require(got["cache"], pages.expect_copy(x, before, x.page_mapping), partial(pages.copy_mistakes, x, before))
+    if not len(x.page_mapping):
+        subject.saw_nothing()
 
 
 @law(

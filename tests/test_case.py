@@ -25,7 +25,7 @@ def some_cell(op):
 
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_a_case_survives_json_with_the_same_arrays(op):
-    @settings(max_examples=20, database=None)
+    @settings(max_examples=20)
     @given(case=cases(some_cell(op)))
     def one(case):
         again = Case.from_json(json.loads(json.dumps(case.to_json() | {"digest": digest(case), "law": "any"})))

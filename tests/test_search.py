@@ -1,13 +1,15 @@
-"""What is planned: every cell of every law is tried or shown as not offered, none is dropped in silence."""
+"""What is planned and counted: no cell is dropped in silence, and no case that shows nothing counts."""
 
 from types import SimpleNamespace
 
-from kvconform.harness.booking import NOT_OFFERED
+from kvconform.harness.booking import CONFORMS, NOT_OFFERED, NOT_REACHED
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.plan import Options, left_out, planned
+from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
+from kvconform.suites.law import Law
 
 
 def test_a_cell_that_lacks_a_second_operation_is_shown_as_not_offered():
@@ -21,3 +23,30 @@ def test_a_cell_that_lacks_a_second_operation_is_shown_as_not_offered():
     assert [cell.dtype for cell, _ in planned(subject, law, options)] == ["float32"]
     (row,) = left_out(subject, law, options)
     assert (row.dtype, row.outcome, row.message) == ("bfloat16", NOT_OFFERED, "needs merge_states there too")
+
+
+def test_a_case_that_a_kernel_which_does_nothing_passes_is_no_evidence():
+    subject = Subject(numpy_ref, "numpy_ref", "numpy_ref.py")
+    law = Law("nothing_is_seen", "merge_kv", lambda subject, case: subject.saw_nothing())
+    searcher = Searcher(subject, Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    for cell in searcher.run(law):
+        assert cell.outcome == NOT_REACHED
+        assert (cell.examples, cell.idle) == (0, cell.idle)
+        assert cell.message == f"a kernel that does nothing passes each of {cell.idle} cases"
+
+
+def test_cases_that_are_no_evidence_are_drawn_again():
+    subject = Subject(numpy_ref, "numpy_ref", "numpy_ref.py")
+    seen = []
+
+    def every_other(subject, case):
+        seen.append(case)
+        if len(seen) % 2:
+            subject.saw_nothing()
+
+    searcher = Searcher(subject, Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    for cell in searcher.run(Law("half_is_seen", "merge_kv", every_other)):
+        assert (cell.outcome, cell.examples) == (CONFORMS, cell.planned)
+        assert cell.idle

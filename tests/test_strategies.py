@@ -32,7 +32,7 @@ STATIC = {"layout": {"nhd"}, "dtype": {"float32"}, "static": True, "page_size": 
 def drawn(cell, count=100, **law):
     found = []
 
-    @settings(max_examples=count, database=None, derandomize=True)
+    @settings(max_examples=count)
     @given(case=cases(cell, **law))
     def one(case):
         found.append(case)

@@ -102,7 +102,7 @@ def forms(pages):
 
 
 def quick(test):
-    return settings(max_examples=60, deadline=None, database=None, derandomize=True)(test)
+    return settings(max_examples=60)(test)
 
 
 # --- what a row is

@@ -1,0 +1,113 @@
+"""Which key a wrong result of attention left out, read twice, or took from where no token of the sequence lives.
+
+A row of out is a mean of values. Taking a key of weight p out of it moves the row by -p / (1 - p) (v - out); reading it
+once more moves it by p / (1 + p) (v - out), and so does any other slot of the cache, with the weight that its K would
+have. The row's residual is matched against each of those moves (a matched filter). A key is named only where its move
+lies within the row's own bound and no other one does. This is a hint for people and never a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kvconform.oracles import memory, paged
+from kvconform.oracles.decode import DecodeReading
+from kvconform.oracles.verdict import Interval
+from kvconform.specs.data import Array
+from kvconform.specs.dtypes import FORMATS
+from kvconform.specs.paged import PagedInputs
+
+Floats = npt.NDArray[np.float64]
+
+MOST_ROWS = 8
+"""Wrong rows of the first wrong sequence that are looked at; a hint has to account for each of them."""
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What a row would become: out [n, dim] if the i-th suspect were at work, and what to call each."""
+
+    out: Floats
+    names: tuple[str, ...]
+
+
+def suspect(
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, want: Interval, got: Array
+) -> str | None:
+    """The one key whose omission, repetition or intrusion accounts for every wrong row looked at; None: no such key.
+
+    want, got   of `out`, [num_seqs, num_q_heads, head_dim]
+    """
+    value = got.astype(np.float64)
+    wrong = [(int(s), int(h)) for s, h in np.argwhere(want.unmet(got).any(-1))]
+    rows = [(seq, head) for seq, head in wrong if seq == wrong[0][0]][:MOST_ROWS]
+    found: set[str] | None = None
+    for seq, head in rows:
+        moves = _moves(inputs, cache, reading, seq, head)
+        center = want.want[seq, head]
+        reach = want.error[seq, head] + 2 * FORMATS[want.format].unit * np.abs(center)
+        shifted = moves.out - moves.out[-1]  # the last one is the row as it should be
+        near = np.abs(value[seq, head] - (center + shifted)) <= 2 * reach + FORMATS[want.format].unit * np.abs(shifted)
+        seen = np.abs(shifted) > 4 * reach  # a move that stays within the bound says nothing
+        fits = {name for name, at, far in zip(moves.names, near.all(-1), seen.any(-1), strict=True) if at and far}
+        found = fits if found is None else found & fits
+    return found.pop() if found and len(found) == 1 else None
+
+
+def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, seq: int, head: int) -> _Moves:
+    kv_head = int(reading.head_of[head])
+    q = inputs.q[seq, head].astype(np.float64)
+    k, v = (rows[:, kv_head].astype(np.float64) for rows in paged.sequence(inputs, cache, seq, reading))
+    other = list(_elsewhere(inputs, seq))
+    k_other, v_other = (
+        _slots(inputs, cache, reading, side, np.array([slot for slot, _ in other], np.int64))[:, kv_head]
+        for side in (0, 1)
+    )
+    with np.errstate(all="ignore"):  # dead slots may hold anything
+        score = np.concatenate([k, k_other]).astype(np.float64) @ q * reading.sm_scale
+        weight = np.exp(score - score[: len(k)].max(initial=-np.inf))
+    weight, value = np.where(np.isfinite(weight), weight, 0.0), np.concatenate([v, v_other.astype(np.float64)])
+    value = np.where(np.isfinite(value), value, 0.0)
+    total, mean = weight[: len(k)].sum(), weight[: len(k)] @ value[: len(k)]
+    out = mean / total if total else mean
+    own, left = weight[: len(k), None], total - weight[: len(k), None]
+    without = np.divide(mean - own * value[: len(k)], left, out=np.zeros_like(v), where=left > 0)
+    with_one_more = (mean + weight[:, None] * value) / (total + weight[:, None])
+    names = (
+        *(f"{_where(inputs, seq, i)} is left out" for i in range(len(k))),
+        *(f"{_where(inputs, seq, i)} is counted twice" for i in range(len(k))),
+        *(f"{said} is read as one more key of seq {seq}" for _, said in other),
+        "nothing",
+    )
+    return _Moves(np.concatenate([without, with_one_more, out[None]]), names)
+
+
+def _where(inputs: PagedInputs, seq: int, position: int) -> str:
+    page = inputs.tables[0][seq, position // inputs.case.page_size]
+    return f"key {position} of seq {seq} (page {page}, slot {position % inputs.case.page_size})"
+
+
+def _elsewhere(inputs: PagedInputs, seq: int) -> Iterator[tuple[int, str]]:
+    """Slots that are not the sequence's own live ones, of pages that both K and V lie in, and what they are."""
+    size = inputs.case.page_size
+    own = {int(slot) for slot, owner in zip(inputs.slots[0], inputs.owners[0], strict=True) if owner == seq}
+    owner_of = {int(slot): int(owner) for slot, owner in zip(inputs.slots[0], inputs.owners[0], strict=True)}
+    tails = {int(slot) for slot in inputs.dead_slots[0]["tails"]}
+    if inputs.row.pairs_pages:
+        return
+    for slot in range(inputs.sizes["page"] * size):
+        if slot not in own:
+            whose = (
+                f"of seq {owner_of[slot]}" if slot in owner_of else "past the newest token" if slot in tails else "free"
+            )
+            yield slot, f"page {slot // size}, slot {slot % size} ({whose})"
+
+
+def _slots(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, side: int, slots: Array) -> Array:
+    part = reading.parts[side]
+    at = paged.token_coordinates(inputs, part, slots, reading.row)
+    return memory.load(reading.row, cache, part, at, inputs.sizes, inputs.case.dtype)

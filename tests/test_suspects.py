@@ -1,0 +1,65 @@
+"""A wrong row of attention names the one key that accounts for it, or none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kvconform.oracles import decode, paged
+from kvconform.oracles.decode import DecodeReading
+from kvconform.oracles.suspects import suspect
+from kvconform.specs.case import Case
+from kvconform.specs.inputs import inputs
+from kvconform.specs.profile import Profile
+
+CASE = Case(
+    op="paged_decode",
+    layout="nhd",
+    dtype="float32",
+    seed=5,
+    family="fine",
+    dead="finite",
+    page_size=4,
+    num_kv_heads=2,
+    group=2,
+    head_dim=8,
+    kv_lens=(11, 6),
+    spare_pages=1,
+)
+
+
+@pytest.fixture
+def seen():
+    """What a kernel gives that reads the keys at some positions of sequence 1, and the suspect of it."""
+    x = inputs(CASE)
+    cache = paged.filled(x, CASE.dead)
+    right = DecodeReading.right(x)
+    want = decode.expected(x, cache, Profile(), right)["out"]
+
+    def name(change):
+        reading = change(right)
+        got = decode.expected(x, cache, Profile(), reading)["out"].want.astype(np.float32)
+        return suspect(x, cache, right, want, got)
+
+    return name
+
+
+def test_a_correct_result_has_no_suspect(seen):
+    assert seen(lambda right: right) is None
+
+
+def test_a_key_that_is_left_out_is_named(seen):
+    page, slot = inputs(CASE).tables[0][1, 1], 1
+    shorter = seen(lambda right: replace(right, lens=np.array([11, 5])))
+    assert shorter == f"key 5 of seq 1 (page {page}, slot {slot}) is left out"
+
+
+def test_a_dead_slot_that_is_read_is_named(seen):
+    page = inputs(CASE).tables[0][1, 1]
+    longer = seen(lambda right: replace(right, lens=np.array([11, 7])))
+    assert longer == f"page {page}, slot 2 (past the newest token) is read as one more key of seq 1"
+
+
+def test_what_no_single_key_accounts_for_has_no_suspect(seen):
+    assert seen(lambda right: replace(right, sm_scale=2 * right.sm_scale)) is None
+    assert seen(lambda right: replace(right, lens=np.array([11, 3]))) is None
