@@ -99,15 +99,16 @@ def markdown(shown: Mapping[str, list[str]]) -> str:
     return "\n".join(
         [
             INTRO,
-            page_table("Families", ("family", "faults that no other family shows"), _rows(alone)),
+            page_table("Families", ("family", "what it holds", "faults that no other family shows"), _rows(alone)),
             f"Nothing that they alone show is known of {silent}.",
             f"Several families show {several} of {len(shown)} faults. In runs this short none shows: {unseen}.\n",
         ]
     )
 
 
-def _rows(alone: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
-    yield from ((f"`{family}`", ", ".join(names)) for family, names in alone.items() if names)
+def _rows(alone: Mapping[str, list[str]]) -> Iterator[tuple[str, str, str]]:
+    claims = data.CLAIMS | {name: family.claim for name, family in families.FAMILIES.items()}
+    yield from ((f"`{family}`", claims[family], ", ".join(names)) for family, names in alone.items() if names)
 
 
 def main() -> None:
