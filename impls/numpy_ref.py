@@ -27,7 +27,13 @@ OFFERS = {
     "append": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "gather": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
-    "paged_decode": {"layout": set(PLAIN), "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "paged_decode": {
+        "layout": set(PLAIN),
+        "dtype": _ROUNDED,
+        "num_splits": range(1, 65),
+        "pool": {"dense", "sparse"},
+        **_ANY,
+    },
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {

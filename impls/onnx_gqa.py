@@ -24,7 +24,7 @@ OFFERS = {
 }
 WHY_NOT = dict.fromkeys(("operation", "num_splits", "lse"), "it attends and appends one token, and returns out alone")
 WHY_NOT |= {"layout": "its past is this one", "strides": "its tensors have none", "int64": "seqlens_k is int32"}
-WHY_NOT |= {"bfloat16": "not implemented on the CPU"}
+WHY_NOT |= {"bfloat16": "not implemented on the CPU", "sparse": "a contiguous cache has no pool"}
 CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "undefined"}  # seqlens_k = -1 is out of range
 ARITHMETIC = {"sum_rounds_p": False, "tile": 2**20}  # one softmax a row, in float32 where the CPU has no half gemm
 MODEL = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>

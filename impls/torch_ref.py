@@ -34,7 +34,7 @@ OFFERS = {
     "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
     "gather": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
     "copy_pages": {**_POOL, **_ANY},
-    "paged_decode": {"layout": views.ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "paged_decode": {"layout": views.ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_POOL, **_ANY},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {

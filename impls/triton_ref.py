@@ -46,7 +46,7 @@ OFFERS = {
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {"layout": _ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_INDEXED},
+    "paged_decode": {"layout": _ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), "pool": _POOL, **_INDEXED},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {

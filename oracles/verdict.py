@@ -16,6 +16,7 @@ import numpy as np
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.rounding import admissible
 from kvconform.specs.data import Array
+from kvconform.specs.dtypes import FORMATS
 
 Locate = Callable[[tuple[int, ...]], str]
 
@@ -159,6 +160,26 @@ def require_same(got: Array, want: Array, what: str, locate: Locate) -> None:
     bad = _differing(got, want)
     if bad.any():
         raise Violation(f"{what}: {int(bad.sum())} of {bad.size} elements {Exact(want, locate).describe(got, bad)}")
+
+
+def require_near(one: Array, two: Array, bound: Interval, other: Interval, what: str) -> None:
+    """Raise Violation unless two results are at most as far apart as the sum of their own bounds, both rounded.
+
+    bound, other   what each of them is held to; of their centres nothing is used
+    """
+    a, b = (x.astype(np.float64) for x in (one, two))
+    with np.errstate(invalid="ignore", over="ignore"):
+        reach = sum(
+            want.error + FORMATS[want.format].unit * (np.abs(x) + want.error) + FORMATS[want.format].half_subnormal
+            for x, want in ((a, bound), (b, other))
+        )
+        far = ~((np.abs(a - b) <= reach) | (a == b))
+    if far.any():
+        index = tuple(int(i) for i in np.argwhere(far)[0])
+        raise Violation(
+            f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, first at "
+            f"{bound.locate(index)}: {a[index]:.9g} and {b[index]:.9g}, allowed {reach[index]:.3g}"
+        )
 
 
 def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable[[], Expected]) -> bool:

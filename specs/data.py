@@ -107,6 +107,9 @@ ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]]
 }
 """What numbers an arithmetic case holds, simplest first."""
 
+FINE = "fine"
+"""The family whose values use every bit of their type."""
+
 FLAT = "flat"
 """The family in which every key scores 0, and every exponential is exp(0)."""
 

@@ -149,6 +149,8 @@ OPERATIONS: dict[str, Operation] = {
                 "sm_scale",
                 "dead",
                 "poison",
+                "page_ids",
+                "pool",
                 "shared_pages",
                 "strides",
             ),

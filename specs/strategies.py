@@ -33,7 +33,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "num_kv_heads": (1, 2, 3, 5),
     "group": (1, 2, 3, 4),
     "head_dim": (1, 3, 4, 8, 16, 24, 40),
-    "head_dim_v": (1, 3, 4, 8, 16, 24, 40),
+    "head_dim_v": (1, 4, 3, 16, 8, 24, 40),  # no order of head_dim: Hypothesis copies draws from one pool to its like
     "num_subspaces": (1, 2, 3, 8, 32),
     "spare_pages": (0, 1, 3),
     "spare_columns": (0, 1, 3),
@@ -77,6 +77,9 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "poison": ("all", "tails"),
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
+
+ON_DEMAND: dict[str, tuple[Any, ...]] = {"pool": ("sparse",)}
+"""Values that no law draws unless it asks for them: of 2**31 elements none is looked at twice."""
 
 STATIC_AXES = (
     "page_size",
@@ -166,6 +169,8 @@ class Cell:
         if axis == "poison" and not self.row.pad:
             pool = [v for v in pool if v != "padding"]
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
+        if only is None:
+            pool = [v for v in pool if v not in ON_DEMAND.get(axis, ())]
         if only is not None:
             pool = [v for v in pool if v in set(only)]
         if not pool:
@@ -459,10 +464,15 @@ LARGEST = 1 << 23
 """Bytes of the largest cache that is allocated to have pages of such numbers."""
 
 
+def _every_bit(cell: Cell) -> str:
+    """The family whose values use every bit that the operation's verdict allows for."""
+    return data.FINE if OPERATIONS[cell.op].rounds else "bits"
+
+
 def high_pages(cell: Cell) -> tuple[Case, ...]:
     """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
-    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in (*SIZE_OF, "index_dtype")}
-    sizes = {**{axis: least[name] for name, axis in SIZE_OF.items()}, **cell.row.fixed}
+    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in (*SIZE_OF, "index_dtype") if axis in cell.axes}
+    sizes = {**{axis: least.get(name, 1) for name, axis in SIZE_OF.items()}, **cell.row.fixed}
     found = []
     lens = (2 * least["page_size"] + 1, 1)
     if cell.row.contiguous or not cell.takes(kv_lens=lens):
@@ -472,7 +482,7 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
         if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
             capacity = 3 if cell.static else 0
             case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, spare_pages=number, page_ids="high", **least)
-            found.append(replace(case, kv_lens=lens, family="bits", capacity=capacity))
+            found.append(replace(case, kv_lens=lens, family=_every_bit(cell), capacity=capacity))
     return tuple(found)
 
 
@@ -497,15 +507,16 @@ def equal_scores(cell: Cell) -> tuple[Case, ...]:
 
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     """One Case whose cache has more elements than 31 bits count, where that is offered."""
-    offered = [dtype for dtype in cell.row.dtypes if holds(cell.offer.get("dtype", {dtype}), dtype)]
+    specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
+    offered = [dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)]
     narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
-    sizes: dict[str, Any] = {axis: cell.allowed(axis)[-1] for axis in SIZE_OF}
+    sizes: dict[str, Any] = {axis: cell.allowed(axis)[-1] for axis in SIZE_OF if axis in cell.axes}
     sizes["index_dtype"] = cell.allowed("index_dtype")[0]
     lens = (2 * sizes["page_size"] + 1, 1)
     if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()
     case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", **sizes)
-    return (replace(case, kv_lens=lens, family="bits"),)
+    return (replace(case, kv_lens=lens, family=_every_bit(cell)),)
 
 
 LONG = 8192 + 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,6 +45,15 @@ def q_heads(inputs: PagedInputs, order: Array) -> Array:
     """The q heads that go with kv heads in an order."""
     group = inputs.case.group
     return (order[:, None] * group + np.arange(group)).ravel()
+
+
+def with_kv_repeated(inputs: PagedInputs) -> PagedInputs:
+    """A kv head to each q head, copies of those that q heads shared."""
+    case, group = inputs.case, inputs.case.group
+    other = PagedInputs(replace(case, num_kv_heads=case.num_q_heads, group=1))
+    other.tables, other.q = inputs.tables, inputs.q
+    other.tokens = {name: np.repeat(rows, group, axis=1) for name, rows in inputs.tokens.items()}
+    return other
 
 
 def with_v_times(inputs: PagedInputs, factor: float) -> PagedInputs:

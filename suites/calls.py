@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles import decode, mistakes, paged
+from kvconform.oracles import decode, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
-from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_same
+from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_near, require_same
 from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.inputs import inputs
@@ -20,7 +20,7 @@ from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
 from kvconform.suites.law import Subject
 
-ORDINARY = {"stray_slots": ("none",), "pool": ("dense",)}
+ORDINARY = {"stray_slots": ("none",)}
 """Axes that only laws about them leave their simplest value."""
 
 LEFT_OVER = "bits"
@@ -66,7 +66,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
     """Raise Violation unless paged_decode of a Case lies where a correct kernel of the declared arithmetic can land."""
     x = inputs(case)
     assert isinstance(x, PagedInputs)
-    cache = paged.filled(x, case.dead)
+    cache = pages.filled_sparse(x) if case.pool == "sparse" else paged.filled(x, case.dead)
     got = attend(subject, case, cache)
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions["lse_base"])
@@ -82,6 +82,21 @@ def require_decoded(subject: Subject, case: Case) -> None:
     subject.saw(decode.visible_weight(x, cache, want, right))
     if passes_zeros({name: want[name] for name in got}):
         subject.saw_nothing()
+
+
+def require_agreement(subject: Subject, one: PagedInputs, other: PagedInputs, what: str) -> None:
+    """Raise Violation unless two forms of one input give results no farther apart than both may be from the truth.
+
+    what   the other form, behind the results' names
+    """
+    results, wants = [], []
+    for x in (one, other):
+        case, cache = x.case, paged.filled(x, "zero")
+        results.append(subject.call(case, "paged_decode", **attending(x, cache)))
+        profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
+        wants.append(decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions["lse_base"])))
+    for name in results[0]:
+        require_near(*(got[name] for got in results), *(want[name] for want in wants), f"{name} {what} against without")
 
 
 def _explanations(

@@ -80,7 +80,7 @@ def test_append_reaches_high_pages(subject, case):
     require(got["cache"], paged.expect_append(x, before, padding=subject.conventions["padding"]))
 
 
-@law("gather", families=("plain", "bits"), only={"pool": ("dense",)})
+@law("gather", families=("plain", "bits"))
 def test_gather_reads_the_live_tokens_in_order(subject, case):
     """Sequence after sequence, each token from the page and slot that the block table gives it."""
     x = inputs(case)

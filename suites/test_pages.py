@@ -18,7 +18,7 @@ def takes_shards(cell):
     return cell.takes(num_kv_heads=(1,)) and any(cell.takes(num_kv_heads=(n,)) for n in HEADS)
 
 
-@law("copy_pages", families=("bits",), only={"pool": ("dense",)}, pinned=high_pages)
+@law("copy_pages", families=("bits",), pinned=high_pages)
 def test_copy_pages_copies_whole_pages(subject, case):
     """Each target holds what its source held before the call, whatever else is copied; every other page stays."""
     x = inputs(case)
@@ -75,7 +75,7 @@ def test_shards_of_the_heads_join_to_the_whole(subject, case):
 @law(
     "gather",
     families=("bits",),
-    only={"pool": ("dense",), "num_kv_heads": HEADS, "shared_pages": (0,)},
+    only={"num_kv_heads": HEADS, "shared_pages": (0,)},
     rows=pages.has_heads_outside,
     cells=takes_shards,
 )

@@ -1,16 +1,22 @@
 """Laws of attention that need no oracle: two calls whose results are tied to each other, bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from kvconform.oracles import paged
 from kvconform.specs import data, variations
 from kvconform.specs.inputs import inputs
-from kvconform.specs.strategies import long_contexts
-from kvconform.suites.calls import ORDINARY, appending, attend, require_attention, require_decoded
+from kvconform.specs.paged import PagedInputs
+from kvconform.specs.strategies import high_pages, long_contexts, sparse_pool
+from kvconform.suites.calls import appending, attend, require_agreement, require_attention, require_decoded
 from kvconform.suites.law import law
 
 EXACT = ("plain", "wide", "sharp", "offset", "spike", "stairs_up", "cancel")
 """Contents whose scores keep their bits when a factor of two moves from K to q, in every floating type."""
+
+INDEPENDENT = tuple(data.ARITHMETIC_FAMILIES)
+"""Contents that do not ask where a page ends."""
 
 FAR_FROM_ZERO = ("read_out",)
 """Contents of equal weights and of values of one sign: nothing on the way to the result is subnormal or becomes so."""
@@ -123,7 +129,7 @@ def test_decode_forgets_the_calls_before(subject, case):
 @law(
     "paged_decode",
     needs=("append",),
-    only={**APART, **{axis: values for axis, values in ORDINARY.items() if axis == "pool"}, "dead": ("zero",)},
+    only={**APART, "dead": ("zero",)},
     wants=lambda conventions: conventions["deterministic"] and conventions["skipped_slots"] == "skip",
     cells=lambda cell: cell.takes(skip=(2,)),
 )
@@ -145,4 +151,53 @@ def test_decode_reads_what_was_appended(subject, case):
 @law("paged_decode", pinned=long_contexts, drawn=False)
 def test_decode_counts_every_page_of_a_long_context(subject, case):
     """Over thousands of keys, each page and the one key that counts are in the result."""
+    require_decoded(subject, case)
+
+
+GROUPS, PAGE_SIZES = (2, 3, 4), {2: 3, 3: 4, 4: 2}
+"""q heads a kv head that are given a kv head each; page sizes, and the one that each is compared with."""
+
+
+def takes_repeated_kv(cell):
+    """Whether as many kv heads are offered as any offered group makes q heads."""
+    groups = [group for group in GROUPS if cell.takes(group=(group,))]
+    many = [heads * group for heads in cell.allowed("num_kv_heads") for group in groups]
+    fits = all(cell.takes(num_kv_heads=(n,)) and cell.admits("num_kv_heads", n) for n in many)
+    return bool(groups) and fits and cell.takes(group=(1,)) and not cell.static
+
+
+def takes_page_sizes(cell):
+    """Whether each of some page sizes is offered."""
+    paged = not cell.row.contiguous and "slot" not in cell.row.fixed and not cell.static
+    return paged and all(cell.takes(page_size=(n,)) and cell.admits("page_size", n) for n in PAGE_SIZES)
+
+
+@law("paged_decode", only={**APART, "dead": ("zero",), "group": GROUPS}, cells=takes_repeated_kv)
+def test_decode_agrees_with_repeated_kv(subject, case):
+    """Grouped q heads agree with q heads that have copies of their kv head to themselves, within both bounds."""
+    x = inputs(case)
+    require_agreement(subject, x, variations.with_kv_repeated(x), "with K and V repeated for each q head")
+
+
+@law(
+    "paged_decode",
+    families=INDEPENDENT,
+    only={**APART, "dead": ("zero",), "page_size": tuple(PAGE_SIZES)},
+    cells=takes_page_sizes,
+)
+def test_decode_agrees_across_page_sizes(subject, case):
+    """The same tokens in pages of another size give the same, within both bounds."""
+    other = PagedInputs(replace(case, page_size=PAGE_SIZES[case.page_size]))
+    require_agreement(subject, inputs(case), other, f"in pages of {other.case.page_size}")
+
+
+@law("paged_decode", pinned=high_pages, drawn=False)
+def test_decode_reaches_high_pages(subject, case):
+    """Pages whose numbers need more than 16 bits are attended to where they lie."""
+    require_decoded(subject, case)
+
+
+@law("paged_decode", pinned=sparse_pool, drawn=False)
+def test_decode_counts_elements_beyond_31_bits(subject, case):
+    """In a cache of 2**31 elements and more, keys and values are read from where they lie."""
     require_decoded(subject, case)

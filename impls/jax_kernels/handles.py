@@ -23,6 +23,7 @@ WHY_NOT = {
     "layout": "the kernel has one layout",
     "index_dtype": "JAX without x64 has no int64",
     "strides": "a jax.Array has no strides",
+    "sparse": "to_device copies",
 }
 
 _DOT = "tfloat32" if COMPILED else None  # dot without a precision: Triton takes tf32

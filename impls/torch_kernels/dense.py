@@ -21,6 +21,7 @@ WHY_NOT = {
     "operation": "the kernel attends; writing and reading caches is left to its caller",
     "layout": "the kernel takes whole sequences side by side",
     "num_splits": "the kernel has no such argument",
+    "sparse": "a contiguous cache has no pool",
 }
 
 
