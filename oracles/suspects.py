@@ -76,7 +76,8 @@ def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
     out = mean / total if total else mean
     own, left = weight[: len(k), None], total - weight[: len(k), None]
     without = np.divide(mean - own * value[: len(k)], left, out=np.zeros_like(v), where=left > 0)
-    with_one_more = (mean + weight[:, None] * value) / (total + weight[:, None])
+    more = total + weight[:, None]
+    with_one_more = np.divide(mean + weight[:, None] * value, more, out=np.zeros_like(value), where=more > 0)
     names = (
         *(f"{_where(inputs, seq, i)} is left out" for i in range(len(k))),
         *(f"{_where(inputs, seq, i)} is counted twice" for i in range(len(k))),

@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     # scale and softmax
     "sm_scale_is_missing": ((BOUND,), "sm_scale_is_missing"),
     "sm_scale_is_applied_twice": ((BOUND,), "sm_scale_is_applied_twice"),
-    "sm_scale_of_the_first_call": ((BOUND,), None),
+    "sm_scale_of_the_first_call": ((BOUND,), "sm_scale_is_the_default"),  # which it was in that call
     "lse_is_base_2": ((BOUND,), "lse_is_base_2"),
     "lse_leaves_out_the_maximum": ((BOUND,), None),
     "lse_of_one_head_a_group": ((BOUND,), None),

@@ -63,3 +63,14 @@ def test_a_dead_slot_that_is_read_is_named(seen):
 def test_what_no_single_key_accounts_for_has_no_suspect(seen):
     assert seen(lambda right: replace(right, sm_scale=2 * right.sm_scale)) is None
     assert seen(lambda right: replace(right, lens=np.array([11, 3]))) is None
+
+
+def test_a_row_without_keys_is_looked_at_in_silence():
+    """Nothing and a slot that holds NaN have no weight together: no division by it, which would warn."""
+    x = inputs(replace(CASE, kv_lens=(11, 0), dead="nan"))
+    cache = paged.filled(x, "nan")
+    right = DecodeReading.right(x)
+    want = decode.expected(x, cache, Profile(), right)["out"]
+    got = want.want.astype(np.float32)
+    got[1] = 1.0
+    assert suspect(x, cache, right, want, got) is None
