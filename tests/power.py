@@ -19,6 +19,10 @@ SPLITS = "decode_does_not_depend_on_its_splits"
 FORGETS = "decode_forgets_the_calls_before"
 APPENDED = "decode_reads_what_was_appended"
 LONG = "decode_counts_every_page_of_a_long_context"
+REPEATED_KV = "decode_agrees_with_repeated_kv"
+PAGE_SIZES = "decode_agrees_across_page_sizes"
+DECODE_HIGH = "decode_reaches_high_pages"
+DECODE_LARGE = "decode_counts_elements_beyond_31_bits"
 APPEND = "append_writes_exactly_its_slots"
 GATHER = "gather_reads_the_live_tokens_in_order"
 ROUND_TRIP = "what_was_appended_is_gathered"
@@ -240,6 +244,12 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "first_of_several_tokens_stays": ((CONTESTED,), None),
     "tokens_of_one_slot_are_added": ((CONTESTED,), None),
     # pages and elements that take more bits
+    "decode_keeps_pages_in_int16": ((DECODE_HIGH,), None),
+    "decode_keeps_pages_in_uint16": ((DECODE_HIGH,), None),
+    "decode_takes_a_page_s_top_bit_for_a_flag": ((DECODE_HIGH,), None),
+    "decode_counts_elements_in_int32": ((DECODE_LARGE,), None),
+    "decode_reads_zeros_past_int32": ((DECODE_LARGE,), None),
+    "decode_pages_pass_through_float32": ((DECODE_LARGE,), None),
     "append_keeps_pages_in_int16": ((APPEND_HIGH,), None),
     "append_keeps_pages_in_uint16": ((APPEND_HIGH,), None),
     "append_visits_65535_pages": ((APPEND_HIGH,), None),
@@ -377,6 +387,16 @@ ALONE: dict[str, tuple[str, ...]] = {
         "each_head_keeps_a_token_of_its_own",
         "first_of_several_tokens_stays",
     ),
+    DECODE_HIGH: (
+        "decode_keeps_pages_in_int16",
+        "decode_keeps_pages_in_uint16",
+        "decode_takes_a_page_s_top_bit_for_a_flag",
+    ),
+    DECODE_LARGE: (
+        "decode_counts_elements_in_int32",
+        "decode_reads_zeros_past_int32",
+        "decode_pages_pass_through_float32",
+    ),
     APPEND_HIGH: ("append_keeps_pages_in_int16", "append_keeps_pages_in_uint16", "append_visits_65535_pages"),
     GATHER_HIGH: (
         "gather_keeps_pages_in_int16",
@@ -444,6 +464,10 @@ IMPLIED: dict[str, str] = {
     "keeps to it keeps to this one; it stays because its calls take what other calls gave",
     SHARD_READ: "gather is held to every byte at every number of heads, and a kernel without memory that keeps to its "
     "law keeps to this one; it stays because its caches are cut out of that of all heads, as on several devices",
+    REPEATED_KV: "paged_decode is held to its bound at every group, and what keeps to it keeps to this one; it stays "
+    "because it takes nothing from the oracle but how far apart two results may be",
+    PAGE_SIZES: "paged_decode is held to its bound at every page size, and what keeps to it keeps to this one; it stays "
+    "because it takes nothing from the oracle but how far apart two results may be",
     PARTS: "paged_decode and merge_states are each held to their bound on contents of every kind; it stays because it "
     "is what a user of both relies on, lse_base and empty parts included",
 }
