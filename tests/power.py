@@ -193,8 +193,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "lses_take_the_dtype_of_outs": ((MERGE, TREE), None),
     "lses_travel_in_sixty_fourths": ((MERGE, TREE), None),
     "outs_are_read_as_bfloat16": ((MERGE, TREE), None),
-    "many_lses_are_read_as_bfloat16": ((MERGE, PARTS), None),
-    "many_parts_are_read_as_bfloat16": ((MERGE, PARTS), None),
+    "many_lses_are_read_as_bfloat16": ((ONLY_LIVE, PARTS), None),
+    "many_parts_are_read_as_bfloat16": ((ONLY_LIVE, PARTS), None),
     "denominator_has_an_epsilon": ((ONLY_LIVE,), None),
     "reciprocal_is_approximate": ((ONLY_LIVE,), None),
     "exponent_is_contracted": ((ONLY_LIVE,), None),
@@ -466,8 +466,8 @@ IMPLIED: dict[str, str] = {
     "law keeps to this one; it stays because its caches are cut out of that of all heads, as on several devices",
     REPEATED_KV: "paged_decode is held to its bound at every group, and what keeps to it keeps to this one; it stays "
     "because it takes nothing from the oracle but how far apart two results may be",
-    PAGE_SIZES: "paged_decode is held to its bound at every page size, and what keeps to it keeps to this one; it stays "
-    "because it takes nothing from the oracle but how far apart two results may be",
+    PAGE_SIZES: "paged_decode is held to its bound at every page size, and what keeps to it keeps to this one; it "
+    "stays because it takes nothing from the oracle but how far apart two results may be",
     PARTS: "paged_decode and merge_states are each held to their bound on contents of every kind; it stays because it "
     "is what a user of both relies on, lse_base and empty parts included",
 }

@@ -6,7 +6,7 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "exponent_is_contracted"
 BACKEND = "numpy"
-OFFERS = {"merge_states": {"dtype": {"float32"}}}
+OFFERS = {"merge_states": {"dtype": {"float32"}, "strides": {"contiguous", "outer", "all"}}}
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 LOG2_E = np.float32(np.log2(np.e))
