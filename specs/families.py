@@ -72,7 +72,7 @@ class Family:
 
     claim      what its scores and values are
     level      whole or binary fraction of at most eight bits, a key
-    gains      nats that a level is worth, about: what is left after rounding q to a power of two; one is drawn a Case
+    gains      nats that a level is worth, at least and at most twice as many: q is a power of two; one is drawn a Case
     value      what V holds
     rest       factor of q in the other dims: a power of two, or 0
     offset     what is added to K in the other dims
@@ -203,7 +203,7 @@ FAMILIES: dict[str, Family] = {
         value=_plain,
     ),
     "huge": Family(
-        claim="scores of about 65536 or -65536, farther out than finite stand-ins for minus infinity",
+        claim="scores beyond 65536 or -65536, farther out than finite stand-ins for minus infinity",
         level=_far,
         gains=(512.0,),
         value=_plain,
@@ -255,7 +255,7 @@ def values(dtype: str, family: str, tensor: str, h: Hashes, place: Place) -> Arr
 
 def _of_q(family: Family, h: Hashes, place: Place) -> Any:
     gain = family.gain(place)
-    hot = 2.0 ** np.rint(np.log2(gain / place.sm_scale)) if gain else 0.0
+    hot = 2.0 ** np.ceil(np.log2(gain / place.sm_scale)) if gain else 0.0
     return np.where(np.asarray(place.dim) == place.hot, hot, family.rest * _eighths(h))
 
 
