@@ -21,14 +21,14 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_REACHED, VIOLATES, Booked
+from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.diagnoses import SHARE, Diagnoses
 from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
 from kvconform.harness.plan import Options, offered, planned
 from kvconform.harness.subject import Subject
 from kvconform.oracles.bound import OutsideDomain
-from kvconform.oracles.verdict import Violation, resolution
+from kvconform.oracles.verdict import Raised, Violation, resolution
 from kvconform.specs.case import Case, without_defaults
 from kvconform.specs.inputs import digest
 from kvconform.specs.offers import holds
@@ -165,8 +165,6 @@ class _Trial:
             booked.message = str(e)
         except Unsatisfiable:
             booked.message = "no case lies inside the domain of the declared arithmetic"
-            if booked.idle:
-                booked.message = f"a kernel that does nothing passes each of {booked.idle} cases"
         except _Enough:
             pass
         except (Violation, Flaky):  # flaky is the kernel, not the search: what it did once stands
@@ -304,7 +302,9 @@ class _Trial:
         self._narrow(violation)
 
     def _narrow(self, violation: Violation) -> None:
-        """Keep the mistakes that explain this violation too."""
+        """Keep the mistakes that explain this violation too; whoever reads elsewhere may also end in an exception."""
+        if isinstance(violation, Raised):
+            return
         self.narrowed += 1
         names = violation.explanations if self.explained is None else self.explained
         self.explained = {n for n in names if n in violation.explanations and violation.explanations[n]()}
@@ -330,6 +330,9 @@ class _Trial:
             booked.suspect = self.failures[self.witness].hint()
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
+        if booked.idle and not booked.examples:
+            booked.outcome = NOT_OFFERED
+            booked.message = f"says nothing there: a kernel that does nothing passes each of {booked.idle} cases"
         if booked.expected:
             booked.outcome = EXPECTED
         if self.cut_short:

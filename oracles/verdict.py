@@ -169,10 +169,7 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
     """
     a, b = (x.astype(np.float64) for x in (one, two))
     with np.errstate(invalid="ignore", over="ignore"):
-        reach = sum(
-            want.error + FORMATS[want.format].unit * (np.abs(x) + want.error) + FORMATS[want.format].half_subnormal
-            for x, want in ((a, bound), (b, other))
-        )
+        reach = _reach(a, bound) + _reach(b, other)
         far = ~((np.abs(a - b) <= reach) | (a == b))
     if far.any():
         index = tuple(int(i) for i in np.argwhere(far)[0])
@@ -180,6 +177,12 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
             f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, first at "
             f"{bound.locate(index)}: {a[index]:.9g} and {b[index]:.9g}, allowed {reach[index]:.3g}"
         )
+
+
+def _reach(value: Array, want: Interval) -> Array:
+    """How far a result may be from the exact one: its bound, and the rounding into its format."""
+    target = FORMATS[want.format]
+    return np.asarray(want.error + target.unit * (np.abs(value) + want.error) + target.half_subnormal)
 
 
 def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable[[], Expected]) -> bool:

@@ -9,7 +9,7 @@ the modules it finds, and the same seed would draw other cases after an unrelate
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice, product
 from typing import Any
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kvconform.specs import data
 from kvconform.specs import families as structured
-from kvconform.specs.case import Case
+from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
 from kvconform.specs.layouts import LAYOUTS, Layout
@@ -469,40 +469,44 @@ def _every_bit(cell: Cell) -> str:
     return data.FINE if OPERATIONS[cell.op].rounds else "bits"
 
 
+def _pinned(cell: Cell, **values: Any) -> Case:
+    """A Case of some values, and of the simplest one that is offered along any axis whose default is not."""
+    free = [axis for axis in cell.axes if axis in POOL and axis not in values]
+    needed = {axis: cell.allowed(axis)[0] for axis in free if not cell.takes(**{axis: (DEFAULTS[axis],)})}
+    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, **(needed | values))
+
+
+def _sizes(cell: Cell, which: int) -> dict[str, Any]:
+    """Of each size of the layout the first that is offered, or the last."""
+    return {axis: cell.allowed(axis)[which] for axis in SIZE_OF if axis in cell.axes}
+
+
 def high_pages(cell: Cell) -> tuple[Case, ...]:
     """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
-    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in (*SIZE_OF, "index_dtype") if axis in cell.axes}
+    least = _sizes(cell, 0)
     sizes = {**{axis: least.get(name, 1) for name, axis in SIZE_OF.items()}, **cell.row.fixed}
     found = []
     lens = (2 * least["page_size"] + 1, 1)
     if cell.row.contiguous or not cell.takes(kv_lens=lens):
         return ()
+    shape = {**least, "kv_lens": lens, "page_ids": "high", "family": _every_bit(cell), "capacity": 3 * cell.static}
     for number in HIGH_PAGES:
         num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
         if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
-            capacity = 3 if cell.static else 0
-            case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, spare_pages=number, page_ids="high", **least)
-            found.append(replace(case, kv_lens=lens, family=_every_bit(cell), capacity=capacity))
+            found.append(_pinned(cell, spare_pages=number, **shape))
     return tuple(found)
 
 
 def equal_scores(cell: Cell) -> tuple[Case, ...]:
     """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
-    least: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in SIZE_OF if axis in OPERATIONS[cell.op].case_axes}
-    shapes = cell.geometries() if cell.static else [least | {"page_size": cell.allowed("page_size")[-1]}]
-    unsplit = [shape for shape in shapes if shape.get("num_splits", 1) == 1]
-    if not unsplit or not cell.takes(num_splits=(1,)):
-        return ()
-    shape = unsplit[-1]
-    pages = shape.get("capacity", 0) or 1
+    shape = cell.geometries()[-1] if cell.static else _sizes(cell, 0)
+    pages = shape.get("capacity", 0) or (1 if cell.row.contiguous else 8)
     fits = [n for n in range(1, pages * shape["page_size"] + 1) if cell.takes(kv_lens=(n,))]
-    if not fits:
+    if not fits or not cell.takes(num_splits=(1,)):
         return ()
     lens = (fits[0], *[fits[-1]] * (shape.get("num_seqs", 2) - 1))
     axes = {axis: value for axis, value in shape.items() if axis in OPERATIONS[cell.op].case_axes}
-    scale = {"sm_scale": cell.allowed("sm_scale")[0]}
-    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=data.FLAT, **(axes | scale))
-    return (replace(case, kv_lens=lens, num_splits=1, dead=cell.allowed("dead")[0]),)
+    return (_pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
 
 
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
@@ -510,35 +514,28 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
     offered = [dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)]
     narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
-    sizes: dict[str, Any] = {axis: cell.allowed(axis)[-1] for axis in SIZE_OF if axis in cell.axes}
-    sizes["index_dtype"] = cell.allowed("index_dtype")[0]
+    sizes = _sizes(cell, -1)
     lens = (2 * sizes["page_size"] + 1, 1)
     if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()
-    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, page_ids="high", pool="sparse", **sizes)
-    return (replace(case, kv_lens=lens, family=_every_bit(cell)),)
+    return (_pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
 
 
 LONG = 8192 + 3
 """Tokens of a long context: no whole number of pages, tiles or splits."""
+
+_LONG_FAMILIES = ("read_out", "needle", "zero_sum")
 
 
 def long_contexts(cell: Cell) -> tuple[Case, ...]:
     """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
     compiled, or are too long for the offer."""
     lens = (LONG, 5)
-    if cell.static or not cell.takes(kv_lens=lens):
+    sizes = _sizes(cell, 0) | {"page_size": LONG if cell.row.contiguous else cell.allowed("page_size")[-1]}
+    if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
         return ()
-    sizes: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in ("num_kv_heads", "head_dim")}
     sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])
-    sizes["page_size"] = LONG if cell.row.contiguous else max(n for n in cell.allowed("page_size"))
-    if not cell.takes(page_size=(sizes["page_size"],)):
-        return ()
-    if cell.row.contiguous or cell.row.fixed.get("slot"):
-        sizes["page_size"] = cell.row.fixed.get("slot", sizes["page_size"])
-    scale = cell.allowed("sm_scale")[0]
-    case = Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, kv_lens=lens, sm_scale=scale, **sizes)
-    return tuple(replace(case, family=family) for family in ("read_out", "needle", "zero_sum"))
+    return tuple(_pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)

@@ -100,7 +100,8 @@ def require_agreement(subject: Subject, one: PagedInputs, other: PagedInputs, wh
         profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
         wants.append(decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions["lse_base"])))
     for name in results[0]:
-        require_near(*(got[name] for got in results), *(want[name] for want in wants), f"{name} {what} against without")
+        first, second = ((got[name], want[name]) for got, want in zip(results, wants, strict=True))
+        require_near(first[0], second[0], first[1], second[1], f"{name} {what} against without")
 
 
 def _explanations(

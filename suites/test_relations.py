@@ -115,14 +115,13 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
 
 @law("paged_decode", only=APART, wants=lambda conventions: conventions["deterministic"])
 def test_decode_forgets_the_calls_before(subject, case):
-    """A call with shorter sequences and other contents in between changes no bit of the next one."""
+    """A call with other contents, all sequences as short as the shortest, changes no bit of the one after it."""
     x = inputs(case)
     cache = paged.filled(x, case.dead)
     first = attend(subject, case, cache)
-    least = 1 if subject.conventions["empty_rows"] == "undefined" else 0
-    shorter = np.maximum(x.kv_lens - 1, least).astype(x.kv_lens.dtype)
     between = variations.with_v_times(x, -2.0)
-    attend(subject, case, paged.filled(between, case.dead), q=-between.q, kv_lens=shorter)
+    shortest = min((n for n in case.kv_lens if n), default=0)
+    attend(subject, case, paged.filled(between, case.dead), q=-between.q, kv_lens=np.minimum(x.kv_lens, shortest))
     require_attention(attend(subject, case, cache), first, "after a call with shorter sequences against before")
 
 

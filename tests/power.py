@@ -482,6 +482,7 @@ PLACES: dict[str, str] = {
     "first_row_for_all": "as if each sequence had the pages of the first one",
     "pages_follow_without_a_gap": "in arrays of strides 'all' K is read as in no known row",
     "v_is_read_with_the_strides_of_k": "K is read as in nhd; V is read as in no known row",
+    "v_has_the_head_stride_of_k": "V is read as in no known row",
     "q_heads_are_dealt_out": "h % num_kv_heads",
     "kv_heads_are_repeated_as_a_block": "h % num_kv_heads",
     "first_kv_head_for_all": "on kv heads 0, 0, 0, 0, 0, 0",

@@ -304,7 +304,7 @@ def test_counterexample_replays_from_a_file_from_the_command_line_and_as_printed
 
 def test_what_is_used_is_said_by_run_by_replay_and_by_pytest(tmp_path):
     run = kvconform(tmp_path, *HND)
-    assert {cell["diagnosis"] for cell in run.bad} == {USES_NHD}
+    assert {cell["diagnosis"].partition(";")[0] for cell in run.bad} == {USES_NHD}  # a law may call append, too
     assert f"\n    diagnosis   {USES_NHD}\n" in run.text
     again = kvconform(tmp_path, *shlex.split(run.bad[0]["replay"])[1:])
     assert [cell["diagnosis"] for cell in again.bad] == [USES_NHD]
