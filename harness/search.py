@@ -146,6 +146,7 @@ class _Trial:
         self.effort = searcher.options.effort
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
+        self.confirmed: set[str] = set()
         self.narrowed = 0
         self.witness: Case | None = None
         self.pinned_witness: Case | None = None
@@ -218,7 +219,7 @@ class _Trial:
         """
         families = len(self.cell.families(self.law.families))
         enough = self.num_cells * self.effort.examples >= EACH_FAMILY * families
-        return 0 if self.cell.static or enough else -(-EACH_FAMILY // self.num_cells)
+        return 0 if self.cell.static or enough else 1 + -(-EACH_FAMILY // self.num_cells)  # the first is the simplest
 
     def _drive(
         self,
@@ -307,7 +308,9 @@ class _Trial:
             return
         self.narrowed += 1
         names = violation.explanations if self.explained is None else self.explained
-        self.explained = {n for n in names if n in violation.explanations and violation.explanations[n]()}
+        said = {n: violation.explanations[n]() for n in names if n in violation.explanations}
+        self.explained = {n for n, explains in said.items() if explains is not False}
+        self.confirmed |= {n for n, explains in said.items() if explains}
 
     def _try_known_witnesses(self) -> None:
         """A counterexample of an earlier cell, moved here: if it violates too, it is small already."""
@@ -352,12 +355,11 @@ class _Trial:
         return likely.pop() if len(likely) == 1 else None
 
     def _likely(self) -> set[str]:
-        return {name.rpartition("/")[0] for name in self.explained or ()}
+        return {name.rpartition("/")[0] for name in (self.explained or set()) & self.confirmed}
 
     def _settled(self) -> bool:
         """Whether no further failing case is needed: nothing is left, or one mistake that explained several."""
-        likely = len(self._likely())
-        return not likely or (likely == 1 and self.narrowed >= ENOUGH_FAILURES)
+        return not self.explained or (len(self._likely()) == 1 and self.narrowed >= ENOUGH_FAILURES)
 
     def _see_more_failures(self) -> None:
         """Judge further cases: on the smallest one many mistakes look alike, and one by chance like another fault."""

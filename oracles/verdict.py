@@ -93,12 +93,13 @@ class Violation(AssertionError):
     """An implementation broke a law.
 
     message        for people
-    explanations   mistake -> whether it accounts for what was seen; evaluated only when asked
+    explanations   mistake -> whether it accounts for what was seen; None where that cannot be said; evaluated only when
+                   asked
     hint           the single key that accounts for what was seen, where there is one; likewise
     """
 
     message: str
-    explanations: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+    explanations: Mapping[str, Callable[[], bool | None]] = field(default_factory=dict)
     hint: Callable[[], str | None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -185,15 +186,17 @@ def _reach(value: Array, want: Interval) -> Array:
     return np.asarray(want.error + target.unit * (np.abs(value) + want.error) + target.half_subnormal)
 
 
-def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable[[], Expected]) -> bool:
-    """Whether outputs meet what a mistake would have given.
+def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable[[], Expected]) -> bool | None:
+    """Whether outputs meet what a mistake would have given; None where it reads what has no bound, such as infinities.
 
-    It must say something of every output that was unmet; outside the bound's domain it explains nothing.
+    It must say something of every output that was unmet.
     """
     with np.errstate(all="ignore"):
         try:
             expected = oracle()
-        except (OutsideDomain, Violation):  # a mistake may be measured by calling again
+        except OutsideDomain:
+            return None
+        except Violation:  # a mistake may be measured by calling again
             return False
         return set(unmet) <= set(expected) and all(
             name in got and got[name].shape == want.want.shape and not want.unmet(got[name]).any()

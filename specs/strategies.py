@@ -490,6 +490,8 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
     if cell.row.contiguous or not cell.takes(kv_lens=lens):
         return ()
     shape = {**least, "kv_lens": lens, "page_ids": "high", "family": _every_bit(cell), "capacity": 3 * cell.static}
+    if "dead" in cell.axes and cell.takes(dead=("finite",)):
+        shape["dead"] = "finite"  # whatever else is read shows, and is told from zeros
     for number in HIGH_PAGES:
         num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
         if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
@@ -499,10 +501,13 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
 
 def equal_scores(cell: Cell) -> tuple[Case, ...]:
     """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
-    shape = cell.geometries()[-1] if cell.static else _sizes(cell, 0)
-    pages = shape.get("capacity", 0) or (1 if cell.row.contiguous else 8)
-    fits = [n for n in range(1, pages * shape["page_size"] + 1) if cell.takes(kv_lens=(n,))]
-    if not fits or not cell.takes(num_splits=(1,)):
+    shapes = cell.geometries() if cell.static else [_sizes(cell, 0) | {"page_size": cell.allowed("page_size")[-1]}]
+    unsplit = [shape for shape in shapes if shape.get("num_splits", 1) == 1]
+    if not unsplit or not cell.takes(num_splits=(1,)):
+        return ()
+    shape = unsplit[-1]
+    fits = [n for n in range(1, (shape.get("capacity", 0) or 1) * shape["page_size"] + 1) if cell.takes(kv_lens=(n,))]
+    if not fits:
         return ()
     lens = (fits[0], *[fits[-1]] * (shape.get("num_seqs", 2) - 1))
     axes = {axis: value for axis, value in shape.items() if axis in OPERATIONS[cell.op].case_axes}

@@ -12,6 +12,7 @@ OFFERS = {
         "dtype": {"float32", "bfloat16"},
         "num_splits": range(1, 8),
         "kv_lens": {"max": 4096},
+        "spare_pages": range(4),
     }
 }
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
