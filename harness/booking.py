@@ -21,6 +21,9 @@ EXIT_ORDER = (OK_EXIT, NOTHING_EXIT, BAD_EXIT, USAGE_EXIT)
 """Exit codes from the least to the most urgent: 2 before 1 before 3 before 0."""
 
 
+DOUBTFUL = "doubtful"
+"""Label, beside its outcome, of a cell that passes where chance alone explains badly what was seen."""
+
 SIMPLEST = DEFAULTS["family"]
 
 
@@ -41,6 +44,8 @@ class Booked:
     suspect          the one key whose omission, repetition or intrusion explains the counterexample
     diagnosis        what is used instead of the claimed layout, told from probes
     replay           the line that shows the violation again
+    doubt            what passes, and what chance alone explains badly (oracles/screen.py): message, flags of so many
+                     fresh draws, case, replay. A label: no outcome, and no exit code, depends on it
     """
 
     impl: str
@@ -65,6 +70,7 @@ class Booked:
     suspect: str | None = None
     diagnosis: str | None = None
     replay: str | None = None
+    doubt: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
@@ -92,6 +98,18 @@ def paste(cell: Booked) -> str:
         lines.append(f"    diagnosis   {cell.diagnosis}")
     if cell.replay:
         lines.append(f"    replay      {cell.replay}")
+    return "\n".join(lines)
+
+
+def paste_doubt(cell: Booked) -> str:
+    """What the screen saw in one cell, in how many fresh draws, and the line that shows it again."""
+    assert cell.doubt is not None
+    lines = [
+        f"  {cell.layout}/{cell.dtype}: {cell.doubt['message']}; likewise in {cell.doubt['flags']} of "
+        f"{cell.doubt['draws']} draws with other seeds",
+        f"    case        {Case.from_json(cell.doubt['case'])}",
+        f"    replay      {cell.doubt['replay']}",
+    ]
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from kvconform.harness import booking
 from kvconform.harness.adapters import AdapterError, nearest
-from kvconform.harness.booking import BAD, NOT_OFFERED, Booked, attested, paste
+from kvconform.harness.booking import BAD, DOUBTFUL, NOT_OFFERED, Booked, attested, paste, paste_doubt
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.plan import left_out, not_offered, planned
@@ -227,6 +227,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         ]
         examples = sum(b.examples for b in rows)
         terminalreporter.write_line(f"{name}: {', '.join(counts)}; {examples} examples in {searcher.spent:.1f} s")
+        for b in rows:
+            if b.doubt:
+                terminalreporter.write_line(f"{name}: {DOUBTFUL} {b.law}, which passes\n{paste_doubt(b)}")
         with suppress(AdapterError):
             terminalreporter.write_line(f"{name}: {attested(searcher.subject.attested())}")
     if state.time:

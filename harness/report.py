@@ -18,6 +18,7 @@ from kvconform.harness.adapters import AdapterError
 from kvconform.harness.booking import (
     BAD,
     CONFORMS,
+    DOUBTFUL,
     EXPECTED,
     NOT_OFFERED,
     NOT_REACHED,
@@ -26,6 +27,7 @@ from kvconform.harness.booking import (
     Run,
     attested,
     paste,
+    paste_doubt,
     worst,
 )
 from kvconform.harness.where_time_goes import time_line
@@ -34,9 +36,13 @@ from kvconform.specs.operations import OPERATIONS
 SCHEMA = 1
 """Number of the JSON report's form."""
 
-_STYLE = {CONFORMS: "green", EXPECTED: "yellow", NOT_OFFERED: "dim", NOT_REACHED: "red"} | dict.fromkeys(
-    BAD, "bold red"
-)
+_STYLE = {
+    CONFORMS: "green",
+    EXPECTED: "yellow",
+    DOUBTFUL: "yellow",
+    NOT_OFFERED: "dim",
+    NOT_REACHED: "red",
+} | dict.fromkeys(BAD, "bold red")
 SHOWN_CELLS = 3
 """Red cells of one law that are printed in full; the rest are named."""
 
@@ -80,14 +86,15 @@ class Bars:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Implementations and operations down, outcomes across, cells counted; what never occurred has no column."""
+    """Implementations and operations down, outcomes across, cells counted; what never occurred has no column.
+
+    Doubtful cells are counted once more, behind their outcomes.
+    """
     rows = [
-        (run, op, Counter(c.outcome for c in run.cells.values() if c.op in (op, "*")))
-        for run in runs
-        for op in OPERATIONS
+        (run, op, _counts([c for c in run.cells.values() if c.op in (op, "*")])) for run in runs for op in OPERATIONS
     ]
     rows = [row for row in rows if row[2]]
-    seen = [outcome for outcome in OUTCOMES if any(counts[outcome] for _, _, counts in rows)]
+    seen = [word for word in (*OUTCOMES, DOUBTFUL) if any(counts[word] for _, _, counts in rows)]
     grid = Table(title="cells (layout x dtype x law)", title_justify="left", header_style="bold")
     grid.add_column("implementation")
     grid.add_column("operation", no_wrap=True)
@@ -102,6 +109,10 @@ def table(runs: Sequence[Run]) -> Table:
     return grid
 
 
+def _counts(cells: Sequence[Booked]) -> Counter[str]:
+    return Counter([c.outcome for c in cells] + [DOUBTFUL for c in cells if c.doubt])
+
+
 def _who(run: Run) -> Text:
     name = Text(run.name, style="bold")
     mode = run.attested.get("mode", "")
@@ -109,7 +120,7 @@ def _who(run: Run) -> Text:
 
 
 def details(run: Run) -> list[Text]:
-    """Red cells, law by law, and expected ones."""
+    """Red cells, law by law, expected ones, and doubtful ones."""
     out = []
     if run.message:
         out.append(Text(f"{run.name}: {run.message}", style="red" if run.exit else ""))
@@ -131,6 +142,16 @@ def details(run: Run) -> list[Text]:
     for (how, law, reason), cells in known.items():
         names = ", ".join(f"{c.layout}/{c.dtype}" for c in cells)
         out.append(Text(f"{run.name} {how} {law} ({names}): {reason}", style="yellow"))
+    doubted: dict[str, list[Booked]] = {}
+    for cell in run.cells.values():
+        if cell.doubt:
+            doubted.setdefault(cell.law, []).append(cell)
+    for law, cells in doubted.items():
+        out.append(Text(f"{run.name} {DOUBTFUL} {law} in {len(cells)} cell(s), which pass", style="yellow"))
+        out += [Text(paste_doubt(cell)) for cell in cells[:SHOWN_CELLS]]
+        if cells[SHOWN_CELLS:]:
+            rest = ", ".join(f"{c.layout}/{c.dtype}" for c in cells[SHOWN_CELLS:])
+            out.append(Text(f"  and {rest}", style="dim"))
     return out
 
 

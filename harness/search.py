@@ -2,7 +2,8 @@
 
 Each cell has its own `@given`, seeded by (seed, cell), so that a violation in one leaves the others as they were.
 Failures are memoised by Case: a kernel that fails now and then violates, and is never called flaky. A counterexample
-found in one cell is tried on the next ones first, which spares most of the shrinking.
+found in one cell is tried on the next ones first, which spares most of the shrinking. What passes, and is farther out
+than chance takes a correct kernel (oracles/screen.py), is drawn again and at most labelled.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
 from kvconform.harness.plan import Options, offered, planned
 from kvconform.harness.subject import Subject
+from kvconform.oracles import screen
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Raised, Violation, resolution
 from kvconform.specs.case import Case, without_defaults
@@ -150,6 +152,7 @@ class _Trial:
         self.narrowed = 0
         self.witness: Case | None = None
         self.pinned_witness: Case | None = None
+        self.flagged: tuple[Case, str] | None = None
         self.calls_after_failure = 0
         self.cut_short = False
 
@@ -171,6 +174,7 @@ class _Trial:
         except (Violation, Flaky):  # flaky is the kernel, not the search: what it did once stands
             if not self.failures:
                 raise
+        self._draw_again()
         self._decide()
         booked.resolution = resolution(self.subject.weights)
         booked.seconds = time.perf_counter() - start
@@ -182,7 +186,7 @@ class _Trial:
         options = self.searcher.options
         if options.case is not None:
             self.booked.planned = 1
-            self._judge(options.case)
+            self._judge_drawn(options.case)
             return
         self._judge_pinned()
         if not self.law.drawn:
@@ -191,7 +195,7 @@ class _Trial:
 
         def one(case: Case) -> None:
             try:
-                self._judge(case)
+                self._judge_drawn(case)
             except OutsideDomain:
                 reject()
             if self.subject.idle:
@@ -250,6 +254,35 @@ class _Trial:
             except Violation:
                 self.pinned_witness, self.witness = case, None
 
+    def _judge_drawn(self, case: Case) -> None:
+        """Judge a case and remember the first one that chance alone explains badly; none that is being made smaller."""
+        self._judge(case)
+        if self.subject.doubt and self.flagged is None and self.witness is None:
+            self.flagged = case, self.subject.doubt
+
+    def _draw_again(self) -> None:
+        """Draw what the screen flagged with other seeds, and label the cell where it flags most of these.
+
+        Whatever led to the first case, these were not chosen, so chance has its say in them. One that violates does.
+        """
+        if self.flagged is None or self.witness is not None or self.pinned_witness is not None:
+            return
+        case, said = self.flagged
+        draws, most = screen.draws_again()
+        flags = 0
+        for drawn in range(1, draws + 1):
+            fresh = replace(case, seed=case.seed + drawn)
+            with suppress(OutsideDomain):
+                violation = self._violation(fresh)
+                if violation is not None and not self._is_expected(fresh):
+                    self._keep(fresh, violation)
+                    return
+                flags += bool(self.subject.doubt)
+            if flags + draws - drawn < most:
+                return
+        shown, replay = self._pasted(case)
+        self.booked.doubt = {"message": said, "flags": flags, "draws": draws, "case": shown, "replay": replay}
+
     def _judge(self, case: Case) -> None:
         if case in self.failures:
             self.witness = case  # Hypothesis ends with the smallest one
@@ -284,11 +317,11 @@ class _Trial:
         self.searcher.journal.write("case", key=self.booked.key, case=case.to_json())
         counts = int(self.witness is None)
         self.booked.examples += counts
-        self.subject.idle = False
+        self.subject.idle, self.subject.doubt = False, ""
         try:
             self.law.check(self.subject, case)
         except Violation as violation:
-            self.subject.idle = False
+            self.subject.idle, self.subject.doubt = False, ""
             return violation
         except OutsideDomain:
             self.booked.examples -= counts

@@ -38,6 +38,7 @@ class Subject:
     inside        seconds spent in the adapter's own functions
     weights       resolution of what has passed
     idle          whether the case in hand is no evidence
+    doubt         why the case in hand, which passed, is to be drawn again with other seeds; nothing: it is not
     """
 
     def __init__(self, adapter: Any, name: str, file: str, ref: str = "") -> None:
@@ -50,6 +51,7 @@ class Subject:
         self.inside = 0.0
         self.weights: list[float] = []
         self.idle = False
+        self.doubt = ""
         self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
 
     def profile(self, dtype: str) -> Profile:
@@ -63,6 +65,10 @@ class Subject:
     def saw(self, weights: list[float]) -> None:
         """Book the resolution of what has just passed."""
         self.weights += weights
+
+    def doubts(self, said: str) -> None:
+        """Book that what has just passed is farther out than chance takes a correct kernel."""
+        self.doubt = said
 
     def saw_nothing(self) -> None:
         """Book that the case in hand is no evidence."""

@@ -64,12 +64,14 @@ class Bounded:
 
     out, out_error  float64 [..., dv]
     lse, lse_error  float64 [...]        natural logarithm
+    terms           what out_error was added up from, where that was asked for
     """
 
     out: Floats
     out_error: Floats
     lse: Floats
     lse_error: Floats
+    terms: Terms | None = None
 
 
 def attention_bound(
@@ -84,6 +86,7 @@ def attention_bound(
     soft_cap: float = 0.0,
     k_magnitude: npt.ArrayLike | None = None,
     v_magnitude: npt.ArrayLike | None = None,
+    keep_terms: bool = False,
 ) -> Bounded:
     """Bound the error of a correct kernel of this profile, for all rows at once.
 
@@ -95,6 +98,7 @@ def attention_bound(
     soft_cap                   0: none; else s = soft_cap tanh(t / soft_cap), before the bias
     k_magnitude  like k        what the kernel really sums where a zero point is folded after the dot,
     v_magnitude  like v        |scale| (|code| + |zero|); default |k|, |v|
+    keep_terms                 whether `terms` come back too; they are as large as v
 
     A row that attends to nothing: out 0, lse -inf, both errors 0.
     Grouped heads share keys by broadcasting: q [heads, group, d], k [heads, 1, n, d], v [heads, 1, n, dv].
@@ -122,12 +126,14 @@ def attention_bound(
         nothing = np.zeros((*rows, v.shape[-1]))
         return Bounded(nothing, nothing, np.full(rows, -np.inf), np.zeros(rows))
     empty = ~live.any(-1, keepdims=True)  # such rows are computed as if their zeros were live, then overwritten
-    found = _bounded(_Keys(score, score_error, bias, live | empty, v, v_size), profile)
+    keys = _Keys(score, score_error, bias, live | empty, v, v_size)
+    found = _bounded(keys, profile, 0 if soft_cap else _dot_depth(q, profile))
     return Bounded(
         out=np.where(empty, 0.0, found.out),
         out_error=np.where(empty, 0.0, found.out_error),
         lse=np.broadcast_to(np.where(empty, -np.inf, found.lse)[..., 0], rows),
         lse_error=np.broadcast_to(np.where(empty, 0.0, found.lse_error)[..., 0], rows),
+        terms=found.terms if keep_terms else None,
     )
 
 
@@ -204,7 +210,7 @@ def _scored(q: Floats, k: Floats, k_size: Floats, sm_scale: float, profile: Prof
     for format in (profile.qk_accumulator, profile.score_format, profile.softmax_format):
         _require("a score", upscale * size, format, share=0.5)
 
-    depth = q.shape[-1] if profile.qk_depth is None else profile.qk_depth
+    depth = _dot_depth(q, profile)
     relative = (1 + profile.qk_error) * (1 + unit(profile.q_format)) * (1 + unit(profile.k_format)) * (
         1 + (depth + 1) * arithmetic_unit(profile.qk_accumulator, truncates=profile.qk_truncates)
     ) * (1 + 4 * arithmetic_unit(profile.softmax_format)) - 1
@@ -219,6 +225,11 @@ def _scored(q: Floats, k: Floats, k_size: Floats, sm_scale: float, profile: Prof
         error = error + unit(profile.score_format) * (np.abs(score) + error)
         error = error + upscale * underflow(profile.score_format, profile)
     return score, error
+
+
+def _dot_depth(q: Floats, profile: Profile) -> int:
+    """h1, longest chain of additions of a dot."""
+    return q.shape[-1] if profile.qk_depth is None else profile.qk_depth
 
 
 def _capped(score: Floats, error: Floats, soft_cap: float, profile: Profile) -> tuple[Floats, Floats]:
@@ -330,7 +341,34 @@ def _facts(keys: _Keys, profile: Profile) -> _Facts:
     )
 
 
-def _bounded(keys: _Keys, profile: Profile) -> Bounded:
+@dataclass(frozen=True)
+class Terms:
+    """What E was added up from, for whoever adds it up in another way (oracles/screen.py).
+
+    dot_depth       h1; 0 where a cap lies between the dot and the score
+    depth, rescales, levels   h, T [..., 1] and levels, as in `_Facts`
+    score_error     D_s [..., n];  exponent_error: D = D_s + D_e
+    grown           p e^D / sum p e^-D [..., n]
+    off             |v - out| [..., n, dv]
+    mean_size       M [..., dv]
+    lost            underflow [..., dv]
+    common          log (1 + H) [..., 1]
+    """
+
+    dot_depth: int
+    depth: Floats
+    rescales: Floats
+    levels: int
+    score_error: Floats
+    exponent_error: Floats
+    grown: Floats
+    off: Floats
+    mean_size: Floats
+    lost: Floats
+    common: Floats
+
+
+def _bounded(keys: _Keys, profile: Profile, dot_depth: int) -> Bounded:
     """E and E_lse; lse and lse_error keep a last axis of 1."""
     top = keys.log_weight.max(-1, keepdims=True)
     weight = np.exp(keys.log_weight - top)
@@ -371,6 +409,19 @@ def _bounded(keys: _Keys, profile: Profile) -> Bounded:
         + lse_rounding
         + lse_lost
         + ORACLE_SLOP * (1 + np.abs(lse)),
+        terms=Terms(
+            dot_depth=dot_depth,
+            depth=facts.depth,
+            rescales=facts.rescales,
+            levels=facts.levels,
+            score_error=keys.score_error,
+            exponent_error=exponent_error,
+            grown=grown,
+            off=off,
+            mean_size=mean_size,
+            lost=lost,
+            common=common,
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles import paged
+from kvconform.oracles import paged, screen
 from kvconform.oracles.bound import Bounded, attention_bound
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Expected, Interval, by_axes
@@ -73,7 +73,13 @@ def twice_merged(profile: Profile, dtype: str, num_splits: int, num_parts: int) 
 
 
 def attended(
-    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading, seq: int
+    inputs: PagedInputs,
+    cache: Mapping[str, Array],
+    profile: Profile,
+    reading: DecodeReading,
+    seq: int,
+    *,
+    keep_terms: bool = False,
 ) -> Bounded:
     """One sequence: out [num_q_heads, head_dim], lse [num_q_heads] and their errors."""
     k, v = (
@@ -81,7 +87,7 @@ def attended(
     )
     q = inputs.q[seq].astype(np.float64)
     if reading.join is None:
-        return attention_bound(q, k, v, reading.sm_scale, profile)
+        return attention_bound(q, k, v, reading.sm_scale, profile, keep_terms=keep_terms)
     ends = reading.cut(k.shape[1], inputs.case.num_splits, inputs.case.page_size) if reading.cut else [k.shape[1]]
     parts = [
         attention_bound(q, k[:, a:b], v[:, a:b], reading.sm_scale, profile)
@@ -91,23 +97,43 @@ def attended(
 
 
 def expected(
-    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading
+    inputs: PagedInputs,
+    cache: Mapping[str, Array],
+    profile: Profile,
+    reading: DecodeReading,
+    *,
+    screened: bool = False,
 ) -> dict[str, Interval]:
-    """What `out` and `lse` must be (of a mistaken join: `out` at least). `profile` is complete (see `rounding`)."""
-    rows = [attended(inputs, cache, profile, reading, seq) for seq in range(len(reading.lens))]
-    out, out_error, lse, lse_error = (np.stack([getattr(row, name) for row in rows]) for name in vars(rows[0]))
+    """What `out` and `lse` must be (of a mistaken join: `out` at least). `profile` is complete (see `rounding`).
+
+    screened   whether `out` is to say how far chance alone would take it (oracles/screen.py)
+    """
+    lam = screen.multiple(inputs.q.size, max(reading.lens, default=0)) if screened else None
+    names, rows, narrow = ("out", "out_error", "lse", "lse_error"), [], []
+    for seq in range(len(reading.lens)):
+        found = attended(inputs, cache, profile, reading, seq, keep_terms=screened)
+        rows.append([getattr(found, name) for name in names])
+        if lam is not None:
+            narrow.append(screen.out_error(found, profile, lam))
+    out, out_error, lse, lse_error = map(np.stack, zip(*rows, strict=True))
     unit = reading.lse_unit
-    want = {"out": Interval(out, out_error, profile.out_format, LOCATE["out"])}
+    likely = np.stack(narrow) if screened else None
+    want = {"out": Interval(out, out_error, profile.out_format, LOCATE["out"], likely)}
     if reading.join is None or not np.isnan(lse_error).any():  # a mistaken join may leave it open
         want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, LOCATE["lse"])
     return want
 
 
 def required(
-    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading
+    inputs: PagedInputs,
+    cache: Mapping[str, Array],
+    profile: Profile,
+    reading: DecodeReading,
+    *,
+    screened: bool = False,
 ) -> dict[str, Interval]:
     """What is expected, and exp(0) = 1: where all keys score 0, no exponential in the sum of an unsplit lse errs."""
-    want = expected(inputs, cache, profile, reading)
+    want = expected(inputs, cache, profile, reading, screened=screened)
     if profile.splits == 1 and not profile.max_lag and inputs.case.family == FLAT:
         want["lse"] = expected(inputs, cache, replace(profile, exp_error=0.0), reading)["lse"]
     return want

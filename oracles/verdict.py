@@ -58,12 +58,14 @@ class Interval:
 
     want, error   float64 centre and half-width before the final rounding, shape of the output
     format        format the kernel rounds its result to
+    likely        the half-width that only chance exceeds, where the inputs are screened (oracles/screen.py)
     """
 
     want: Array
     error: Array
     format: str
     locate: Locate
+    likely: Array | None = None
 
     def unmet(self, got: Array) -> Array:
         """bool: elements outside; NaN is inside only where NaN is wanted, which no correct reading ever does."""
@@ -82,6 +84,25 @@ class Interval:
         return (
             f"outside the bound, worst at {self.locate(index)}: got {value[index]:.9g}, "
             f"want {self.want[index]:.9g} +- {self.error[index]:.3g}"
+        )
+
+    def doubt(self, got: Array) -> str:
+        """What lies where only chance takes a correct kernel, in words; nothing where none does, or none was screened.
+
+        Of a result that is inside the bound: this is no verdict.
+        """
+        if self.likely is None:
+            return ""
+        value = got.astype(np.float64)
+        far = ~(admissible(value, self.want, self.likely, self.format) | np.isnan(self.want))
+        if not far.any():
+            return ""
+        ratio = np.where(far, np.abs(value - self.want) / (self.likely + np.finfo(np.float64).tiny), -1.0)
+        index = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
+        return (
+            f"{int(far.sum())} of {far.size} elements are inside the bound and farther out than chance takes a correct "
+            f"kernel, worst at {self.locate(index)}: got {value[index]:.9g}, want {self.want[index]:.9g} "
+            f"+- {self.error[index]:.3g}, of which chance uses {self.likely[index]:.3g}"
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -96,14 +97,33 @@ def _fine(tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
     return np.ldexp((h >> _U(11)).astype(np.float64), -52) - 1.0
 
 
-ARITHMETIC_FAMILIES: dict[str, Callable[[str, Hashes], npt.NDArray[np.float64]]] = {
-    "plain": _plain,
-    "wide": _wide,
-    "sharp": _sharp,
-    "steep": _steep,
-    "flat": _flat,
-    "offset": _offset,
-    "fine": _fine,
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A family whose elements are drawn one by one, each apart from all others.
+
+    claim      what it holds and what for
+    value      tensor and hashes -> numbers
+    screened   whether keys differ in what they score, so that chance has its say (oracles/screen.py)
+    """
+
+    claim: str
+    value: Callable[[str, Hashes], npt.NDArray[np.float64]]
+    screened: bool = True
+
+    def __call__(self, tensor: str, h: Hashes) -> npt.NDArray[np.float64]:
+        return self.value(tensor, h)
+
+
+ARITHMETIC_FAMILIES: dict[str, Drawn] = {
+    "plain": Drawn(claim="eighths in [-1, 1)", value=_plain),
+    "wide": Drawn(claim="eighths times 1/2 .. 4", value=_wide),
+    "sharp": Drawn(claim="q and lse 16 times larger: few keys count", value=_sharp),
+    "steep": Drawn(
+        claim="q and lse 128 times larger: exp overflows unless the maximum is taken away first", value=_steep
+    ),
+    "flat": Drawn(claim="q and lse 0: every key counts the same", value=_flat, screened=False),
+    "offset": Drawn(claim="v around 4: outputs that cancel", value=_offset),
+    "fine": Drawn(claim="anything in [-1, 1), rounded to the dtype: every bit of a significand counts", value=_fine),
 }
 """What numbers an arithmetic case holds, simplest first."""
 
@@ -117,13 +137,7 @@ MOVEMENT_FAMILIES = ("plain", "bits", "patterns")
 """What bytes a data-movement case holds, simplest first."""
 
 CLAIMS = {
-    "plain": "eighths in [-1, 1)",
-    "wide": "eighths times 1/2 .. 4",
-    "sharp": "q and lse 16 times larger: few keys count",
-    "steep": "q and lse 128 times larger: exp overflows unless the maximum is taken away first",
-    "flat": "q and lse 0: every key counts the same",
-    "offset": "v around 4: outputs that cancel",
-    "fine": "anything in [-1, 1), rounded to the dtype: every bit of a significand counts",
+    **{name: family.claim for name, family in ARITHMETIC_FAMILIES.items()},
     "bits": "random bit patterns: NaN payloads, -0.0, subnormals",
     "patterns": "every bit pattern in turn",
 }

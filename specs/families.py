@@ -76,6 +76,7 @@ class Family:
     value      what V holds
     rest       factor of q in the other dims: a power of two, or 0
     offset     what is added to K in the other dims
+    screened   as of a family that is drawn (specs/data.py): where a key stands says what it holds, so chance has no say
     """
 
     claim: str
@@ -84,6 +85,7 @@ class Family:
     value: Value
     rest: float = 1.0
     offset: float = 0.0
+    screened: bool = False
 
     def gain(self, place: Place) -> float:
         """Nats a level, as drawn."""
@@ -240,6 +242,12 @@ FAMILIES: dict[str, Family] = {
 
 CLAIMS: dict[str, str] = data.CLAIMS | {name: family.claim for name, family in FAMILIES.items()}
 """Every family of contents, of either kind -> what it holds and what for."""
+
+
+def is_screened(family: str) -> bool:
+    """Whether results on such contents are also held against what chance does (oracles/screen.py)."""
+    rows: dict[str, data.Drawn | Family] = {**data.ARITHMETIC_FAMILIES, **FAMILIES}
+    return family in rows and rows[family].screened
 
 
 def values(dtype: str, family: str, tensor: str, h: Hashes, place: Place) -> Array:

@@ -15,6 +15,7 @@ from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_near, require_same
 from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
+from kvconform.specs.families import is_screened
 from kvconform.specs.inputs import inputs
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
@@ -70,7 +71,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
     got = attend(subject, case, cache)
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions["lse_base"])
-    want = decode.required(x, cache, profile, right)
+    want = decode.required(x, cache, profile, right, screened=is_screened(case.family))
     out = want["out"]
     assert isinstance(out, Interval)
     judged = {name: want[name] for name in got}
@@ -83,6 +84,8 @@ def require_decoded(subject: Subject, case: Case) -> None:
             partial(_explanations, subject, x, cache, profile, right),
             hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
         )
+    if said := out.doubt(got["out"]):
+        subject.doubts(f"out: {said}")
     subject.saw(decode.visible_weight(x, cache, want, right))
     if passes_zeros(judged):
         subject.saw_nothing()

@@ -40,6 +40,10 @@ class Subject(Protocol):
         """Book the resolution of what has just passed (oracles.verdict.resolution)."""
         ...
 
+    def doubts(self, said: str) -> None:
+        """Book that what has just passed is farther out than chance takes a correct kernel (oracles/screen.py)."""
+        ...
+
     def saw_nothing(self) -> None:
         """Book that the case in hand is no evidence: a kernel that does nothing passes it too."""
         ...
