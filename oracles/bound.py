@@ -351,7 +351,7 @@ class Terms:
     grown           p e^D / sum p e^-D [..., n]
     off             |v - out| [..., n, dv]
     mean_size       M [..., dv]
-    lost            underflow [..., dv]
+    lost            underflow, and what evaluating the bound in float64 costs [..., dv]
     common          log (1 + H) [..., 1]
     """
 
@@ -419,7 +419,7 @@ def _bounded(keys: _Keys, profile: Profile, dot_depth: int) -> Bounded:
             grown=grown,
             off=off,
             mean_size=mean_size,
-            lost=lost,
+            lost=lost + ORACLE_SLOP * largest,
             common=common,
         ),
     )

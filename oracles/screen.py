@@ -67,7 +67,7 @@ def out_error(bounded: Bounded, profile: Profile, lam: float) -> Floats:
     chain = _chain(terms.depth + 2 + terms.rescales, u_pv, lam, truncates=profile.pv_truncates)
     # the sizes of the splits' results add up to sqrt(splits) S, since their R^2 add up to R^2
     partials = (profile.splits + 4 * terms.levels) * u + (1 + terms.levels) * unit(profile.partial_format)
-    once = unit(profile.p_format) + unit(profile.v_format) + chain + sqrt(profile.splits) * partials
+    once = np.expm1(unit(profile.p_format) + unit(profile.v_format) + chain + sqrt(profile.splits) * partials)
 
     roundings = terms.depth + terms.rescales
     common = terms.common - (roundings * u - _chain(roundings, u, lam))
