@@ -255,15 +255,16 @@ class _Trial:
                 self.pinned_witness, self.witness = case, None
 
     def _judge_drawn(self, case: Case) -> None:
-        """Judge a case and remember the first one that chance alone explains badly; none that is being made smaller."""
+        """Judge a case, and remember the first one that passes and that chance alone explains badly."""
         self._judge(case)
-        if self.subject.doubt and self.flagged is None and self.witness is None:
+        if self.subject.doubt and self.flagged is None:
             self.flagged = case, self.subject.doubt
 
     def _draw_again(self) -> None:
         """Draw what the screen flagged with other seeds, and label the cell where it flags most of these.
 
         Whatever led to the first case, these were not chosen, so chance has its say in them. One that violates does.
+        In a cell that violates, what is flagged may have been made smaller on the way, and is no news.
         """
         if self.flagged is None or self.witness is not None or self.pinned_witness is not None:
             return
