@@ -21,7 +21,6 @@ from kvconform.numerics.ratios import bounded, inside, ratios, used
 from kvconform.numerics.slack import stages_of
 from kvconform.oracles.bound import Bounded, OutsideDomain
 from kvconform.oracles.decode import typical_step
-from kvconform.specs import data
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.profile import Profile
 
@@ -79,14 +78,6 @@ def _rng(emulator: Emulator, seed: int, number: int, way: str) -> np.random.Gene
 def searched(emulator: Emulator, seed: int, number: int) -> Row:
     """The row of one case: kinds take turns."""
     return draw(list(KINDS)[number % len(KINDS)], _rng(emulator, seed, number, "search"), emulator.storage)
-
-
-def drawn(family: str, keys: int, storage: str, seed: int, head_dim: int = 16, value_dim: int = 64) -> Row:
-    """A row of contents that are hashed, as a Case of the family has them."""
-    sizes = {"q": (head_dim,), "k": (keys, head_dim), "v": (keys, value_dim)}
-    hashed = {name: data.hashes(seed, name, *data.grid(*size)) for name, size in sizes.items()}
-    q, k, v = (stored(data.values(storage, family, name, h), storage) for name, h in hashed.items())
-    return Row(q, k, v, float(np.float32(head_dim**-0.5)))
 
 
 def search(emulator: Emulator, tally: Tally, elements: int, seed: int) -> None:

@@ -304,6 +304,12 @@ def test_the_page_s_factors_are_what_the_second_derivation_gives():
     assert page.part(PAGE, "factors") == page.factors_table()
 
 
+def test_the_page_s_screen_is_what_emulated_kernels_give():
+    assert page.part(PAGE, "screen") == page.screen_table()
+    assert " correct kernels, " in page.part(PAGE, "screen")
+    assert ": 0 flagged." in page.part(PAGE, "screen")
+
+
 def test_the_page_s_names_are_those_of_the_bound():
     named = set(re.findall(r"^\| `(_\w+)` \|", PAGE, re.M))
     assert len(named) >= 10

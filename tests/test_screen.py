@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from itertools import product
 from math import exp
 from types import SimpleNamespace
 
@@ -17,13 +18,12 @@ from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
-from kvconform.numerics.campaign import drawn
 from kvconform.numerics.emulators import Emulator, Machine, Row, emulators, online
+from kvconform.numerics.screening import FAMILIES as SCREENED
+from kvconform.numerics.screening import drawn, flags, limits, narrower, screened
 from kvconform.oracles import screen
-from kvconform.oracles.bound import attention_bound
-from kvconform.oracles.rounding import admissible
+from kvconform.oracles.bound import arithmetic_unit
 from kvconform.oracles.verdict import Violation
-from kvconform.specs import data
 from kvconform.specs.case import Case
 from kvconform.specs.families import FAMILIES, is_screened
 from kvconform.suites.law import Law
@@ -31,7 +31,6 @@ from kvconform.suites.law import Law
 DECODE = "decode_is_within_the_bound"
 PLAIN = Emulator("float32", online, declares={"tile": 16, "renormalises": True})
 LIAR = replace(PLAIN, name="rounds P without saying so", machine=Machine(p="bfloat16"))
-SCREENED = [name for name in data.ARITHMETIC_FAMILIES if is_screened(name)]
 
 
 def loses_a_key(machine, row):
@@ -119,55 +118,42 @@ def test_the_label_says_where_what_how_far_and_how_often_and_its_line_shows_it_a
 
 @pytest.mark.parametrize("kernel", list(emulators()), ids=lambda kernel: kernel.name)
 def test_no_correct_kernel_is_flagged(kernel):
-    seen = 0
-    for family in SCREENED:
-        for keys in (1, 7, 40, 512):
-            row = drawn(family, keys, kernel.storage, seed=0)
-            want = attention_bound(row.q, row.k, row.v, row.sm_scale, kernel.profile, keep_terms=True)
-            narrow = screen.out_error(want, kernel.profile, screen.multiple(want.out.size, keys))
-            with np.errstate(all="ignore"):
-                out, _ = kernel(row)
-            assert admissible(out, want.out, narrow, kernel.profile.out_format).all(), (family, keys)
-            assert (narrow <= want.out_error).all()
-            seen += out.size
-    assert seen == 64 * 4 * len(SCREENED)
+    found = screened(kernel, seeds=1)
+    assert found.flagged == 0
+    assert found.elements == 4 * 64 * len(SCREENED)
+    assert min(found.narrower) >= 1
 
 
-def test_errors_of_exp_that_lean_to_one_side_and_ties_are_no_fault():
-    """They do not know V: 2000 rescales that each err alike, and keys that all round alike."""
+def leans(x):
+    """exp that errs alike everywhere but at 0."""
+    return np.where(x == 0, np.float32(1), (np.exp(x.astype(np.float64)) * (1 + 2.0**-22.1)).astype(np.float32))
 
-    def leans(x):
-        return np.where(x == 0, np.float32(1), (np.exp(x.astype(np.float64)) * (1 + 2.0**-22.1)).astype(np.float32))
 
-    kernel = next(one for one in emulators() if one.name.startswith("online rising")).kernel
+@pytest.mark.parametrize("family", ["fine", "plain"])
+def test_errors_of_weights_that_lean_to_one_side_are_no_fault(family):
+    """They do not know V: 2000 rescales that each err alike, and keys that all tie."""
+    kernel = next(one.kernel for one in emulators() if one.name.startswith("online rising"))
     leaning = Emulator("leans", kernel, Machine(exp=leans), {"renormalises": True})
-    for family in ("fine", "plain"):
-        row = drawn(family, 2000, "float32", seed=1)
-        row = replace(row, k=row.k if family == "fine" else np.repeat(row.k[:1], 2000, 0))
-        want = attention_bound(row.q, row.k, row.v, row.sm_scale, leaning.profile, keep_terms=True)
-        narrow = screen.out_error(want, leaning.profile, screen.multiple(64, 2000))
-        assert admissible(leaning(row)[0], want.out, narrow, "float32").all()
+    row = drawn(family, 2000, "float32", seed=1)
+    assert not flags(leaning, row)
+    assert not flags(leaning, replace(row, k=np.repeat(row.k[:1], 2000, 0)))
 
 
-def test_the_screen_is_the_narrower_the_more_keys_there_are():
-    narrower = []
-    for keys in (1, 40, 400, 4000):
-        row = drawn("fine", keys, "float32", seed=0)
-        want = attention_bound(row.q, row.k, row.v, row.sm_scale, PLAIN.profile, keep_terms=True)
-        narrower.append(np.median(want.out_error / screen.out_error(want, PLAIN.profile, screen.multiple(64, keys))))
-    assert narrower == sorted(narrower)
-    assert narrower[0] == 1
-    assert narrower[-1] > 10
+def test_the_screen_is_the_narrower_the_more_keys_there_are_and_never_wider_than_the_bound():
+    ratios = [narrower(PLAIN, keys) for keys in (1, 40, 400, 4000)]
+    assert ratios == sorted(ratios)
+    assert ratios[0] == 1
+    assert ratios[-1] > 10
+    for kernel, family in product(emulators(), SCREENED):
+        _, bound, likely = limits(kernel, drawn(family, 7, kernel.storage, seed=0))
+        assert (likely <= bound).all()
 
 
 def test_sums_that_truncate_or_round_off_whole_terms_are_not_taken_for_random():
-    def chain(**profile):
-        return screen._chain(np.array([400.0]), screen.arithmetic_unit(**profile), 6.0)
-
-    assert screen._chain(np.array([400.0]), 2.0**-24, 6.0) == 120 * 2.0**-24
-    assert screen._chain(np.array([400.0]), 2.0**-24, 6.0, truncates=True) == 400 * 2.0**-24
-    assert screen._chain(np.array([400.0]), 2.0**-8, 6.0) == 400 * 2.0**-8
-    assert chain(format="float32") < chain(format="bfloat16")
+    fine, coarse, many = arithmetic_unit("float32"), arithmetic_unit("bfloat16"), np.array([400.0])
+    assert screen._chain(many, fine, 6.0) == 6 * 20 * fine
+    assert screen._chain(many, fine, 6.0, truncates=True) == 400 * fine
+    assert screen._chain(many, coarse, 6.0) == 400 * coarse
 
 
 # --- the chances
@@ -198,7 +184,7 @@ def test_contents_with_a_structure_are_never_screened(family):
 
 
 def test_a_family_that_is_drawn_says_itself_whether_it_is_screened():
-    assert SCREENED == ["plain", "wide", "sharp", "steep", "offset", "fine"]
+    assert SCREENED == ("plain", "wide", "sharp", "steep", "offset", "fine")
     subject = Subject(adapter(LIAR, **LONG), "kernel", "kernel.py")
     all_laws()[DECODE].check(subject, CASE)
     assert subject.doubt
