@@ -10,14 +10,16 @@ R^2 = sum p^2 (v - out)^2 and S = |out| + lam R, which no partial sum of p v exc
 
 Two things are assumed that the bound does not need. V is drawn apart from q and K. So what errs in weights (dot, exp,
 rescales, P; ties or not, of one sign or not) knows nothing of V, and what it does to out adds up over keys like a
-random walk. That is certain of contents that are hashed, and of no others. And the h roundings of a chain of additions
-are mean independent (Higham and Mary 2019). That is a model, real roundings are not random. Where h u reaches 1 whole
-terms are rounded off, and sums that truncate lean to one side: there they add up as in the bound.
+random walk; V's own rounding is drawn with V. That is certain of contents that are hashed, and of no others. And the h
+roundings of a chain of additions are mean independent (Higham and Mary 2019). That is a model, real roundings are not
+random. Where h u reaches 1 whole terms are rounded off, and sums that truncate lean to one side: there they add up as
+in the bound.
 
 By Hoeffding a sum is more than lam times the root of its squares with a chance of at most 2 e^(-lam^2 / 2). lam follows
-from how many sums are looked at (`multiple`), so that a correct kernel is flagged in one draw of 1000 at most. What is
-flagged is drawn again with other seeds (`draws_again`); flagged in most of them, which chance manages once in 10^9, it
-is worth a label. lse is not screened: errors that keys share do not cancel there, and exp errs alike on like numbers.
+from how many sums are looked at (`multiple`), so that where both hold a correct kernel is flagged in one draw of 1000
+at most. What is flagged is drawn again with other seeds (`draws_again`); flagged in most of them, which chance manages
+once in 10^9, it is worth a label. lse is not screened: errors that keys share do not cancel there, and exp errs alike
+on like numbers.
 """
 
 from __future__ import annotations

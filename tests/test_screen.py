@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shlex
 from dataclasses import replace
 from itertools import product
 from math import exp
@@ -10,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kvconform.harness import report
+from kvconform.harness import cli, report
 from kvconform.harness.booking import CONFORMS, DOUBTFUL, VIOLATES, Booked, Run, paste_doubt
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
@@ -72,7 +74,7 @@ def adapter(emulator, **offer):
     )
 
 
-LONG = {"page_size": {1024}, "num_kv_heads": {1}, "group": {1}, "num_seqs": {1}, "kv_lens": range(1900, 2049)}
+LONG = {"page_size": {1024}, "num_kv_heads": {1}, "group": {1}, "kv_lens": range(1900, 2049)}
 CASE = Case(
     op="paged_decode", layout="nhd", dtype="float32", family="fine", kv_lens=(2000,), page_size=1024, head_dim=16
 )
@@ -262,6 +264,36 @@ def test_pinned_cases_are_not_screened():
 
 
 # --- how it is told
+
+ADAPTER = """
+import ml_dtypes
+import numpy as np
+
+OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "returns": ("out",)}}
+CONVENTIONS = {"dead": {"zero"}}
+ARITHMETIC = {"tile": 16, "renormalises": True}
+
+
+def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
+    out = np.zeros(q.shape, q.dtype)
+    for seq, n in enumerate(kv_lens):
+        k, v = (cache[name][block_table[seq]].reshape(-1, *q.shape[1:])[:n] for name in "kv")
+        score = np.einsum("hd,nhd->nh", q[seq], k) * np.float32(sm_scale)
+        p = np.exp(score - score.max(0))
+        out[seq] = np.einsum("nh,nhd->hd", p.astype(ml_dtypes.bfloat16).astype(np.float32), v) / p.sum(0)[:, None]
+    return out
+"""
+
+
+def test_a_run_that_labels_a_cell_exits_with_0_and_so_does_the_line_that_it_prints(tmp_path, capsys):
+    (tmp_path / "kernel.py").write_text(ADAPTER)
+    case = json.dumps(CASE.to_json() | {"law": DECODE})
+    assert cli.main(["replay", case, "--impl", str(tmp_path / "kernel.py")]) == 0
+    shown = capsys.readouterr().out
+    assert f"kernel {DOUBTFUL} {DECODE} in 1 cell(s), which pass" in shown
+    (again,) = re.findall(r"replay      kvconform (.*)", shown)
+    assert cli.main(shlex.split(again)) == 0
+    assert f"kernel {DOUBTFUL} {DECODE} in 1 cell(s), which pass" in capsys.readouterr().out
 
 
 def test_the_report_shows_a_label_beside_the_outcome(tmp_path):
