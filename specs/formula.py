@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from kvconform.specs.dtypes import width
-from kvconform.specs.row import Layout, Part
+from kvconform.specs.row import Layout, Part, Sizes
 
 NAMES: dict[str, str] = {
     "page": "num_pages",
@@ -233,6 +233,11 @@ def size_names(row: Layout) -> dict[str, str]:
     """Axis -> name of its size, for the axes whose sizes a row leaves open."""
     axes = dict.fromkeys(axis for part in row.parts for axis in part.axes)
     return {axis: size_name(row, axis) for axis in axes if axis not in row.fixed}
+
+
+def sizes_text(row: Layout, sizes: Sizes) -> str:
+    """The sizes of a row's axes, those it fixes included, as people give them: `num_pages 2, page_size 4`."""
+    return ", ".join(f"{size_name(row, axis)} {sizes[axis]}" for axis in row.every_axis if axis in sizes)
 
 
 def all_names() -> dict[str, str]:

@@ -348,8 +348,8 @@ def test_every_size_of_every_layout_has_an_option():
     [
         (("nhdd",), "no layout 'nhdd'; did you mean 'nhd'?"),
         (("nhd", "--dtype", "int3"), "nhd is not defined for int3; it takes float32"),
-        (("split_x", "--head-dim", "12"), "dim = 12 is not a multiple of 8 (x = 8)"),
-        (("tokens_last", "--page-size", "64"), "tokens_last has slot = 128, not 64"),
+        (("split_x", "--head-dim", "12"), "dim = 12 is not a multiple of 8 (x = 8); asked for head_dim 12"),
+        (("tokens_last", "--page-size", "64"), "tokens_last has slot = 128, not 64; asked for page_size 64"),
         (("nhd", "--num-elements", "4"), "nhd has no num_elements; its sizes are num_pages, page_size, num_kv_heads"),
         (("nhd", "--svg", "/nowhere/nhd.svg"), "--svg /nowhere/nhd.svg: there is no folder /nowhere"),
     ],
