@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from kvconform.specs.dtypes import width
+from kvconform.specs.pattern import LineError, parse
 from kvconform.specs.row import Layout, Part, Sizes
 
 NAMES: dict[str, str] = {
@@ -225,8 +226,12 @@ class Formula:
 
 
 def size_name(row: Layout, axis: str) -> str:
-    """What the size of an axis is called in a row."""
-    return (NAMES | _NAMES_OF.get(row.holds, {}))[axis]
+    """What the size of an axis is called in a row. Raises LineError for an axis that has no size."""
+    names = NAMES | _NAMES_OF.get(row.holds, {})
+    if axis not in names:
+        line = next(one.line for one in row.fields.values() if axis in parse(one.line).axes)
+        raise LineError(f"{row.name}: {line!r}: axis {axis!r} has no size; these have: {', '.join(names)}")
+    return names[axis]
 
 
 def size_names(row: Layout) -> dict[str, str]:
