@@ -11,7 +11,7 @@ from rich.text import Text
 
 from kvconform.harness.adapters import AdapterError, nearest
 from kvconform.harness.layout_commands import size_options
-from kvconform.harness.layout_page import equivalence_section
+from kvconform.harness.layout_page import equivalence_section, told_when
 from kvconform.specs.compare import IncomparableError, compare
 from kvconform.specs.equivalence import Equivalence, equivalence, equivalences
 from kvconform.specs.formula import size_name, sizes_text
@@ -102,5 +102,5 @@ def _table(found: Iterable[Equivalence]) -> Table:
         grid.add_column(column)
     for one in found:
         if one.agree:
-            grid.add_row(Text(" = ".join(one.names)), one.relation, one.when or "always")
+            grid.add_row(Text(" = ".join(one.names)), one.relation, told_when(one))
     return grid

@@ -133,8 +133,13 @@ def equivalence_section(found: list[Equivalence]) -> str:
     ]
     for one in found:
         if one.agree:
-            lines.append(f"| `{one.names[0]}` = `{one.names[1]}` | {one.relation} | {one.when or 'always'} |")
+            lines.append(f"| `{one.names[0]}` = `{one.names[1]}` | {one.relation} | {told_when(one)} |")
     return "\n".join([*lines, ""])
+
+
+def told_when(one: Equivalence) -> str:
+    """When two layouts are the same bytes, and in which sizes alone they could be compared."""
+    return "; ".join(filter(None, [one.when or "always", one.only]))
 
 
 def anchor(name: str) -> str:
