@@ -784,6 +784,14 @@ def test_safetensors_files_that_are_no_cache_are_refused(tmp_path):
     assert text({"k": one, "v": {**two, "shape": [3]}}, b"12345678").endswith(
         "v is BF16 of shape (3,), but 4 bytes long"
     )
+    for offsets, said in (
+        ([0, 4], "v begins at byte 0 of the data; one behind another, it would at 4"),
+        ([6, 10], "v begins at byte 6 of the data; one behind another, it would at 4"),
+        ([-4, 0], "v begins at byte -4 of the data; one behind another, it would at 0"),
+    ):
+        assert text({"k": one, "v": {**one, "data_offsets": offsets}}, b"1234567890") == f"{path}: {said}"
+    for wrong in ({"data_offsets": [0, 4, 4]}, {"shape": [-1, -1, 1, 2]}, {"shape": None}):
+        assert text({"k": {**one, **wrong}, "v": two}, b"12345678").startswith(f"{path} is no .safetensors file that ")
     assert text(b"[]").startswith(f"{path} is no .safetensors file that can be read: ")
     assert text(b"{").startswith(f"{path} is no .safetensors file that can be read: ")
     path.write_bytes((1 << 40).to_bytes(8, "little"))
