@@ -161,11 +161,7 @@ def _safetensors(path: Path, file: FileIO, names: tuple[str, ...], what: str) ->
         if 8 + length > size:
             raise ValueError(f"its header would be {length} bytes long, the file is {size}")
         header = json.loads(file.read(length))
-        tensors = {
-            name: (str(one["dtype"]), tuple(map(int, one["shape"])), tuple(map(int, one["data_offsets"])))
-            for name, one in header.items()
-            if name != "__metadata__"
-        }
+        tensors = {name: _tensor(one) for name, one in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Refused(f"{path} is no .safetensors file that can be read: {e}") from e
     for have, want, text in ((names, tensors, "does not hold"), (tensors, names, "also holds")):
@@ -180,8 +176,22 @@ def _safetensors(path: Path, file: FileIO, names: tuple[str, ...], what: str) ->
         found[name] = Stored(str(path), shape, CODES[code], file, 8 + length + begin)
         if found[name].nbytes != end - begin:
             raise Refused(f"{path}: {name} is {code} of shape {shape}, but {end - begin} bytes long")
-    _whole(path, 8 + length + max(end for _, _, (_, end) in tensors.values()))
+    at = 0
+    for name in sorted(names, key=lambda name: tensors[name][2]):
+        begin, end = tensors[name][2]
+        if begin != at:
+            raise Refused(f"{path}: {name} begins at byte {begin} of the data; one behind another, it would at {at}")
+        at = end
+    _whole(path, 8 + length + at)
     return found
+
+
+def _tensor(one: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """Type, shape and bytes of a tensor, off its entry in a header."""
+    shape, (begin, end) = tuple(map(int, one["shape"])), map(int, one["data_offsets"])
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a shape of {shape}")
+    return str(one["dtype"]), shape, (begin, end)
 
 
 def _little(path: Path, dtype: DType) -> None:

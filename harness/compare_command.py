@@ -11,10 +11,10 @@ from rich.text import Text
 
 from kvconform.harness.adapters import AdapterError, nearest
 from kvconform.harness.layout_commands import size_options
-from kvconform.harness.layout_page import equivalence_section
+from kvconform.harness.layout_page import equivalence_section, told_when
 from kvconform.specs.compare import IncomparableError, compare
 from kvconform.specs.equivalence import Equivalence, equivalence, equivalences
-from kvconform.specs.formula import size_name
+from kvconform.specs.formula import size_name, sizes_text
 from kvconform.specs.layouts import LAYOUTS, Layout
 
 
@@ -65,8 +65,7 @@ def _everywhere(out: Console, row: Layout, other: Layout) -> int:
         raise IncomparableError(f"{row.name} and {other.name} can be built together in no geometry tried")
     out.print(str(always), markup=False)
     shown = compare(row, other, always.sizes, always.dtype)
-    where = ", ".join(f"{size_name(row, axis)} {size}" for axis, size in always.sizes.items())
-    out.print(f"in {always.dtype}, {where}:", style="dim", markup=False)
+    out.print(f"in {always.dtype}, {sizes_text(row, always.sizes)}:", style="dim", markup=False)
     out.print(f"  {shown}", markup=False)
     return int(always.agree < always.tried)
 
@@ -103,5 +102,5 @@ def _table(found: Iterable[Equivalence]) -> Table:
         grid.add_column(column)
     for one in found:
         if one.agree:
-            grid.add_row(Text(" = ".join(one.names)), one.relation, one.when or "always")
+            grid.add_row(Text(" = ".join(one.names)), one.relation, told_when(one))
     return grid

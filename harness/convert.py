@@ -19,6 +19,7 @@ import numpy as np
 from kvconform.harness.cache_files import Stored
 from kvconform.specs.convert import Move, Refused, components, has_padding, move
 from kvconform.specs.dtypes import DType
+from kvconform.specs.formula import sizes_text
 from kvconform.specs.pattern import LineError
 from kvconform.specs.row import Layout, Sizes
 from kvconform.specs.strides import Cache
@@ -62,7 +63,7 @@ def find_dtype(row: Layout, arrays: Files, given: str | None) -> str:
         word = row.word_of(name, given)
         if not _may_be(dtype, word):
             raise Refused(
-                f"{arrays[name].name}: {name} is of {dtype}; in a {row.name} cache in {given} it is of {word}, or of "
+                f"{arrays[name].name}: {name} is of {dtype}; in {row.name}, in {given}, it is of {word}, or of "
                 f"integers of {8 * word.itemsize} bits"
             )
     return given
@@ -77,8 +78,8 @@ def _only_type(row: Layout, arrays: Files) -> str:
     told = " and ".join(f"{name} of {dtype}" for name, dtype in types.items())
     may = fits or [one for one in row.dtypes if all(_may_be(types[name], word) for name, word in words[one].items())]
     if not may:
-        raise Refused(f"{_names(arrays)}: {told}, but a {row.name} cache is in {', '.join(row.dtypes)}")
-    raise Refused(f"{_names(arrays)}: {told} may be a {row.name} cache in {' or '.join(may)}: give --dtype")
+        raise Refused(f"{_names(arrays)}: {told}, but {row.name} is defined for {', '.join(row.dtypes)}")
+    raise Refused(f"{_names(arrays)}: {told} may be {row.name} in {' or '.join(may)}: give --dtype")
 
 
 def _may_be(dtype: DType, word: DType) -> bool:
@@ -110,11 +111,17 @@ def find_sizes(row: Layout, arrays: Files, given: Sizes, dtype: str) -> Sizes:
     if left:
         options = " and ".join(OPTIONS.get(axis, axis) for axis in left)
         shapes = " and ".join(f"{name} of shape {one.shape}" for name, one in arrays.items())
-        if any(_differ(row, arrays, axis, sizes, dtype) for axis in left):
-            raise Refused(f"{_names(arrays)}: {shapes} are not of one {row.name} cache: they differ in {options}")
-        raise Refused(f"{_names(arrays)}: {shapes} do not say all sizes of a {row.name} cache: give {options}")
+        said = {axis: _solutions(row, arrays, axis, sizes, dtype) for axis in left}
+        if none := [OPTIONS.get(axis, axis) for axis, some in said.items() if not all(some)]:
+            also = "".join(f" with {OPTIONS.get(axis, axis)} {size}" for axis, size in given.items())
+            raise Refused(f"{_names(arrays)}: {shapes}: no {none[0]} gives that{also} in {_lines(row)}")
+        if any(len(some) > 1 and not set.intersection(*some) for some in said.values()):
+            raise Refused(f"{_names(arrays)}: {shapes}: not of one cache in {row.name}, they differ in {options}")
+        raise Refused(
+            f"{_names(arrays)}: {shapes}: this does not say all sizes of a cache in {row.name}: give {options}"
+        )
     if flaw := row.flaw(sizes, dtype):
-        raise Refused(flaw)
+        raise Refused(f"{_names(arrays)}: a cache of {sizes_text(row, sizes)} in {dtype}: {flaw}")
     for name, one in arrays.items():
         want_shape = row.shape(name, sizes, dtype)
         if want_shape != one.shape:
@@ -128,12 +135,6 @@ def _solve(row: Layout, arrays: Files, axis: str, known: Sizes, dtype: str) -> l
     some = _solutions(row, arrays, axis, known, dtype)
     fits = set.intersection(*some) if some else set()
     return list(fits) if len(fits) == 1 else []
-
-
-def _differ(row: Layout, arrays: Files, axis: str, known: Sizes, dtype: str) -> bool:
-    """Whether there are sizes of an axis for each dimension, and none for all."""
-    some = _solutions(row, arrays, axis, known, dtype)
-    return all(some) and len(some) > 1 and not set.intersection(*some)
 
 
 def _solutions(row: Layout, arrays: Files, axis: str, known: Sizes, dtype: str) -> list[set[int]]:
@@ -171,6 +172,10 @@ def _fitting(row: Layout, buffer: str, index: int, length: int, axis: str, known
         if have == length:
             found.add(size)
     return found
+
+
+def _lines(row: Layout) -> str:
+    return f"{row.name} ({' and '.join(dict.fromkeys(of.line for of in row.fields.values()))})"
 
 
 def _of(row: Layout, buffer: str, one: Stored) -> str:

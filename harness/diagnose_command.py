@@ -144,13 +144,15 @@ def _table(told: list[Told]) -> Table:
     for column in ("operation", "claimed", "dtype"):
         table.add_column(column, no_wrap=True)
     for column in ("K uses", "V uses", "tables"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # a name that is cut off may be that of another row
     for cell, found in told:
         if isinstance(found, str):
             row = [Text("a call fails", style="red"), Text(), Text()]
         else:
             style = "green" if found.is_right else "yellow" if not found.placements else "red"
-            row = [Text(text, style=style) for text in (*map(found.side, SIDES), found.tables)]
+            uses = (found.side(side) for side in SIDES)
+            row = [Text("as claimed" if text == cell.layout else text, style=style) for text in uses]
+            row.append(Text(found.tables, style=style))
         table.add_row(cell.op, cell.layout, cell.dtype, *row)
     return table
 

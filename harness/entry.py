@@ -1,8 +1,11 @@
-"""The console script: says in a sentence what is missing when the command line's own libraries are."""
+"""The console script: says in a sentence what is missing when the command line's own libraries are, and which row of
+the layouts cannot be read."""
 
 from __future__ import annotations
 
 import sys
+
+from kvconform.specs.pattern import LineError
 
 
 def main() -> int:
@@ -16,5 +19,8 @@ def main() -> int:
             f"kvconform's command line needs {e.name}: pip install click rich (pytest suites needs neither)",
             file=sys.stderr,
         )
+        return 2
+    except LineError as e:
+        print(f"kvconform: specs/layouts.py: {e}", file=sys.stderr)
         return 2
     return cli()

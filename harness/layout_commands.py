@@ -120,7 +120,8 @@ def _picture(row: Layout, dtype: str, named: dict[str, int]) -> Picture:
     try:
         return picture(row, small_sizes(row, dtype, {axes[text]: size for text, size in named.items()}), dtype)
     except PictureError as e:
-        raise AdapterError(str(e)) from e
+        asked = ", ".join(f"{text} {size}" for text, size in named.items())
+        raise AdapterError(f"{e}; asked for {asked}" if asked else str(e)) from e
 
 
 def _hanging(name: str, lines: list[str], width: int) -> list[Text]:

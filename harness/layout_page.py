@@ -48,7 +48,7 @@ ADDED = {
             "k": Field("page slot head dim -> page head dim slot"),
             "v": Field("page slot head dim -> page head slot dim", side=V),
         },
-        source="repository@commit, the file and the function that write it so",
+        source="owner/repository@0123abc, the file and the function that write it so",
     ),
 """,
     "impls/numpy_kernels/views.py": """\
@@ -58,7 +58,7 @@ ADDED = {
 {
  "layout": "k_transposed", "dtype": "float16", "part": "k", "buffer": "k",
  "sizes": {"page": 5, "slot": 7, "head": 3, "dim": 40},
- "source": "repository@commit, the file and the function",
+ "source": "owner/repository@0123abc, the file and the function",
  "coordinates": ["block", "offset", "h", "d"],
  "variables": {"P": 7, "H": 3, "D": 40},
  "unit": "element",
@@ -66,9 +66,9 @@ ADDED = {
  "goldens": [[4, 6, 2, 39, 4199], [1, 2, 0, 5, 877], [3, 0, 1, 17, 2919]]
 },
 {
- "layout": "k_transposed", "dtype": "float16", "part": "v", "buffer": "v",
+ "layout": "k_transposed", "dtype": "float32", "part": "v", "buffer": "v",
  "sizes": {"page": 5, "slot": 7, "head": 3, "dim": 40},
- "source": "repository@commit, the file and the function",
+ "source": "owner/repository@0123abc, the file and the function",
  "coordinates": ["block", "offset", "h", "d"],
  "variables": {"P": 7, "H": 3, "D": 40},
  "unit": "element",
@@ -96,7 +96,8 @@ can misread it:
 {diff}
 ```
 
-Shape, formula, cases, oracle, diagnosis, comparison, conversion, picture and this page come from the row.
+Shape, formula, cases, oracle, diagnosis, comparison, conversion, picture and this page come from the row; the head of
+this page says how it is written anew.
 """
 
 
@@ -133,8 +134,13 @@ def equivalence_section(found: list[Equivalence]) -> str:
     ]
     for one in found:
         if one.agree:
-            lines.append(f"| `{one.names[0]}` = `{one.names[1]}` | {one.relation} | {one.when or 'always'} |")
+            lines.append(f"| `{one.names[0]}` = `{one.names[1]}` | {one.relation} | {told_when(one)} |")
     return "\n".join([*lines, ""])
+
+
+def told_when(one: Equivalence) -> str:
+    """When two layouts are the same bytes, and in which sizes alone they could be compared."""
+    return "; ".join(filter(None, [one.when or "always", one.only]))
 
 
 def anchor(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from kvconform.harness.adapters import builtin, find
 from kvconform.harness.reference import page_table
 from kvconform.harness.subject import Subject
+from kvconform.specs.features import FEATURES
 from kvconform.specs.offers import holds, members
 from kvconform.specs.operations import OPERATIONS, Operation
 from kvconform.specs.strategies import POOL, vocabulary
@@ -58,7 +59,7 @@ def _left_out_of(row: Operation, offer: Mapping[str, Any]) -> Iterator[tuple[str
     for axis, words in could.items():
         taken = offer.get(axis, row.unasked.get(axis))
         yield from ((axis, word) for word in words if taken is not None and not holds(taken, word))
-    yield from ((name, name) for name in row.optional if name not in offer)
+    yield from (("feature" if name in FEATURES else name, name) for name in row.optional if name not in offer)
 
 
 def markdown(everybody: Sequence[Subject]) -> str:

@@ -318,7 +318,8 @@ class _Trial:
         self.searcher.journal.write("case", key=self.booked.key, case=case.to_json())
         counts = int(self.witness is None)
         self.booked.examples += counts
-        self.subject.idle, self.subject.doubt = False, ""
+        self.subject.idle, self.subject.shown = False, ()
+        self.subject.doubt = ""
         try:
             self.law.check(self.subject, case)
         except Violation as violation:
@@ -330,6 +331,8 @@ class _Trial:
         if self.subject.idle:
             self.booked.examples -= counts
             self.booked.idle += counts
+        for name in self.subject.shown:
+            self.booked.features[name] = self.booked.features.get(name, 0) + counts
         return None
 
     def _keep(self, case: Case, violation: Violation) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from kvconform.harness.adapters import AdapterError
 from kvconform.oracles.verdict import Raised, Violation
+from kvconform.specs import lse
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import declared
 from kvconform.specs.data import Array
@@ -39,6 +40,7 @@ class Subject:
     weights       resolution of what has passed
     idle          whether the case in hand is no evidence
     doubt         why the case in hand, which passed, is to be drawn again with other seeds; nothing: it is not
+    shown         features that the case in hand shows
     """
 
     def __init__(self, adapter: Any, name: str, file: str, ref: str = "") -> None:
@@ -52,11 +54,13 @@ class Subject:
         self.weights: list[float] = []
         self.idle = False
         self.doubt = ""
+        self.shown: tuple[str, ...] = ()
         self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
 
     def profile(self, dtype: str) -> Profile:
         """ARITHMETIC for caches of one dtype, completed with the defaults."""
-        return profile_of(self._arithmetic, dtype)
+        found, stored = profile_of(self._arithmetic, dtype), self.conventions["lse_dtype"]
+        return found if stored == lse.OWN["lse_dtype"] else replace(found, lse_format=stored)
 
     def why_not_of(self, word: str, axis: str) -> str:
         """The adapter's reason for not offering a word of an axis, or nothing."""
@@ -73,6 +77,10 @@ class Subject:
     def saw_nothing(self) -> None:
         """Book that the case in hand is no evidence."""
         self.idle = True
+
+    def saw_features(self, shown: tuple[str, ...]) -> None:
+        """Book the features without which the case in hand would have failed."""
+        self.shown = shown
 
     def attested(self) -> dict[str, Any]:
         """What the adapter says of its launches, device and mode; empty where it says nothing."""
@@ -93,6 +101,8 @@ class Subject:
         returns     result (append: {"cache": fields}) by name, on the host
         """
         row = OPERATIONS[op]
+        if "lses" in arguments:
+            arguments["lses"] = lse.convert(arguments["lses"], lse.OWN, self.conventions, numbers=False)
         hidden = {name: getattr(case, name) for name, axis in row.hidden.items() if axis in case.row.hidden}
         for name in row.optional:
             if name not in self.offers[op]:
@@ -190,7 +200,7 @@ class Subject:
     def _named(self, op: str, case: Case, arguments: Mapping[str, Any], raw: Any) -> dict[str, Any]:
         """Results by name, with the shapes and dtypes that the operation says."""
         names = [n for n in OPERATIONS[op].returns if self.offers_result(op, n)]
-        want = results(op, case, arguments)
+        want = results(op, case, arguments, self.conventions)
         if OPERATIONS[op].returns == ("cache",):
             if not isinstance(raw, dict) or set(raw) != set(want):
                 shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
@@ -205,7 +215,10 @@ class Subject:
         named = dict(zip(names, values, strict=True))
         if op == "gather":
             named = self._parts(case.row, named)
-        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()}
+        checked = {n: self._checked(op, n, value, want[n]) for n, value in named.items()}
+        if "lse" in checked:
+            checked["lse"] = lse.convert(checked["lse"], self.conventions, lse.OWN, numbers=False)
+        return checked
 
     def _parts(self, row: Layout, sides: Mapping[str, Any]) -> dict[str, Any]:
         """What gather returned for K and for V, by part."""

@@ -8,6 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from kvconform.impls.numpy_kernels.attention import TILE, bias_of
+from kvconform.impls.numpy_kernels.attention import merge as _merge
+from kvconform.impls.numpy_kernels.attention import online_softmax as _online_softmax
 from kvconform.impls.numpy_kernels.parts import Told
 from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
 
@@ -31,6 +34,11 @@ OFFERS = {
         "layout": set(PLAIN),
         "dtype": _ROUNDED,
         "num_splits": range(1, 65),
+        "window": {"min": 0},
+        "soft_cap": {"min": 0},
+        "sinks": {"none", "drawn", "dominant"},
+        "alibi_slopes": {"none", "drawn"},
+        "q_lens": {"min": 1},
         "pool": {"dense", "sparse"},
         **_ANY,
     },
@@ -51,7 +59,6 @@ WHY_NOT = {
     "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory"
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
-TILE = 16  # keys between two updates of the running maximum
 ARITHMETIC = {"tile": TILE, "merge_levels": 1, "renormalises": True}
 IN_PLACE = {}
 
@@ -124,50 +131,65 @@ def gather(cache, block_table, kv_lens, *, layout, **told):
     return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2)))
 
 
-def _online_softmax(q, k, v, sm_scale):
-    """q [num_kv_heads, group, dim], k and v [num_keys, num_kv_heads, dim], all float32: out, lse."""
-    top = np.full(q.shape[:2], -np.inf, np.float32)
-    total = np.zeros(q.shape[:2], np.float32)
-    out = np.zeros(q.shape, np.float32)
-    for start in range(0, len(k), TILE):
-        tile = slice(start, start + TILE)
-        score = np.einsum("hgd,nhd->hgn", q, k[tile]) * np.float32(sm_scale)
-        new_top = np.maximum(top, score.max(-1))
-        keep = np.exp(top - new_top)
-        p = np.exp(score - new_top[..., None])
-        total = total * keep + p.sum(-1)
-        out = out * keep[..., None] + np.einsum("hgn,nhd->hgd", p, v[tile])
-        top = new_top
-    if not len(k):
-        return out, top
-    return out / total[..., None], top + np.log(total)
-
-
-def _merge(outs, lses):
-    """float32 partials, [num_parts, ..., dim] and [num_parts, ...], weighted by exp(lse)."""
-    top = lses.max(0)
-    weight = np.exp(lses - np.where(np.isneginf(top), np.float32(0), top))
-    total = weight.sum(0)
-    safe = np.where(total > 0, total, np.float32(1))
-    outs = np.where(weight[..., None] > 0, outs, np.float32(0))
-    out = (weight[..., None] * outs).sum(0) / safe[..., None]
-    return out, np.where(total > 0, top + np.log(safe), np.float32(-np.inf))
-
-
-def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits=1, **told):
-    num_seqs, num_q_heads, dim = q.shape
+def paged_decode(
+    q,
+    cache,
+    block_table,
+    kv_lens,
+    *,
+    layout,
+    sm_scale,
+    num_splits=1,
+    window=None,
+    soft_cap=None,
+    sinks=None,
+    alibi_slopes=None,
+    q_lens=None,
+    **told,
+):
     views, tables = _views(_whole(cache), layout, **told), _of_sides(block_table, 2)
     page_size, num_kv_heads = views[0].shape[1:3]
-    out, lse = np.empty(q.shape, q.dtype), np.empty((num_seqs, num_q_heads), np.float32)
+    out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:2], np.float32)
+    q_ends = np.cumsum(np.ones(len(kv_lens), int) if q_lens is None else q_lens)
+    slopes = None if alibi_slopes is None else alibi_slopes.reshape(num_kv_heads, -1)
     for seq, n in enumerate(kv_lens):
         pages = [table[seq, : -(-n // page_size)] for table in tables]
         k, v = (_sequence(view, p, n).astype(np.float32, order="C") for view, p in zip(views, pages, strict=True))
-        grouped = q[seq].astype(np.float32).reshape(num_kv_heads, -1, dim)
+        rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
+        of_rows = q[rows].astype(np.float32)
+        grouped = _by_kv_head(of_rows, num_kv_heads)
+        bias = bias_of(len(of_rows), int(n), window, slopes)
+        bias = None if bias is None else _queries_together(bias, grouped.shape[1])
+        once = {} if sinks is None else {"sinks": _by_kv_head(np.tile(sinks, (len(of_rows), 1)), num_kv_heads)}
+        extra = {} if soft_cap is None else {"soft_cap": soft_cap}
         ends = [int(n) * i // num_splits for i in range(num_splits + 1)]
-        parts = [_online_softmax(grouped, k[a:b], v[a:b], sm_scale) for a, b in pairwise(ends)]
+        parts = []
+        for a, b in pairwise(ends):
+            extra = extra if bias is None else extra | {"bias": bias[..., a:b]}
+            parts.append(_online_softmax(grouped, k[a:b], v[a:b], sm_scale, **extra, **({} if parts else once)))
         merged, total = parts[0] if num_splits == 1 else _merge(*map(np.stack, zip(*parts, strict=True)))
-        out[seq], lse[seq] = merged.reshape(num_q_heads, dim).astype(q.dtype), total.reshape(num_q_heads)
+        out[rows] = _by_row(merged, len(of_rows)).astype(q.dtype)
+        lse[rows] = _by_row(total, len(of_rows))
     return out, lse
+
+
+def _by_kv_head(array, num_kv_heads):
+    """[rows, num_q_heads, ...] as [num_kv_heads, rows * group, ...]."""
+    rows, num_q_heads, *rest = array.shape
+    cut = array.reshape(rows, num_kv_heads, num_q_heads // num_kv_heads, *rest)
+    return cut.swapaxes(0, 1).reshape(num_kv_heads, -1, *rest)
+
+
+def _by_row(array, num_rows):
+    """[num_kv_heads, rows * group, ...] as [rows, num_q_heads, ...]."""
+    heads, queries, *rest = array.shape
+    return array.reshape(heads, num_rows, queries // num_rows, *rest).swapaxes(0, 1).reshape(num_rows, -1, *rest)
+
+
+def _queries_together(bias, num_queries):
+    """[heads or 1, rows, group or 1, keys] as [heads or 1, rows * group, keys]."""
+    heads, rows, _, keys = bias.shape
+    return np.broadcast_to(bias, (heads, rows, num_queries // rows, keys)).reshape(heads, num_queries, keys)
 
 
 def merge_states(outs, lses):

@@ -28,9 +28,9 @@ def measuring(tally: Tally) -> Check:
         x = inputs(case)
         assert isinstance(x, PagedInputs)
         cache = paged.filled(x, case.dead)
-        got = subject.call(case, "paged_decode", **attending(x, cache))
+        got = subject.call(case, "paged_decode", **attending(x, cache, subject.conventions))
         profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
-        right = DecodeReading.right(x, subject.conventions["lse_base"])
+        right = DecodeReading.right(x, subject.conventions)
 
         def bounds(profile: Profile) -> dict[str, Interval]:
             return {name: one for name, one in decode.required(x, cache, profile, right).items() if name in got}

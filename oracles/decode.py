@@ -4,27 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from kvconform.oracles import paged, screen
-from kvconform.oracles.bound import Bounded, attention_bound
+from kvconform.oracles.bound import Bounded, OutsideDomain, attention_bound
 from kvconform.oracles.paged import Reading
-from kvconform.oracles.verdict import Expected, Interval, by_axes
+from kvconform.oracles.verdict import Expected, Interval, Locate, by_axes
+from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.dtypes import FORMATS
+from kvconform.specs.features import FEATURES
+from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
 
 LOCATE = {"out": by_axes("seq", "q_head", "dim"), "lse": by_axes("seq", "q_head")}
-"""How an index of each result of attention is named."""
+"""How an index of each result of attention is named where each sequence has one query row."""
+
+
+def locate(reading: DecodeReading) -> dict[str, Locate]:
+    """How an index of each result is named: rows of several query tokens are told apart."""
+    if len(reading.seq_of) == len(reading.lens):
+        return LOCATE
+
+    def named(name: str) -> Locate:
+        def where(index: tuple[int, ...]) -> str:
+            seq, newer = reading.seq_of[index[0]], reading.newer[index[0]]
+            return f"{LOCATE[name]((int(seq), *index[1:]))}, query token {reading.lens[seq] - 1 - newer}"
+
+        return where
+
+    return {name: named(name) for name in LOCATE}
+
 
 COARSE = FORMATS["bfloat16"].unit
 """An exponential that errs by more than this is taken for none."""
-
-LSE_UNIT = {"e": 1.0, "2": float(np.log(2.0))}
-"""What one unit of lse is worth in nats, by the declared base."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +50,79 @@ class DecodeReading(Reading):
 
     head_of    [num_q_heads] the kv head of each q head
     sm_scale   factor of q . k
+    seq_of     [num_q_rows] the sequence of each query row
+    newer      [num_q_rows] how many of its newest keys a row does not see
+    window     keys that a row sees at most; 0: all;  one_window: counted from the newest key, for all rows
+    soft_cap   what scaled scores are bent to; 0: they are not
+    sinks      [num_q_heads] a score each, or None
+    slopes     [num_q_heads], or None;  origin: where distances are counted from: query, last_key, first_key
     lse_unit   nats in a unit of lse
+    lse_sinks  whether lse counts the sink
     join       how the partial results of splits become one; None: by log-sum-exp
     cut        with `join`: (kv_len, num_splits, page_size) -> where each split ends
     """
 
     head_of: Array
     sm_scale: float
+    seq_of: Array
+    newer: Array
+    window: int = 0
+    one_window: bool = False
+    soft_cap: float = 0.0
+    sinks: Array | None = None
+    slopes: Array | None = None
+    origin: str = "query"
     lse_unit: float = 1.0
+    lse_sinks: bool = True
     join: Callable[[list[Bounded]], Bounded] | None = None
     cut: Callable[[int, int, int], list[int]] | None = None
 
     @staticmethod
-    def right(inputs: PagedInputs, lse_base: str = "e") -> DecodeReading:
-        """The right reading of a Case."""
+    def right(inputs: PagedInputs, conventions: Mapping[str, Any]) -> DecodeReading:
+        """The right reading of a Case, by an implementation's conventions."""
         case = inputs.case
-        head_of = np.arange(case.num_q_heads) // case.group
+        seq_of, newer = inputs.q_rows
         return DecodeReading(
-            **vars(Reading.of(inputs)), head_of=head_of, sm_scale=inputs.sm_scale, lse_unit=LSE_UNIT[lse_base]
+            **vars(Reading.of(inputs)),
+            head_of=np.arange(case.num_q_heads) // case.group,
+            sm_scale=inputs.sm_scale,
+            seq_of=seq_of,
+            newer=newer,
+            window=case.window,
+            soft_cap=case.soft_cap * (abs(inputs.sm_scale) if conventions["soft_cap_order"] == "unscaled" else 1.0),
+            sinks=inputs.sinks,
+            slopes=inputs.alibi_slopes,
+            origin=conventions["alibi_from"],
+            lse_unit=NATS[conventions["lse_base"]],
+            lse_sinks=conventions["sinks_in_lse"],
         )
+
+    def _keys(self, seq: int) -> tuple[Array, Array]:
+        """Positions [keys] that are read of one sequence, and that of each query row, [rows, 1]."""
+        num_keys = int(self.lens[seq])
+        return np.arange(self.first, max(self.first, num_keys)), num_keys - 1 - self.newer[self.seq_of == seq][:, None]
+
+    def seen(self, seq: int) -> Array:
+        """bool [rows, keys]: keys of one sequence that are not masked."""
+        key, own = self._keys(seq)
+        oldest = (self.lens[seq] - 1 if self.one_window else own) - self.window
+        return np.asarray((key <= own) & ((key > oldest) | (self.window == 0)))
+
+    def slant(self, seq: int) -> Array:
+        """[rows, num_q_heads or 1, keys] what ALiBi adds to the scores of one sequence."""
+        key, own = self._keys(seq)
+        if self.slopes is None:
+            return np.zeros((len(own), 1, len(key)))
+        origin = {"query": own, "last_key": self.lens[seq] - 1, "first_key": 0}[self.origin]
+        return np.asarray(self.slopes.astype(np.float64)[:, None] * np.atleast_2d(key - origin)[:, None])
+
+    def bias(self, seq: int) -> Array:
+        """[rows, num_q_heads or 1, keys] what is added to scores, -inf where a key is masked."""
+        return np.where(self.seen(seq)[:, None], self.slant(seq), -np.inf)
+
+    def bent(self, score: Array) -> Array:
+        """Scaled scores under the soft cap."""
+        return np.asarray(self.soft_cap * np.tanh(score / self.soft_cap)) if self.soft_cap else score
 
 
 def rounding(profile: Profile, dtype: str, **parts: Any) -> Profile:
@@ -81,16 +152,21 @@ def attended(
     *,
     keep_terms: bool = False,
 ) -> Bounded:
-    """One sequence: out [num_q_heads, head_dim], lse [num_q_heads] and their errors."""
+    """One sequence: out [rows, num_q_heads, head_dim], lse [rows, num_q_heads] and their errors."""
     k, v = (
         rows.astype(np.float64).swapaxes(0, 1)[reading.head_of] for rows in paged.sequence(inputs, cache, seq, reading)
     )
-    q = inputs.q[seq].astype(np.float64)
+    q, bias = inputs.q[reading.seq_of == seq].astype(np.float64), reading.bias(seq)
+    scored = partial(attention_bound, q, sm_scale=reading.sm_scale, profile=profile, soft_cap=reading.soft_cap)
     if reading.join is None:
-        return attention_bound(q, k, v, reading.sm_scale, profile, keep_terms=keep_terms)
+        found = scored(k, v, bias=bias, sink=reading.sinks, keep_terms=keep_terms)
+        if reading.sinks is None or reading.lse_sinks:
+            return found
+        without = scored(k, v, bias=bias)
+        return replace(found, lse=without.lse, lse_error=without.lse_error)
     ends = reading.cut(k.shape[1], inputs.case.num_splits, inputs.case.page_size) if reading.cut else [k.shape[1]]
     parts = [
-        attention_bound(q, k[:, a:b], v[:, a:b], reading.sm_scale, profile)
+        scored(k[:, a:b], v[:, a:b], bias=bias[..., a:b], sink=None if a else reading.sinks)
         for a, b in zip([0, *ends], ends, strict=False)
     ]
     return reading.join(parts)
@@ -115,12 +191,13 @@ def expected(
         rows.append([getattr(found, name) for name in names])
         if lam is not None:
             narrow.append(screen.out_error(found, profile, lam))
-    out, out_error, lse, lse_error = map(np.stack, zip(*rows, strict=True))
+    out, out_error, lse, lse_error = map(np.concatenate, zip(*rows, strict=True))
     unit = reading.lse_unit
-    likely = np.stack(narrow) if screened else None
-    want = {"out": Interval(out, out_error, profile.out_format, LOCATE["out"], likely)}
+    said = locate(reading)
+    likely = np.concatenate(narrow) if screened else None
+    want = {"out": Interval(out, out_error, profile.out_format, said["out"], likely)}
     if reading.join is None or not np.isnan(lse_error).any():  # a mistaken join may leave it open
-        want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, LOCATE["lse"])
+        want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, said["lse"])
     return want
 
 
@@ -134,9 +211,49 @@ def required(
 ) -> dict[str, Interval]:
     """What is expected, and exp(0) = 1: where all keys score 0, no exponential in the sum of an unsplit lse errs."""
     want = expected(inputs, cache, profile, reading, screened=screened)
-    if profile.splits == 1 and not profile.max_lag and inputs.case.family == FLAT:
+    plain = reading.sinks is None and reading.slopes is None
+    if profile.splits == 1 and not profile.max_lag and inputs.case.family == FLAT and plain:
         want["lse"] = expected(inputs, cache, replace(profile, exp_error=0.0), reading)["lse"]
     return want
+
+
+WITHOUT: dict[str, Mapping[str, Any]] = {
+    "window": {"window": 0},
+    "soft_cap": {"soft_cap": 0.0},
+    "sinks": {"sinks": None},
+    "alibi_slopes": {"slopes": None},
+}
+"""Feature -> what turns it off in a reading."""
+
+
+def features_on(case: Case) -> tuple[str, ...]:
+    """The features that a Case has."""
+    return tuple(name for name in FEATURES if getattr(case, name) != DEFAULTS[name])
+
+
+def without(feature: str, reading: DecodeReading) -> DecodeReading:
+    """A reading as if one feature were not there; without several query tokens each of them sees all keys."""
+    if feature == "q_lens":
+        return replace(reading, newer=np.zeros_like(reading.newer))
+    return replace(reading, **WITHOUT[feature])
+
+
+def shows(
+    feature: str,
+    inputs: PagedInputs,
+    cache: Mapping[str, Array],
+    profile: Profile,
+    reading: DecodeReading,
+    want: Expected,
+) -> bool:
+    """Whether a kernel that ignores a feature, and is exact otherwise, would not be what is expected."""
+    try:
+        ignorant = expected(inputs, cache, profile, without(feature, reading))
+    except OutsideDomain:  # such as NaN in what a window keeps from being read
+        return True
+    with np.errstate(all="ignore"):
+        seen = {name: one.want.astype(np.float32) for name, one in ignorant.items() if name in want}
+        return any(one.unmet(seen[name]).any() for name, one in want.items())
 
 
 def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], lse_unit: float) -> float:
@@ -165,7 +282,8 @@ def visible_weight(
             continue
         _, v = paged.sequence(inputs, cache, seq, reading)
         v = v.astype(np.float64).swapaxes(0, 1)[reading.head_of]
-        seen += typical_step(v, out.want[seq], out.error[seq], out.format)
+        for row in np.flatnonzero(reading.seq_of == seq):
+            seen += typical_step(v, out.want[row], out.error[row], out.format)
     return seen
 
 

@@ -19,10 +19,13 @@ from kvconform.oracles.bound import Bounded, merge_bound
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Expected
+from kvconform.specs.case import DEFAULTS
+from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.fused import FusedInputs
 from kvconform.specs.layouts import LAYOUTS, SIDES, Layout, Part, V
+from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
 
@@ -94,6 +97,45 @@ def _scale(factor: Callable[[float], float]) -> Change:
 
 def _lse_unit(unit: float) -> Change:
     return lambda inputs, right: replace(right, lse_unit=unit)
+
+
+def _with(**values: Any) -> Change:
+    return lambda inputs, right: replace(right, **values)
+
+
+def _moved(name: str, change: Callable[[Any], Any]) -> Change:
+    return lambda inputs, right: replace(right, **{name: change(getattr(right, name))})
+
+
+def _on(feature: str) -> Callable[[PagedInputs], bool]:
+    """Whether a Case has a feature, without which nothing can be wrong about it."""
+    return lambda inputs: getattr(inputs.case, feature) != DEFAULTS[feature]
+
+
+def _top_left(inputs: PagedInputs, right: Any) -> Any:
+    place = np.array(inputs.case.q_lens)[right.seq_of] - 1 - right.newer
+    return replace(right, newer=right.lens[right.seq_of] - 1 - place)
+
+
+def _per_head(name: str, pick: Callable[[PagedInputs], Array]) -> Change:
+    return lambda inputs, right: replace(right, **{name: getattr(right, name)[pick(inputs)]})
+
+
+def _of_kv_head(inputs: PagedInputs) -> Array:
+    return np.arange(inputs.case.num_q_heads) // inputs.case.group
+
+
+def _of_head_zero(inputs: PagedInputs) -> Array:
+    return np.zeros(inputs.case.num_q_heads, int)
+
+
+def _of_place_in_group(inputs: PagedInputs) -> Array:
+    return np.arange(inputs.case.num_q_heads) % inputs.case.group
+
+
+def _log_times(sinks: Array, count: int) -> Array:
+    """A sink that is counted so many times is one that scores log(count) more."""
+    return np.asarray(sinks.astype(np.float64) + np.log(count))
 
 
 def _joined(join: Callable[[list[Bounded]], Bounded]) -> tuple[Change, ...]:
@@ -261,8 +303,99 @@ MISTAKES: dict[str, Mistake] = {
             ("paged_decode",),
             (_lse_unit(unit),),
         )
-        for base, unit in decode.LSE_UNIT.items()
+        for base, unit in NATS.items()
     },
+    "window_is_ignored": Mistake(
+        "keys older than the window are read", ("paged_decode",), (_with(window=0),), applies=_on("window")
+    ),
+    "window_is_one_wider": Mistake(
+        "the window counts the keys left of the query: it sees one key more",
+        ("paged_decode",),
+        (_moved("window", lambda window: window + 1),),
+        applies=_on("window"),
+    ),
+    "window_is_one_narrower": Mistake(
+        "the window is one key short",
+        ("paged_decode",),
+        (_moved("window", lambda window: window - 1),),
+        applies=lambda inputs: inputs.case.window > 1,
+    ),
+    "window_starts_at_the_newest_key": Mistake(
+        "every query token has the window of the newest one",
+        ("paged_decode",),
+        (_with(one_window=True),),
+        applies=lambda inputs: inputs.case.window > 0 and bool(inputs.case.q_lens),
+    ),
+    "soft_cap_is_ignored": Mistake(
+        "scores are not bent", ("paged_decode",), (_with(soft_cap=0.0),), applies=_on("soft_cap")
+    ),
+    "soft_cap_bends_unscaled_scores": Mistake(
+        "soft_cap is applied before sm_scale",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, soft_cap=inputs.case.soft_cap * inputs.sm_scale),),
+        applies=_on("soft_cap"),
+    ),
+    "soft_cap_bends_scaled_scores": Mistake(
+        "soft_cap is applied after sm_scale",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, soft_cap=inputs.case.soft_cap),),
+        applies=_on("soft_cap"),
+    ),
+    "sinks_are_ignored": Mistake("no sink is counted", ("paged_decode",), (_with(sinks=None),), applies=_on("sinks")),
+    "sinks_are_not_in_lse": Mistake(
+        "the sink weighs in out and not in lse", ("paged_decode",), (_with(lse_sinks=False),), applies=_on("sinks")
+    ),
+    "sinks_are_in_lse": Mistake(
+        "the sink weighs in lse as it does in out", ("paged_decode",), (_with(lse_sinks=True),), applies=_on("sinks")
+    ),
+    "sinks_are_counted_in_each_split": Mistake(
+        "every split counts the sink again",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, sinks=_log_times(right.sinks, inputs.case.num_splits)),),
+        applies=lambda inputs: _is_split(inputs) and inputs.case.sinks != "none",
+    ),
+    "sinks_are_dealt_out": Mistake(
+        "the sink of another q head is taken",
+        ("paged_decode",),
+        tuple(_per_head("sinks", pick) for pick in (_of_kv_head, _of_head_zero, _of_place_in_group)),
+        applies=_on("sinks"),
+    ),
+    "slopes_are_ignored": Mistake(
+        "ALiBi is not applied", ("paged_decode",), (_with(slopes=None),), applies=_on("alibi_slopes")
+    ),
+    "slopes_are_dealt_out": Mistake(
+        "the slope of another q head is taken",
+        ("paged_decode",),
+        tuple(_per_head("slopes", pick) for pick in (_of_kv_head, _of_head_zero, _of_place_in_group)),
+        applies=_on("alibi_slopes"),
+    ),
+    **{
+        f"alibi_is_from_the_{origin}": Mistake(
+            f"the distance of ALiBi is counted from the {origin.replace('_', ' ')}",
+            ("paged_decode",),
+            (_with(origin=origin),),
+            applies=_on("alibi_slopes"),
+        )
+        for origin in CONVENTIONS["alibi_from"].choices
+    },
+    "causality_is_ignored": Mistake(
+        "every query token sees the newest key",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, newer=np.zeros_like(right.newer)),),
+        applies=_on("q_lens"),
+    ),
+    "causality_is_top_left": Mistake(
+        "the first query token of a sequence stands at its first key",
+        ("paged_decode",),
+        (_top_left,),
+        applies=_on("q_lens"),
+    ),
+    "query_token_misses_itself": Mistake(
+        "a query token sees only what is older than itself",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, newer=right.newer + 1),),
+        applies=_on("q_lens"),
+    ),
     "exp_of_0_is_not_1": Mistake(
         "the exponential errs at 0 too, and every rescale of a finished sum with it",
         ("paged_decode",),

@@ -79,10 +79,16 @@ def filled(inputs: PagedInputs, k_contents: str, v_contents: str | None = None) 
         for name, array in inputs.dead(k_contents).items():
             padding = inputs.row.padding(name, inputs.sizes, inputs.case.dtype)
             cache[name][padding] = array[padding]
-    elif poison != "all" or contents[0] != contents[1]:
+    elif poison != "evicted" and (poison != "all" or contents[0] != contents[1]):
         for part in inputs.row.parts:
             _poison(inputs, cache, part, inputs.dead(contents[part.side]), inputs.dead_slots[part.side])
-    return over(inputs, cache)
+    cache = over(inputs, cache)
+    if poison == "evicted":
+        for part in inputs.row.parts:
+            if contents[part.side] != "zero":
+                slots = {poison: inputs.slots[part.side][inputs.evicted]}
+                _poison(inputs, cache, part, inputs.dead(contents[part.side]), slots)
+    return cache
 
 
 def _poison(

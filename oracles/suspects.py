@@ -40,47 +40,56 @@ def suspect(
 ) -> str | None:
     """The one key whose omission, repetition or intrusion accounts for every wrong row looked at; None: no such key.
 
-    want, got   of `out`, [num_seqs, num_q_heads, head_dim]
+    want, got   of `out`, [num_q_rows, num_q_heads, head_dim]
     """
     value = got.astype(np.float64)
-    wrong = [(int(s), int(h)) for s, h in np.argwhere(want.unmet(got).any(-1))]
-    rows = [(seq, head) for seq, head in wrong if seq == wrong[0][0]][:MOST_ROWS]
+    wrong = [(int(row), int(head)) for row, head in np.argwhere(want.unmet(got).any(-1))]
+    rows = [(row, head) for row, head in wrong if row == wrong[0][0]][:MOST_ROWS]
     found: set[str] | None = None
-    for seq, head in rows:
+    for row, head in rows:
         with np.errstate(all="ignore"):  # dead slots may hold anything
-            moves = _moves(inputs, cache, reading, seq, head)
-        center = want.want[seq, head]
-        reach = want.error[seq, head] + 2 * FORMATS[want.format].unit * np.abs(center)
+            moves = _moves(inputs, cache, reading, row, head)
+        center = want.want[row, head]
+        reach = want.error[row, head] + 2 * FORMATS[want.format].unit * np.abs(center)
         shifted = moves.out - moves.out[-1]  # the last one is the row as it should be
-        near = np.abs(value[seq, head] - (center + shifted)) <= 2 * reach + FORMATS[want.format].unit * np.abs(shifted)
+        near = np.abs(value[row, head] - (center + shifted)) <= 2 * reach + FORMATS[want.format].unit * np.abs(shifted)
         seen = np.abs(shifted) > 4 * reach  # a move that stays within the bound says nothing
         fits = {name for name, at, far in zip(moves.names, near.all(-1), seen.any(-1), strict=True) if at and far}
         found = fits if found is None else found & fits
     return found.pop() if found and len(found) == 1 else None
 
 
-def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, seq: int, head: int) -> _Moves:
-    kv_head = int(reading.head_of[head])
-    q = inputs.q[seq, head].astype(np.float64)
+def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, row: int, head: int) -> _Moves:
+    kv_head, seq = int(reading.head_of[head]), int(reading.seq_of[row])
+    of_seq = row - int(np.argmax(reading.seq_of == seq))
+    seen, slant = reading.seen(seq)[of_seq], reading.slant(seq)[of_seq]
+    q = inputs.q[row, head].astype(np.float64)
     k, v = (rows[:, kv_head].astype(np.float64) for rows in paged.sequence(inputs, cache, seq, reading))
-    other = list(_elsewhere(inputs, seq))
+    other = list(_elsewhere(inputs, seq)) if reading.slopes is None else []
     k_other, v_other = (
         _slots(inputs, cache, reading, side, np.array([slot for slot, _ in other], np.int64))[:, kv_head]
         for side in (0, 1)
     )
-    score = np.concatenate([k, k_other]).astype(np.float64) @ q * reading.sm_scale
-    weight = np.exp(score - score[: len(k)].max(initial=-np.inf))
+    score = reading.bent(np.concatenate([k, k_other]).astype(np.float64) @ q * reading.sm_scale)
+    score[: len(k)] += slant[min(head, len(slant) - 1)]
+    sink = -np.inf if reading.sinks is None else float(reading.sinks[head])
+    top = max(score[: len(k)][seen].max(initial=-np.inf), sink)
+    weight = np.exp(score - top)
     weight, value = np.where(np.isfinite(weight), weight, 0.0), np.concatenate([v, v_other.astype(np.float64)])
     value = np.where(np.isfinite(value), value, 0.0)
-    total, mean = weight[: len(k)].sum(), weight[: len(k)] @ value[: len(k)]
+    of_row = np.where(seen, weight[: len(k)], 0.0)
+    total, mean = of_row.sum() + (np.exp(sink - top) if sink > -np.inf else 0.0), of_row @ value[: len(k)]
     out = mean / total if total else mean
-    own, left = weight[: len(k), None], total - weight[: len(k), None]
+    own, left = of_row[:, None], total - of_row[:, None]
     without = np.divide(mean - own * value[: len(k)], left, out=np.zeros_like(v), where=left > 0)
     more = total + weight[:, None]
     with_one_more = np.divide(mean + weight[:, None] * value, more, out=np.zeros_like(value), where=more > 0)
     names = (
         *(f"{_where(inputs, seq, i)} is left out" for i in range(len(k))),
-        *(f"{_where(inputs, seq, i)} is counted twice" for i in range(len(k))),
+        *(
+            f"{_where(inputs, seq, i)} is {'counted twice' if seen[i] else 'masked, and counted'}"
+            for i in range(len(k))
+        ),
         *(f"{said} is read as one more key of seq {seq}" for _, said in other),
         "nothing",
     )

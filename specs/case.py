@@ -29,7 +29,8 @@ class Case:
     seed, family        contents: which hash, and what kind of numbers (specs/data.py)
     dead                contents of slots that no sequence reads: zero, finite, nan, inf (of either sign)
     poison              which of those slots hold them, while the others hold zeros: all; tails: the rest of pages that
-                        a sequence owns; free: pages that none owns; padding: what no token's element lies in
+                        a sequence owns; free: pages that none owns; padding: what no token's element lies in; evicted:
+                        tokens older than every query's window
     kv_lens             live tokens of each sequence; their number is num_seqs
     num_seqs            rows of merge_states; 0 where kv_lens says it
     num_tokens          tokens of merge_kv, extract_k, extract_v
@@ -46,6 +47,9 @@ class Case:
     skip_from           the first row that is skipped, or that is a stray
     num_splits          parts that paged_decode cuts each sequence into
     sm_scale            factor of q . k; None: head_dim ** -0.5
+    window, soft_cap    keys that a query sees at most, its own among them, and what scores are bent to; 0: neither
+    sinks, alibi_slopes none, or drawn: float32 numbers of q heads, by hash; dominant: sinks that outweigh most keys
+    q_lens              query tokens of each sequence, its newest; (): one each
     stray_slots         what every third row of slot_mapping is: none; below: under -1; beyond: past the cache's end;
                         twice: the slot of the first row
     page_ids            which pages hold tokens: any, or high: those with the highest numbers
@@ -82,6 +86,11 @@ class Case:
     skip_from: int = 0
     num_splits: int = 1
     sm_scale: float | None = None
+    window: int = 0
+    soft_cap: float = 0.0
+    sinks: str = "none"
+    alibi_slopes: str = "none"
+    q_lens: tuple[int, ...] = ()
     num_parts: int = 1
     empty_parts: str = "none"
     stray_slots: str = "none"
@@ -101,6 +110,11 @@ class Case:
     def row(self) -> Layout:
         """The row of the layout."""
         return LAYOUTS[self.layout]
+
+    @property
+    def num_q_rows(self) -> int:
+        """Query tokens of all sequences."""
+        return sum(self.q_lens) if self.q_lens else len(self.kv_lens)
 
     @property
     def num_q_heads(self) -> int:
@@ -132,6 +146,8 @@ class Case:
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
         case = cls(**values)
         longest = max(case.kv_lens, default=0)
+        if case.q_lens and len(case.q_lens) != len(case.kv_lens):
+            raise CaseError(f"a case of {len(case.kv_lens)} kv_lens and {len(case.q_lens)} q_lens")
         if case.row.contiguous and longest > case.page_size:
             raise CaseError(f"a case of {longest} tokens on {case.layout}, where a sequence has {case.page_size} slots")
         return case

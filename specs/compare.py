@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kvconform.specs.data import Array
+from kvconform.specs.formula import sizes_text
 from kvconform.specs.row import POSITIONS, Layout, Part, Sizes
 
 SAME = "same bytes and shape"
@@ -98,7 +99,7 @@ def compare(left: Layout, right: Layout, sizes: Sizes, dtype: str) -> Comparison
     for row in (left, right):
         flaw = row.flaw(sizes, dtype)
         if flaw:
-            raise IncomparableError(f"{row.name} cannot be built for {dict(sizes)} in {dtype}: {flaw}")
+            raise IncomparableError(f"{row.name} cannot be built for {sizes_text(row, sizes)} in {dtype}: {flaw}")
     if holds(left, sizes, dtype) != holds(right, sizes, dtype):
         raise IncomparableError(f"{_told(left)}, {_told(right)}")
     first, num_elements, num_differing = None, 0, 0

@@ -20,6 +20,7 @@ class Convention:
     default   what is assumed of an adapter that is silent
     bars      axis of a Case -> values that are not drawn where it is undefined, and where it raises only on demand
     several   whether an adapter declares a set of choices (what it copes with) or exactly one
+    sources   choice -> systems that have it
     """
 
     name: str
@@ -28,6 +29,7 @@ class Convention:
     default: Any
     bars: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     several: bool = False
+    sources: Mapping[Any, str] = field(default_factory=dict)
 
 
 CONVENTIONS: dict[str, Convention] = {
@@ -38,6 +40,79 @@ CONVENTIONS: dict[str, Convention] = {
             meaning="base of the logarithm in lse",
             choices=("e", "2"),
             default="e",
+            sources={
+                "e": "FlashAttention, vLLM, SGLang, FlashMLA, JAX ragged paged attention",
+                "2": "FlashInfer, TensorRT-LLM's generation kernels, JAX's Mosaic GPU attention",
+            },
+        ),
+        Convention(
+            name="lse_axes",
+            meaning="order of the axes of lse",
+            choices=("rows, heads", "heads, rows"),
+            default="rows, heads",
+            sources={
+                "rows, heads": "FlashInfer, SGLang's merge_state",
+                "heads, rows": "FlashAttention (varlen), vLLM's merge_attn_states",
+            },
+        ),
+        Convention(
+            name="lse_dtype",
+            meaning="dtype of lse, given and returned",
+            choices=("float32", "float16", "bfloat16"),
+            default="float32",
+            sources={
+                "float32": "FlashAttention, vLLM, FlashInfer, JAX",
+                "float16": "MILLION",
+                "bfloat16": "vLLM's Triton MLA decode, which takes that of q",
+            },
+        ),
+        Convention(
+            name="lse_of_empty",
+            meaning="lse of a row without keys",
+            choices=("-inf", "inf"),
+            default="-inf",
+            sources={
+                "-inf": "vLLM, FlashInfer, SGLang, FlashAttention 3's kernel",
+                "inf": "FlashAttention 2, FlashMLA, FlashAttention 3's host branch",
+            },
+        ),
+        Convention(
+            name="sinks_in_lse",
+            meaning="whether lse counts the sink",
+            choices=(True, False),
+            default=True,
+            sources={True: "vLLM's FlashAttention (s_aux), FlashAttention 4, JAX splash attention"},
+        ),
+        Convention(
+            name="window_counts",
+            meaning="what window counts: the keys that a query sees, its own among them, or the keys left of it",
+            choices=("keys", "left"),
+            default="keys",
+            sources={
+                "keys": "vLLM's sliding_window, JAX ragged paged attention, SGLang's Triton decode",
+                "left": "FlashInfer's window_left, FlashAttention's window_size[0]",
+            },
+        ),
+        Convention(
+            name="soft_cap_order",
+            meaning="scores that soft_cap bends: scaled by sm_scale, or before they are scaled",
+            choices=("scaled", "unscaled"),
+            default="scaled",
+            sources={
+                "scaled": "vLLM, FlashInfer, FlashAttention, JAX ragged paged attention",
+                "unscaled": "llama.cpp without flash attention",
+            },
+        ),
+        Convention(
+            name="alibi_from",
+            meaning="where the distance of ALiBi is counted from; the same softmax, another lse",
+            choices=("query", "last_key", "first_key"),
+            default="query",
+            sources={
+                "query": "FlashInfer",
+                "last_key": "vLLM's paged attention and unified Triton kernel",
+                "first_key": "FlashAttention 2 with causal masking",
+            },
         ),
         Convention(
             name="dead",

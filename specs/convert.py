@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from kvconform.specs.dtypes import width
+from kvconform.specs.formula import sizes_text
 from kvconform.specs.row import Layout, Sizes
 from kvconform.specs.strides import ByIndex, Cache, Pair, Strided, coordinates, copies
 
@@ -46,7 +47,7 @@ def require_same_values(a: Layout, b: Layout, sizes: Sizes, dtype: str) -> None:
     """
     for row in (a, b):
         if flaw := row.flaw(sizes, dtype):
-            raise Refused(flaw)
+            raise Refused(f"{row.name} cannot be built for {sizes_text(row, sizes)} in {dtype}: {flaw}")
     for part in a.parts:
         other = b.part(part.name)
         types = a.dtype_of(part, dtype), b.dtype_of(other, dtype)

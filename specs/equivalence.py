@@ -15,6 +15,7 @@ from typing import Any
 
 from kvconform.specs.compare import DIFFERENT, RESHAPED, SAME, holds, places
 from kvconform.specs.dtypes import width
+from kvconform.specs.formula import size_name
 from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.row import Sizes
 
@@ -67,13 +68,27 @@ class Equivalence:
     sizes: Sizes
     dtype: str
 
+    @property
+    def only(self) -> str:
+        """The sizes that one of the two fixes and the other leaves open: nothing is said of other ones."""
+        a, b = (LAYOUTS[name] for name in self.names)
+        fixed = [
+            f"{row.name} has {size_name(row, axis)} {size} alone"
+            for row, other in ((a, b), (b, a))
+            for axis, size in row.fixed.items()
+            if axis in other.every_axis and axis not in other.fixed
+        ]
+        return " and ".join(fixed)
+
     def __str__(self) -> str:
         text = f"{self.names[0]} and {self.names[1]}: "
         if not self.agree:
-            return text + f"different in each of {self.tried} geometries tried"
-        if self.when:
-            return text + f"{self.relation} where {self.when}, else different"
-        return text + f"{self.relation} in each of {self.tried} geometries tried"
+            text += f"different in each of {self.tried} geometries tried"
+        elif self.when:
+            text += f"{self.relation} where {self.when}, else different"
+        else:
+            text += f"{self.relation} in each of {self.tried} geometries tried"
+        return "; ".join(filter(None, [text, self.only]))
 
 
 def _geometries(row: Layout, other: Layout) -> Iterator[tuple[Sizes, str]]:

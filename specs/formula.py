@@ -14,7 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from kvconform.specs.dtypes import width
-from kvconform.specs.row import Layout, Part
+from kvconform.specs.pattern import LineError, parse
+from kvconform.specs.row import Layout, Part, Sizes
 
 NAMES: dict[str, str] = {
     "page": "num_pages",
@@ -225,14 +226,23 @@ class Formula:
 
 
 def size_name(row: Layout, axis: str) -> str:
-    """What the size of an axis is called in a row."""
-    return (NAMES | _NAMES_OF.get(row.holds, {}))[axis]
+    """What the size of an axis is called in a row. Raises LineError for an axis that has no size."""
+    names = NAMES | _NAMES_OF.get(row.holds, {})
+    if axis not in names:
+        line = next(one.line for one in row.fields.values() if axis in parse(one.line).axes)
+        raise LineError(f"{row.name}: {line!r}: axis {axis!r} has no size; these have: {', '.join(names)}")
+    return names[axis]
 
 
 def size_names(row: Layout) -> dict[str, str]:
     """Axis -> name of its size, for the axes whose sizes a row leaves open."""
     axes = dict.fromkeys(axis for part in row.parts for axis in part.axes)
     return {axis: size_name(row, axis) for axis in axes if axis not in row.fixed}
+
+
+def sizes_text(row: Layout, sizes: Sizes) -> str:
+    """The sizes of a row's axes, those it fixes included, as people give them: `num_pages 2, page_size 4`."""
+    return ", ".join(f"{size_name(row, axis)} {sizes[axis]}" for axis in row.every_axis if axis in sizes)
 
 
 def all_names() -> dict[str, str]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from kvconform.specs.dtypes import DTYPES, PACKED
+from kvconform.specs.features import FEATURES
 from kvconform.specs.layouts import LAYOUTS, Layout
 
 ROUNDED = ("float32", "float16", "bfloat16")
@@ -133,20 +134,21 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             name="paged_decode",
-            claim="Softmax attention of one query token a sequence over its live keys, and its log-sum-exp.",
-            arguments=("q", "cache", "block_table", "kv_lens", "*", "layout", "sm_scale", "num_splits"),
+            claim="Softmax attention of each sequence's newest tokens over its live keys, and its log-sum-exp.",
+            arguments=("q", "cache", "block_table", "kv_lens", "*", "layout", "sm_scale", "num_splits", *FEATURES),
             returns=("out", "lse"),
             holds="pages",
             plain=True,
             hidden=_HIDDEN,
             only=ROUNDED,
-            optional={"num_splits": 1},
+            optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
             case_axes=(
                 *(a for a in _PAGES if a not in ("num_subspaces", "head_dim_v")),
                 *_TABLE,
                 "group",
                 "num_splits",
                 "sm_scale",
+                *FEATURES,
                 "dead",
                 "poison",
                 "page_ids",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -36,13 +37,14 @@ class PagedInputs:
     tokens         part -> [num_rows, *token axes]   the live tokens, sequence after sequence; with `capacity` also
                    surplus rows
     k, v           the same as append takes them: an array where the side has one part, else {part: array}
-    q              [num_seqs, num_q_heads, head_dim]
+    q              [num_q_rows, num_q_heads, head_dim]   the newest tokens of each sequence, oldest first
+    sinks, alibi_slopes   float32 [num_q_heads], or None
     block_table    [num_seqs, width]   a permutation of the pages, cut among the sequences
     kv_lens        [num_seqs]
     slot_mapping   [num_rows]          page * page_size + slot; -1 skips
 
-    The last three are of `index_dtype`. In a contiguous layout page i is the whole of sequence i. Where K and V have
-    pages of their own, block_table is [num_seqs, 2, width] and slot_mapping [2, num_rows].
+    Tables and lengths are of `index_dtype`. In a contiguous layout page i is the whole of sequence i. Where K and V
+    have pages of their own, block_table is [num_seqs, 2, width] and slot_mapping [2, num_rows].
     """
 
     def __init__(self, case: Case) -> None:
@@ -220,12 +222,44 @@ class PagedInputs:
         )
 
     @cached_property
+    def q_rows(self) -> tuple[Array, Array]:
+        """(sequence, how many of its tokens are newer) of each query row."""
+        q_lens = np.array(self.case.q_lens or (1,) * len(self.case.kv_lens), np.int64)
+        seq = np.repeat(np.arange(len(q_lens)), q_lens)
+        return seq, np.repeat(np.cumsum(q_lens), q_lens) - 1 - np.arange(len(seq))
+
+    @cached_property
+    def q_lens(self) -> Array | None:
+        """[num_seqs] query tokens of each sequence; None where each has one."""
+        return np.array(self.case.q_lens, self.case.index_dtype) if self.case.q_lens else None
+
+    @cached_property
     def q(self) -> Array:
-        """[num_seqs, num_q_heads, head_dim]."""
+        """[num_q_rows, num_q_heads, head_dim]."""
         case = self.case
-        seq, head, dim = data.grid(len(case.kv_lens), case.num_q_heads, case.head_dim)
-        h = data.hashes(case.seed, "q", seq, head, dim)
+        row, head, dim = data.grid(case.num_q_rows, case.num_q_heads, case.head_dim)
+        h = data.hashes(case.seed, "q", row, head, dim)
+        seq = self.q_rows[0][:, None, None]
         return families.values(case.dtype, case.family, "q", h, self._place(seq, dim=dim))
+
+    @cached_property
+    def sinks(self) -> Array | None:
+        """float32 [num_q_heads]: quarters from -4 to 4; dominant ones 16 higher."""
+        high = 16.0 * (self.case.sinks == "dominant")
+        return self._of_q_heads("sinks", lambda h, head: ((h >> np.uint64(59)).astype(np.int64) - 16) / 4.0 + high)
+
+    @cached_property
+    def alibi_slopes(self) -> Array | None:
+        """float32 [num_q_heads]: a power of two in (0, 1], lower from head to head, times 8/16 to 15/16."""
+        return self._of_q_heads(
+            "alibi_slopes", lambda h, head: (8 + (h >> np.uint64(61)).astype(np.int64)) / 16.0 * 0.5 ** (head % 6)
+        )
+
+    def _of_q_heads(self, name: str, drawn: Callable[[data.Hashes, Array], Array]) -> Array | None:
+        if getattr(self.case, name) == "none":
+            return None
+        (head,) = data.grid(self.case.num_q_heads)
+        return drawn(data.hashes(self.case.seed, name, head), head).astype(np.float32)
 
     @property
     def sm_scale(self) -> float:
@@ -285,14 +319,26 @@ class PagedInputs:
             found.append({"tails": np.flatnonzero(dead & of_owned), "free": np.flatnonzero(dead & ~of_owned)})
         return tuple(found)
 
+    @cached_property
+    def evicted(self) -> Array:
+        """Live tokens (indices) that no query token sees: older than the window of its sequence's oldest one."""
+        case, (seq, position) = self.case, self.owners
+        q_lens = np.array(case.q_lens or (1,) * len(case.kv_lens), np.int64)
+        oldest = np.array(case.kv_lens, np.int64) - q_lens + 1 - case.window
+        unseen = (position < oldest[seq]) & (case.window > 0)
+        return np.flatnonzero(unseen & ~np.isin(self.slots[0], self.slots[0][~unseen]))
+
     @property
     def is_poisoned(self) -> bool:
         """Whether there is anything that no sequence reads where the Case's `poison` says."""
         row, sizes, dtype = self.row, self.sizes, self.case.dtype
         places = {name: any(len(side[name]) for side in self.dead_slots) for name in self.dead_slots[0]}
+        places["evicted"] = bool(len(self.evicted))
         places["padding"] = any(row.padding(buffer, sizes, dtype).any() for buffer in row.buffers)
         return any(places.values()) if self.case.poison == "all" else places[self.case.poison]
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""
-        return {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q, **self.tokens}
+        some = {"q_lens": self.q_lens, "sinks": self.sinks, "alibi_slopes": self.alibi_slopes}
+        given = {name: array for name, array in some.items() if array is not None}
+        return {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q, **given, **self.tokens}

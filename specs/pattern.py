@@ -100,6 +100,9 @@ def parse(text: str) -> Line:
         left, arrow, right = part.partition("->")
         if not arrow:
             raise LineError(f"{text!r}: {part.strip()!r} has no '->'")
+        for side, where in ((left, "left"), (right, "right")):
+            if not side.strip():
+                raise LineError(f"{text!r}: no axis stands on the {where} of '->'")
         steps.append(Step(tuple(_left(text, left)), tuple(_right(text, right))))
         _check(text, steps[-1])
     unnamed = [cut.axis for cut in steps[0].left if not cut.axis.isidentifier()]

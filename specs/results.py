@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kvconform.specs import lse
 from kvconform.specs.case import Case
 from kvconform.specs.dtypes import host
 from kvconform.specs.paged import PagedInputs
@@ -14,8 +15,13 @@ from kvconform.specs.paged import PagedInputs
 Signature = tuple[tuple[int, ...], np.dtype[Any]]
 
 
-def results(op: str, case: Case, arguments: Mapping[str, Any]) -> dict[str, Signature]:
-    """Result (for append: buffer of the cache; for gather: part of the layout) -> (shape, dtype)."""
+def results(
+    op: str, case: Case, arguments: Mapping[str, Any], lse_form: Mapping[str, Any] = lse.OWN
+) -> dict[str, Signature]:
+    """Result (for append: buffer of the cache; for gather: part of the layout) -> (shape, dtype).
+
+    lse_form   conventions about lse, of what is returned; arguments are in the suite's own axes
+    """
     if op == "merge_kv":
         tokens, heads, dim = arguments["k"].shape
         return {"kv": ((tokens, 2 * heads, dim), arguments["k"].dtype)}
@@ -31,9 +37,9 @@ def results(op: str, case: Case, arguments: Mapping[str, Any]) -> dict[str, Sign
         }
     if op == "paged_decode":
         q = arguments["q"]
-        return {"out": (q.shape, q.dtype), "lse": (q.shape[:2], np.dtype(np.float32))}
-    outs, lses = arguments["outs"], arguments["lses"]
-    return {"out": (outs.shape[1:], outs.dtype), "lse": (lses.shape[1:], lses.dtype)}
+        return {"out": (q.shape, q.dtype), "lse": lse.signature(q.shape[:2], lse_form)}
+    outs = arguments["outs"]
+    return {"out": (outs.shape[1:], outs.dtype), "lse": lse.signature(outs.shape[1:-1], lse_form)}
 
 
 def has_work(arguments: Mapping[str, Any]) -> bool:

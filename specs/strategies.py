@@ -21,6 +21,7 @@ from kvconform.specs import families as structured
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
+from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.offers import holds, is_span, members
 from kvconform.specs.operations import OPERATIONS
@@ -45,7 +46,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "num_parts": (1, 2, 3, 5, 8),
     "empty_parts": ("none", "some", "all"),
     "dead": ("finite", "zero", "nan", "inf"),
-    "poison": ("all", "tails", "free", "padding"),
+    "poison": ("all", "tails", "free", "padding", "evicted"),
     "table_padding": ("valid", "minus_one", "huge"),
     "strides": STRIDES,
     "stray_slots": ("none", "below", "beyond", "twice"),
@@ -53,6 +54,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "shared_pages": (0, 1, 2),
     "page_moves": ("apart", "swap"),
     "pool": ("dense", "sparse"),
+    **{name: row.pool for name, row in FEATURES.items()},
 }
 """Values of each axis that are drawn where an offer allows them, simplest first."""
 
@@ -74,7 +76,7 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "spare_columns": (0,),
     "table_padding": ("valid",),
     "shared_pages": (0,),
-    "poison": ("all", "tails"),
+    "poison": ("all", "tails", "evicted"),
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
@@ -166,8 +168,11 @@ class Cell:
             pool = [v for v in _with_members(pool, predicates) if _all_hold(predicates, v)]
         if axis in SIZE_OF:
             pool = self._sizes(axis, pool, predicates)
-        if axis == "poison" and not self.row.pad:
-            pool = [v for v in pool if v != "padding"]
+        if axis == "poison":
+            there = {"padding": bool(self.row.pad), "evicted": self.predicates("window") not in ([], [0])}
+            pool = [v for v in pool if there.get(v, True)]
+        if axis == "q_lens" and self.static:
+            pool = pool[:2]  # each is a shape to compile
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
         if only is None:
             pool = [v for v in pool if v not in ON_DEMAND.get(axis, ())]
@@ -231,7 +236,7 @@ class Cell:
             and all(
                 _all_hold(self.predicates(axis), value)
                 for axis in OPERATIONS[self.op].case_axes
-                for value in (case.kv_lens if axis == "kv_lens" else (getattr(case, axis),))
+                for value in each(case, axis)
             )
         )
 
@@ -282,6 +287,14 @@ class Cell:
         wish = {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}}
         kept = {k: v if k not in POOL or self.takes(**{k: (v,)}) else pick(k) for k, v in wish.items()}
         return kept | shape
+
+
+def each(case: Case, axis: str) -> tuple[Any, ...]:
+    """What an offer is asked of an axis: of lengths, each."""
+    value = getattr(case, axis)
+    if axis == "q_lens":
+        return value or (FEATURES[axis].off,)
+    return value if isinstance(value, tuple) else (value,)
 
 
 @cache
@@ -387,7 +400,14 @@ def cases(
     shapes = _restricted(cell, only or {}) if cell.static else [{}]
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
     allowed = {axis: tuple(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
-    return _drawn(cell, shapes, allowed, cell.families(families), cache(partial(_lengths, cell)))
+    features = _schedule({axis: allowed.pop(axis) for axis in free if axis in FEATURES})
+    return _drawn(cell, shapes, allowed, features, cell.families(families), cache(partial(_lengths, cell)))
+
+
+def _schedule(pools: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, Any], ...]:
+    """Combinations of features, drawn as one: the simplest a third of the time, else any two values meet somewhere."""
+    rows = covering(pools)
+    return (rows[0],) * max(1, len(rows) // 2) + rows[1:]
 
 
 @st.composite  # once: Hypothesis reads the source of what it decorates
@@ -396,6 +416,7 @@ def _drawn(
     cell: Cell,
     shapes: list[dict[str, Any]],
     allowed: Mapping[str, tuple[Any, ...]],
+    features: tuple[dict[str, Any], ...],
     families: tuple[str, ...],
     lengths: Callable[[int, int], _Lengths],
 ) -> Case:
@@ -406,6 +427,7 @@ def _drawn(
 
     values = dict(shapes[one_of(range(len(shapes)))])
     values |= {axis: one_of(some) for axis, some in allowed.items()}
+    values |= features[one_of(range(len(features)))]
     num_seqs = values.pop("num_seqs", None)
     if "num_seqs" in seen:
         values["num_seqs"] = num_seqs
@@ -417,8 +439,19 @@ def _drawn(
             values["kv_lens"] = tuple(one_of(length.some) for _ in range(count))
         else:
             values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
+        values |= _query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1))
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
+
+
+def _query_tokens(cell: Cell, kv_lens: tuple[int, ...], most: int) -> dict[str, tuple[int, ...]]:
+    """So many query tokens a sequence; fewer where it has fewer keys, but of a compiled shape the same in each."""
+    if most == FEATURES["q_lens"].off:
+        return {}
+    if not cell.static:
+        return {"q_lens": tuple(min(most, max(n, 1)) for n in kv_lens)}
+    needed = most if cell.conventions["empty_rows"] == "undefined" else 0
+    return {"q_lens": (most,) * len(kv_lens)} if min(kv_lens, default=0) >= needed else {}
 
 
 _sampled = cache(st.sampled_from)
@@ -469,10 +502,11 @@ def _every_bit(cell: Cell) -> str:
     return data.FINE if OPERATIONS[cell.op].rounds else "bits"
 
 
-def _pinned(cell: Cell, **values: Any) -> Case:
+def pinned(cell: Cell, **values: Any) -> Case:
     """A Case of some values, and of the simplest one that is offered along any axis whose default is not."""
     free = [axis for axis in cell.axes if axis in POOL and axis not in values]
-    needed = {axis: cell.allowed(axis)[0] for axis in free if not cell.takes(**{axis: (DEFAULTS[axis],)})}
+    silent = DEFAULTS | {name: row.off for name, row in FEATURES.items()}
+    needed = {axis: cell.allowed(axis)[0] for axis in free if not cell.takes(**{axis: (silent[axis],)})}
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, **(needed | values))
 
 
@@ -495,8 +529,40 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
     for number in HIGH_PAGES:
         num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
         if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
-            found.append(_pinned(cell, spare_pages=number, **shape))
+            found.append(pinned(cell, spare_pages=number, **shape))
     return tuple(found)
+
+
+SHOWN = {"window": (3,), "soft_cap": (2.0,), "sinks": ("drawn",), "alibi_slopes": ("drawn",), "q_lens": (3, 2)}
+"""Of each feature the value of the covering schedule; of query tokens that of a compiled shape as well."""
+
+
+def schedule(cell: Cell) -> tuple[Case, ...]:
+    """Cases in which any two features that are offered meet, and each with several splits and with one.
+
+    Their contents are such that every feature shows: scores of a few units, sequences longer than any window.
+    """
+    pools = {}
+    for axis in (*FEATURES, "num_splits"):
+        offered = cell.allowed(axis)
+        pools[axis] = (offered[0], *[v for v in SHOWN.get(axis, offered[1:]) if v in offered and v != offered[0]][:1])
+    if all(len(some) == 1 for some in pools.values()):
+        return ()
+    shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": cell.allowed("page_size")[-1]}]
+    shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
+    if cell.static:
+        pools["num_splits"] = (shape["num_splits"],)
+    room = shape["capacity"] * shape["page_size"] if cell.static else 2 * shape["page_size"] + 3
+    wish = [n for n in (room if not cell.row.contiguous else shape["page_size"], 5, 7) if cell.takes(kv_lens=(n,))]
+    if not wish:
+        return ()
+    lens = (wish * 3)[: shapes[-1].get("num_seqs", 2)]
+    made = []
+    for seed, row in enumerate(covering(pools)):
+        values = {axis: value for axis, value in row.items() if axis != "q_lens"}
+        values |= _query_tokens(cell, tuple(lens), row["q_lens"])
+        made.append(pinned(cell, **(shape | values | {"kv_lens": tuple(lens), "family": "sharp", "seed": seed})))
+    return tuple(made)
 
 
 def equal_scores(cell: Cell) -> tuple[Case, ...]:
@@ -511,7 +577,7 @@ def equal_scores(cell: Cell) -> tuple[Case, ...]:
         return ()
     lens = (fits[0], *[fits[-1]] * (shape.get("num_seqs", 2) - 1))
     axes = {axis: value for axis, value in shape.items() if axis in OPERATIONS[cell.op].case_axes}
-    return (_pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
+    return (pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
 
 
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
@@ -523,7 +589,7 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     lens = (2 * sizes["page_size"] + 1, 1)
     if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()
-    return (_pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
+    return (pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
 
 
 LONG = 8192 + 3
@@ -540,7 +606,7 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
         return ()
     sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])
-    return tuple(_pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
+    return tuple(pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)

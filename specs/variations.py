@@ -29,7 +29,7 @@ def with_other_neighbours(inputs: PagedInputs, seq: int, contents: str) -> Paged
     tokens = {name: rows.copy() for name, rows in inputs.tokens.items()}
     q = inputs.q.copy()
     for name, rows in (*tokens.items(), ("q", q)):
-        at = others if name != "q" else np.flatnonzero(np.arange(len(q)) != seq)
+        at = others if name != "q" else np.flatnonzero(inputs.q_rows[0] != seq)
         h = data.hashes(case.seed, f"other {name}", *data.grid(len(at), *rows.shape[1:]))
         rows[at] = np.nan if contents == "nan" else data.garbage(case.dtype, h)
     return _with(inputs, tokens, q)
@@ -37,8 +37,10 @@ def with_other_neighbours(inputs: PagedInputs, seq: int, contents: str) -> Paged
 
 def with_heads_in_order(inputs: PagedInputs, order: Array) -> PagedInputs:
     """kv head i is what kv head order[i] was; each takes its q heads along."""
-    tokens = {name: rows[:, order] for name, rows in inputs.tokens.items()}
-    return _with(inputs, tokens, inputs.q[:, q_heads(inputs, order)])
+    tokens, at = {name: rows[:, order] for name, rows in inputs.tokens.items()}, q_heads(inputs, order)
+    other = _with(inputs, tokens, inputs.q[:, at])
+    other.sinks, other.alibi_slopes = (None if a is None else a[at] for a in (inputs.sinks, inputs.alibi_slopes))
+    return other
 
 
 def q_heads(inputs: PagedInputs, order: Array) -> Array:

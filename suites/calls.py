@@ -38,9 +38,13 @@ def gathering(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
     return {"cache": cache, "block_table": x.block_table, "kv_lens": x.kv_lens, "layout": x.case.layout}
 
 
-def attending(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
-    """The arguments of paged_decode for a Case."""
-    return {"q": x.q, **gathering(x, cache), "sm_scale": x.sm_scale, "num_splits": x.case.num_splits}
+def attending(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of paged_decode for a Case, in the forms that an implementation's conventions name."""
+    case = x.case
+    given: dict[str, Any] = {"sm_scale": x.sm_scale, "num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
+    given["window"] = case.window - (conventions["window_counts"] == "left") if case.window else None
+    given |= {"sinks": x.sinks, "alibi_slopes": x.alibi_slopes, "q_lens": x.q_lens}
+    return {"q": x.q, **gathering(x, cache), **given}
 
 
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
@@ -54,7 +58,7 @@ def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: 
     """paged_decode of a Case over a cache; `changed` replaces arguments."""
     x = inputs(case)
     assert isinstance(x, PagedInputs)
-    return subject.call(case, "paged_decode", **(attending(x, cache) | changed))
+    return subject.call(case, "paged_decode", **(attending(x, cache, subject.conventions) | changed))
 
 
 def require_attention(got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:
@@ -70,7 +74,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
     cache = pages.filled_sparse(x) if case.pool == "sparse" else paged.filled(x, case.dead)
     got = attend(subject, case, cache)
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
-    right = DecodeReading.right(x, subject.conventions["lse_base"])
+    right = DecodeReading.right(x, subject.conventions)
     want = decode.required(x, cache, profile, right, screened=is_screened(case.family))
     out = want["out"]
     assert isinstance(out, Interval)
@@ -87,7 +91,10 @@ def require_decoded(subject: Subject, case: Case) -> None:
     if said := out.doubt(got["out"]):
         subject.doubts(f"out: {said}")
     subject.saw(decode.visible_weight(x, cache, want, right))
-    if passes_zeros(judged):
+    on = decode.features_on(case)
+    shown = tuple(name for name in on if decode.shows(name, x, cache, profile, right, judged))
+    subject.saw_features(shown)
+    if passes_zeros(judged) or (on and not shown):
         subject.saw_nothing()
 
 
@@ -99,9 +106,9 @@ def require_agreement(subject: Subject, one: PagedInputs, other: PagedInputs, wh
     results, wants = [], []
     for x in (one, other):
         case, cache = x.case, paged.filled(x, "zero")
-        results.append(subject.call(case, "paged_decode", **attending(x, cache)))
+        results.append(subject.call(case, "paged_decode", **attending(x, cache, subject.conventions)))
         profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
-        wants.append(decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions["lse_base"])))
+        wants.append(decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions)))
     for name in results[0]:
         first, second = ((got[name], want[name]) for got, want in zip(results, wants, strict=True))
         require_near(first[0], second[0], first[1], second[1], f"{name} {what} against without")
@@ -118,7 +125,7 @@ def _explanations(
         assert isinstance(level, PagedInputs)
         zeros = paged.filled(level, "zero")
         exact = decode.rounding(subject.profile(flat.dtype), flat.dtype)
-        want = decode.required(level, zeros, exact, DecodeReading.right(level, subject.conventions["lse_base"]))
+        want = decode.required(level, zeros, exact, DecodeReading.right(level, subject.conventions))
         error = decode.error_of_exp_at_0(attend(subject, flat, zeros), want, right.lse_unit)
         return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
 

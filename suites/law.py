@@ -48,6 +48,10 @@ class Subject(Protocol):
         """Book that the case in hand is no evidence: a kernel that does nothing passes it too."""
         ...
 
+    def saw_features(self, shown: tuple[str, ...]) -> None:
+        """Book the features that show in the case in hand: without one of them, the verdict would have been another."""
+        ...
+
 
 class Search(Protocol):
     """What the `subject` fixture hands to a law's test function."""

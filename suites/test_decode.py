@@ -5,13 +5,18 @@ import numpy as np
 from kvconform.oracles import decode, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
+from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
-from kvconform.specs.strategies import equal_scores
+from kvconform.specs.strategies import equal_scores, schedule
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
 
 
-@law("paged_decode", pinned=equal_scores)
+def _pinned(cell):
+    return (*equal_scores(cell), *schedule(cell))
+
+
+@law("paged_decode", pinned=_pinned)
 def test_decode_is_within_the_bound(subject, case):
     """out and lse lie where a correct kernel of the declared arithmetic can land."""
     require_decoded(subject, case)
@@ -75,6 +80,7 @@ LONGEST_PART = 512
 @law(
     "paged_decode",
     needs=("paged_decode:lse", "merge_states"),
+    only=alone("soft_cap"),
     wants=lambda conventions: conventions["empty_rows"] == "zero",
     cells=takes_parts,
 )
@@ -89,5 +95,5 @@ def test_attention_over_parts_merges_to_the_whole(subject, case):
     merged = subject.call(case, "merge_states", outs=stacked["out"], lses=stacked["lse"])
     profile = decode.twice_merged(subject.profile(case.dtype), case.dtype, case.num_splits, num_parts)
     whole = paged.filled(x, case.dead)
-    want = decode.expected(x, whole, profile, DecodeReading.right(x, subject.conventions["lse_base"]))
+    want = decode.expected(x, whole, profile, DecodeReading.right(x, subject.conventions))
     require(merged, want, when=f"of {num_parts} merged parts")

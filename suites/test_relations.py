@@ -6,6 +6,7 @@ import numpy as np
 
 from kvconform.oracles import paged
 from kvconform.specs import data, variations
+from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.strategies import high_pages, long_contexts, sparse_pool
@@ -20,6 +21,9 @@ INDEPENDENT = tuple(data.ARITHMETIC_FAMILIES)
 
 FAR_FROM_ZERO = ("read_out",)
 """Contents of equal weights and of values of one sign: nothing on the way to the result is subnormal or becomes so."""
+
+NEAR = alone("window", "soft_cap", "q_lens") | {"sinks": ("none", "drawn")}
+"""Features that leave such results far from 0."""
 
 APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
 
@@ -46,11 +50,11 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     other = variations.with_other_neighbours(x, seq, case.dead)
     before = attend(subject, case, paged.filled(x, "zero"))
     after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
-    rows = [{name: got[name][seq : seq + 1] for name in got} for got in (after, before)]
+    rows = [{name: got[name][x.q_rows[0] == seq] for name in got} for got in (after, before)]
     require_attention(*rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
 
 
-@law("paged_decode", families=FAR_FROM_ZERO, only=APART, wants=lambda conventions: conventions["deterministic"])
+@law("paged_decode", families=FAR_FROM_ZERO, only=APART | NEAR, wants=lambda conventions: conventions["deterministic"])
 def test_decode_scales_exactly_with_v(subject, case):
     """-V gives -out and 4 V gives 4 out, bit for bit, where no product can underflow."""
     x = inputs(case)
@@ -87,8 +91,10 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
         subject.saw_nothing()
     order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
     seq = _chosen(case, "alone", num_seqs)
-    for rows, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
-        some = {"q": x.q[rows], "block_table": x.block_table[rows], "kv_lens": x.kv_lens[rows]}
+    for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
+        rows = np.concatenate([np.flatnonzero(x.q_rows[0] == one) for one in seqs])
+        some = {"q": x.q[rows], "block_table": x.block_table[seqs], "kv_lens": x.kv_lens[seqs]}
+        some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
         got = attend(subject, case, cache, **some)
         require_attention(got, {name: whole[name][rows] for name in whole}, f"{said} against the whole batch")
 
@@ -100,7 +106,8 @@ def test_decode_turns_with_its_heads(subject, case):
     order = np.roll(np.arange(case.num_kv_heads)[::-1], _chosen(case, "turn", case.num_kv_heads))
     turned = variations.with_heads_in_order(x, order)
     before = attend(subject, case, paged.filled(x, "zero"))
-    after = attend(subject, case, paged.filled(turned, "zero"), q=turned.q)
+    of_heads = {"q": turned.q, "sinks": turned.sinks, "alibi_slopes": turned.alibi_slopes}
+    after = attend(subject, case, paged.filled(turned, "zero"), **of_heads)
     at = variations.q_heads(x, order)
     require_attention(after, {name: before[name][:, at] for name in before}, f"with kv heads in the order {order}")
 
@@ -113,7 +120,7 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
     require_attention(attend(subject, case, cache), one, f"in {case.num_splits} splits against one")
 
 
-@law("paged_decode", only=APART, wants=lambda conventions: conventions["deterministic"])
+@law("paged_decode", only=APART | alone("window", "soft_cap"), wants=lambda conventions: conventions["deterministic"])
 def test_decode_forgets_the_calls_before(subject, case):
     """A call with other contents, all sequences as short as the shortest, changes no bit of the one after it."""
     x = inputs(case)

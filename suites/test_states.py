@@ -6,7 +6,7 @@ import numpy as np
 
 from kvconform.oracles import decode, mistakes, states
 from kvconform.oracles.verdict import Exact, require, require_same
-from kvconform.specs import data
+from kvconform.specs import data, lse
 from kvconform.specs.inputs import inputs
 from kvconform.suites.calls import passes_zeros
 from kvconform.suites.law import law
@@ -15,8 +15,8 @@ from kvconform.suites.law import law
 def _parts(subject, case):
     """outs; lses as the implementation wants them, and what those are in nats."""
     x = inputs(case)
-    unit = decode.LSE_UNIT[subject.conventions["lse_base"]]
-    given = (x.lses / unit).astype(np.float32)
+    unit = lse.NATS[subject.conventions["lse_base"]]
+    given = lse.convert(x.lses, lse.OWN, lse.OWN | {n: subject.conventions[n] for n in ("lse_base", "lse_dtype")})
     return x.outs, given, given.astype(np.float64) * unit, unit
 
 

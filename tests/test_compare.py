@@ -112,14 +112,24 @@ def test_padding_behind_equal_addresses_is_a_difference():
     ("left", "right", "sizes", "said"),
     [
         ("nhd", "fused", {}, "nhd holds k and v by page slot head dim, fused holds k and v by token head dim"),
-        ("nhd", "split_x", {"dim": 12}, r"split_x cannot be built for .*'dim': 12.*: dim = 12 is not a multiple of 8"),
+        (
+            "nhd",
+            "split_x",
+            {"dim": 12},
+            "split_x cannot be built for .* head_dim 12 .*: dim = 12 is not a multiple of 8",
+        ),
         (
             "nhd",
             "trtllm_blocks",
             {},
             "trtllm_blocks holds k and v by page slot head dim, K and V on pages of their own",
         ),
-        ("nhd", "token_slots", {}, "token_slots cannot be built for .*: token_slots has slot = 1, not 3"),
+        (
+            "nhd",
+            "token_slots",
+            {},
+            "token_slots cannot be built for .* page_size 3, .*: token_slots has slot = 1, not 3",
+        ),
         ("nhd", "mla", {"rope": 64}, "mla holds ckv by page slot dim; kpe by page slot rope"),
     ],
 )

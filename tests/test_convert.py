@@ -286,7 +286,14 @@ def test_rows_of_other_parts_are_refused(a, b, text):
             "float4_e2m1fn",
             "k_scale is float8_e4m3fn in nvfp4, but float8_e8m0fnu in",
         ),
-        ("nhd", "token_slots", {}, "bfloat16", "token_slots has slot = 1, not 16"),
+        (
+            "nhd",
+            "token_slots",
+            {},
+            "bfloat16",
+            "token_slots cannot be built for num_pages 2, page_size 16, num_kv_heads 2, head_dim 64 in bfloat16: "
+            "token_slots has slot = 1, not 16",
+        ),
         ("nhd", "split_x", {"dim": 12}, "bfloat16", "dim = 12 is not a multiple of 8 (x = 8)"),
         ("kivi", "kivi_torch", {}, "int8", "kivi is not defined for int8; it takes uint2, uint4"),
     ],
@@ -584,14 +591,14 @@ def test_bits_without_a_name_are_taken_as_the_dtype_that_is_given(tmp_path, raw)
     assert found.dtype == np.uint16
     assert np.array_equal(found, k.transpose(0, 2, 1, 3))
     assert refusal("nhd", "hnd", tmp_path / "in.{}.npy", tmp_path / "no.{}.npy").endswith(
-        " may be a nhd cache in float16 or bfloat16: give --dtype"
+        " may be nhd in float16 or bfloat16: give --dtype"
     )
 
 
 def test_a_type_that_no_cache_is_in_is_not_asked_for(tmp_path):
     np.save(tmp_path / "in.npy", np.zeros((2, 4, 8), np.float64))
     text = refusal("code_rows", "code_columns", tmp_path / "in.npy", tmp_path / "out.npy")
-    assert text == f"{tmp_path / 'in.npy'}: codes of float64, but a code_rows cache is in uint8"
+    assert text == f"{tmp_path / 'in.npy'}: codes of float64, but code_rows is defined for uint8"
 
 
 @pytest.mark.parametrize(
@@ -599,7 +606,7 @@ def test_a_type_that_no_cache_is_in_is_not_asked_for(tmp_path):
     [
         (
             (5, 8, 3, 16),
-            "and v of shape (5, 8, 3, 16) are not of one nhd cache: they differ in --num-pages",
+            "and v of shape (5, 8, 3, 16): not of one cache in nhd, they differ in --num-pages",
         ),
         ((0, 8, 3, 16), "cache.v.npy: v of shape (0, 8, 3, 16) holds nothing"),
     ],
@@ -645,7 +652,7 @@ def test_sizes_are_read_off_the_shapes_or_asked_for(name):
         return
     with pytest.raises(Refused) as e:
         find_sizes(row, arrays, {}, dtype)
-    assert str(e.value).endswith(f"a {name} cache: give {ASKED[name]}")
+    assert str(e.value).endswith(f"a cache in {name}: give {ASKED[name]}")
 
 
 def test_what_the_shapes_do_not_say_is_asked_for():
@@ -657,11 +664,38 @@ def test_what_the_shapes_do_not_say_is_asked_for():
         return str(e.value)
 
     assert asked("cells", (2, 8, 64)).endswith(
-        "k of shape (2, 8, 64) and v of shape (2, 8, 64) do not say all sizes of a cells cache: "
+        "k of shape (2, 8, 64) and v of shape (2, 8, 64): this does not say all sizes of a cache in cells: "
         "give --num-kv-heads and --head-dim"
     )
-    assert asked("packed", (2, 8, 4, 2, 128)).endswith("a packed cache: give --head-dim")
-    assert asked("cells", (2, 8, 64), head=3).endswith("give --head-dim")
+    assert asked("packed", (2, 8, 4, 2, 128)).endswith("a cache in packed: give --head-dim")
+    assert asked("cells", (2, 8, 64), head=4, dim=16, page=2, slot=9).endswith("the file's is (2, 8, 64)")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "given", "said"),
+    [
+        (
+            "interleaved",
+            (2, 8, 7, 64),
+            {},
+            "kv of shape (2, 8, 7, 64): no --num-kv-heads gives that in interleaved (kv",
+        ),
+        ("cells", (2, 8, 64), {"head": 3}, "no --head-dim gives that with --num-kv-heads 3 in cells (page slot head"),
+        (
+            "packed",
+            (2, 8, 4, 2, 130),
+            {},
+            "no --head-dim gives that in packed (kv page slot head dim -> page slot (head",
+        ),
+    ],
+)
+def test_shapes_that_no_size_gives_are_refused_and_nothing_is_asked_for(name, shape, given, said):
+    row = LAYOUTS[name]
+    arrays = {b: Stored("in", shape, row.word_of(b, "bfloat16"), None, 0) for b in row.buffers}
+    with pytest.raises(Refused) as e:
+        find_sizes(row, arrays, given, "bfloat16")
+    assert said in str(e.value)
+    assert "give --" not in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -674,7 +708,7 @@ def test_what_the_shapes_do_not_say_is_asked_for():
         ),
         (
             ("--dtype", "float32"),
-            "cache.k.npy: k is of uint16; in a nhd cache in float32 it is of float32, or of integers",
+            "cache.k.npy: k is of uint16; in nhd, in float32, it is of float32, or of integers",
         ),
         (("--dtype", "bfloat61"), "no dtype 'bfloat61'; did you mean 'bfloat16'?"),
         (("--dtype", "uint4"), "nhd is not defined for uint4; it takes float32,"),
@@ -724,7 +758,7 @@ def test_files_that_are_no_cache_are_refused(nhd, tmp_path):
         (np.asfortranarray(np.zeros((4, 8, 3, 16), np.uint16)), "the array is in Fortran order; save it in C order"),
         (np.zeros((4, 8, 3, 16), ">u2"), "is big-endian (>u2); a cache is little-endian"),
         (np.zeros((4, 8, 48), np.uint16), "has 4 dimensions, the file's array has the shape (4, 8, 48)"),
-        (np.zeros((4, 8, 3, 16), np.float16), "k is of float16; in a nhd cache in bfloat16 it is of bfloat16"),
+        (np.zeros((4, 8, 3, 16), np.float16), "k is of float16; in nhd, in bfloat16, it is of bfloat16"),
     ):
         np.save(k, array)
         assert what in text(nhd)
@@ -750,6 +784,14 @@ def test_safetensors_files_that_are_no_cache_are_refused(tmp_path):
     assert text({"k": one, "v": {**two, "shape": [3]}}, b"12345678").endswith(
         "v is BF16 of shape (3,), but 4 bytes long"
     )
+    for offsets, said in (
+        ([0, 4], "v begins at byte 0 of the data; one behind another, it would at 4"),
+        ([6, 10], "v begins at byte 6 of the data; one behind another, it would at 4"),
+        ([-4, 0], "v begins at byte -4 of the data; one behind another, it would at 0"),
+    ):
+        assert text({"k": one, "v": {**one, "data_offsets": offsets}}, b"1234567890") == f"{path}: {said}"
+    for wrong in ({"data_offsets": [0, 4, 4]}, {"shape": [-1, -1, 1, 2]}, {"shape": None}):
+        assert text({"k": {**one, **wrong}, "v": two}, b"12345678").startswith(f"{path} is no .safetensors file that ")
     assert text(b"[]").startswith(f"{path} is no .safetensors file that can be read: ")
     assert text(b"{").startswith(f"{path} is no .safetensors file that can be read: ")
     path.write_bytes((1 << 40).to_bytes(8, "little"))

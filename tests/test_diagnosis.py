@@ -9,6 +9,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from kvconform.harness import diagnose_command as diagnose_command_module
 from kvconform.harness import diagnosis_page
@@ -437,6 +438,23 @@ def test_words_that_do_not_go_together_are_refused(words, sentence):
     done = run(*words)
     assert isinstance(done.exception, click.UsageError)
     assert sentence in str(done.exception)
+
+
+def test_no_name_is_cut_off_in_a_narrow_table():
+    wrong = cell("append", "beside_nhd"), diagnose(Uses.only("cells_v_transposed"), cell("append", "beside_nhd"))
+    right = (
+        cell("append", "nvfp4_swizzled", "float4_e2m1fn"),
+        diagnose(Uses.only("nvfp4_swizzled"), cell("append", "nvfp4_swizzled", "float4_e2m1fn")),
+    )
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(diagnose_command_module._table([wrong, right]))
+    text = captured.get()
+    columns = list(zip(*(line.split("│")[1:-1] for line in text.splitlines() if "│" in line), strict=True))
+    assert "…" not in text
+    assert ["".join(column).replace(" ", "") for column in columns[3:5]] == [
+        wrong[1].side(side).replace(" ", "") + "asclaimed" for side in SIDES
+    ]
 
 
 def test_the_command_shows_what_is_used():

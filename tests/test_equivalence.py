@@ -119,3 +119,11 @@ def test_the_section_lists_pairs_that_are_ever_alike_and_no_others():
     assert "| `nhd` = `hnd` | same bytes under another shape | page_size is 1 or num_kv_heads is 1 |" in text
     assert "kivi" not in text
     assert "always" in equivalence_section([replace(found[0], when="")])
+
+
+def test_sizes_that_only_one_row_fixes_are_said():
+    fixed = equivalence(LAYOUTS["nhd"], LAYOUTS["token_slots"])
+    assert str(fixed).endswith("geometries tried; token_slots has page_size 1 alone")
+    assert "| always; token_slots has page_size 1 alone |" in equivalence_section([fixed])
+    for left, right in (("nhd", "hnd"), ("token_slots", "token_slots"), ("tokens_last", "tokens_last")):
+        assert equivalence(LAYOUTS[left], LAYOUTS[right]).only == ""

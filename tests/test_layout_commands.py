@@ -348,8 +348,8 @@ def test_every_size_of_every_layout_has_an_option():
     [
         (("nhdd",), "no layout 'nhdd'; did you mean 'nhd'?"),
         (("nhd", "--dtype", "int3"), "nhd is not defined for int3; it takes float32"),
-        (("split_x", "--head-dim", "12"), "dim = 12 is not a multiple of 8 (x = 8)"),
-        (("tokens_last", "--page-size", "64"), "tokens_last has slot = 128, not 64"),
+        (("split_x", "--head-dim", "12"), "dim = 12 is not a multiple of 8 (x = 8); asked for head_dim 12"),
+        (("tokens_last", "--page-size", "64"), "tokens_last has slot = 128, not 64; asked for page_size 64"),
         (("nhd", "--num-elements", "4"), "nhd has no num_elements; its sizes are num_pages, page_size, num_kv_heads"),
         (("nhd", "--svg", "/nowhere/nhd.svg"), "--svg /nowhere/nhd.svg: there is no folder /nowhere"),
     ],
@@ -432,7 +432,7 @@ def test_the_page_and_the_pictures_are_those_that_the_rows_generate(tmp_path):
     assert {path.name: path.read_bytes() for path in (docs / layout_page.PICTURES).iterdir()} == drawn_now
 
 
-def test_adding_a_layout_takes_the_lines_that_the_page_shows():
+def test_adding_a_layout_takes_the_lines_that_the_page_shows(monkeypatch):
     """The row, its reader and its goldens are run; with the names of the files they are under 40 lines."""
     shown = re.search(r"```diff\n(.*?)```", layout_page.page(), re.S)[1].splitlines()
     assert len(shown) < 40
@@ -444,11 +444,18 @@ def test_adding_a_layout_takes_the_lines_that_the_page_shows():
     assert row.name not in LAYOUTS
     assert misread(row, drawn(row)) == []
     entries = json.loads("[" + added["tests/goldens.json"].rstrip().rstrip(",") + "]")
-    assert {entry["part"] for entry in entries} == {part.name for part in row.parts}
-    assert sum(len(entry["goldens"]) for entry in entries) >= 6
-    for entry in entries:
-        at, offsets = test_goldens.goldens(entry)
-        assert test_goldens.address_by_row(row, entry, at) == (entry["buffer"], offsets)
+    monkeypatch.setattr(test_goldens, "GOLDENS", entries)
+    for claim in (
+        test_goldens.test_stored_offsets_are_those_of_the_source_s_arithmetic,
+        test_goldens.test_addresses_equal_the_golden_ones,
+        test_goldens.test_addresses_equal_the_source_s_arithmetic_at_corners_and_200_more,
+        test_goldens.test_goldens_cover_every_part_of_every_row,
+        test_goldens.test_goldens_come_in_every_width_where_a_row_counts_in_bytes,
+        test_goldens.test_sizes_tell_axes_apart_unless_they_are_marked,
+        test_goldens.test_sources_name_a_repository_and_a_commit,
+        test_goldens.test_goldens_catch_every_misreading_of_a_row,
+    ):
+        claim(row)
     how_many = eval("{" + added["tests/test_goldens.py"] + "}")
     assert how_many == {row.name: len(list(wrong_rows.misread(row)))}
     views = eval("{" + added["impls/numpy_kernels/views.py"] + "}", vars(numpy_views))[row.name]

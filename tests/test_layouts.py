@@ -150,6 +150,8 @@ def test_every_row_says_what_it_needs(row):
         ("page slot -> (page slot), then a b -> a b", "'then' cuts 2 dimensions, but there are 1"),
         ("page slot -> page | slot, then a b -> b a", "a bar stands before 'then'"),
         ("page, slot -> page slot", "cannot read ','"),
+        (" -> page", "no axis stands on the left of '->'"),
+        ("page ->", "no axis stands on the right of '->'"),
     ],
 )
 def test_a_bad_line_is_refused_in_its_own_words(line, said):

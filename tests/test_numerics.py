@@ -160,7 +160,7 @@ def test_what_is_required_of_exp_at_0_is_sharper_in_lse_alone_and_on_equal_score
     for family, sharper in (("flat", True), ("plain", False)):
         case = Case(op="paged_decode", layout="nhd", dtype="float32", family=family, page_size=8, kv_lens=(7,))
         x = inputs(case)
-        cache, right = paged.filled(x, "zero"), DecodeReading.right(x)
+        cache, right = paged.filled(x, "zero"), DecodeReading.right(x, declared_conventions({}))
         allowed, required = (f(x, cache, profile, right) for f in (decode.expected, decode.required))
         assert (required["out"].error == allowed["out"].error).all()
         assert bool((required["lse"].error < 0.1 * allowed["lse"].error).all()) == sharper

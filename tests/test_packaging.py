@@ -196,3 +196,28 @@ def test_a_vendored_copy_run_by_pytest_needs_neither_click_nor_rich(tmp_path, wi
     repo = adopter(tmp_path, RIGHT, package=False)
     code, text = python("-m", "pytest", "tests", cwd=repo, PYTHONPATH=without_click)
     assert code == 0, text
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("page slot hed dim -> page slot hed dim", "axis 'hed' has no size; these have: page, slot, head, dim,"),
+        ("page slot head dim -> page head dim", "axis 'slot' is on the left of '->' but not on the right"),
+        ("page slot head dim dim -> page head slot dim", "axis 'dim' stands twice on the left of '->'"),
+        ("page slot head dim -> page head slot dim", ""),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_one_sentence_of_the_command_line(tmp_path, line, said):
+    rows = copy_tree(tmp_path / "kvconform") / "specs" / "layouts.py"
+    text = rows.read_text()
+    row = f'Layout(name="mine", fields={{"k": Field({line!r})}}, source="")'
+    rows.write_text(text.replace("_FUSED = (", f"_FUSED = (\n    {row},", 1))
+    code, text = python(rows.parent.parent / "__main__.py", "show", "mine", cwd=tmp_path)
+    if said:
+        assert code == 2
+        assert text.startswith("kvconform: specs/layouts.py: ")
+        assert repr(line) in text
+        assert said in text
+        assert "Traceback" not in text
+    else:
+        assert (code, "page head slot dim" in text) == (0, True)

@@ -9,6 +9,7 @@ from kvconform.oracles import decode, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.suspects import suspect
 from kvconform.specs.case import Case
+from kvconform.specs.conventions import declared
 from kvconform.specs.inputs import inputs
 from kvconform.specs.profile import Profile
 
@@ -33,7 +34,7 @@ def seen():
     """What a kernel gives that reads the keys at some positions of sequence 1, and the suspect of it."""
     x = inputs(CASE)
     cache = paged.filled(x, CASE.dead)
-    right = DecodeReading.right(x)
+    right = DecodeReading.right(x, declared({}))
     want = decode.expected(x, cache, Profile(), right)["out"]
 
     def name(change):
@@ -69,7 +70,7 @@ def test_a_row_without_keys_is_looked_at_in_silence():
     """Nothing and a slot that holds NaN have no weight together: no division by it, which would warn."""
     x = inputs(replace(CASE, kv_lens=(11, 0), dead="nan"))
     cache = paged.filled(x, "nan")
-    right = DecodeReading.right(x)
+    right = DecodeReading.right(x, declared({}))
     want = decode.expected(x, cache, Profile(), right)["out"]
     got = want.want.astype(np.float32)
     got[1] = 1.0

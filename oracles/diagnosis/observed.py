@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles.decode import LSE_UNIT
 from kvconform.oracles.diagnosis.codes import NONE, Code, Units, whole
 from kvconform.oracles.diagnosis.probe_cases import dims, positions
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS, host, width
 from kvconform.specs.layouts import Part
+from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.strategies import Cell
 
@@ -206,7 +206,7 @@ class _Decoded:
             return ""
         want = np.array(self.lengths)[:, None, None]
         with np.errstate(all="ignore"):
-            counts = [np.rint(np.exp(lse * unit)) for unit in LSE_UNIT.values()]
+            counts = [np.rint(np.exp(lse * unit)) for unit in NATS.values()]
         if any((count == want).all() for count in counts):
             return ""
         count = next((c for c in counts if np.isfinite(c).all() and (np.rint(c) >= 0).all()), counts[0])
@@ -258,7 +258,7 @@ class _Decoded:
         """K: lse [runs, lengths, num_seqs, num_q_heads, dims]; its base and the factor of scores are not believed."""
         tries = []
         with np.errstate(all="ignore"):
-            for unit in LSE_UNIT.values():
+            for unit in NATS.values():
                 scores = np.log(self._steps(np.exp(lse * unit)))
                 first = np.abs(scores[:, 0])
                 for step in (self._step(), np.max(first, initial=0.0, where=np.isfinite(first)) / (self.base - 1)):

@@ -19,12 +19,13 @@ import numpy as np
 from kvconform.oracles.diagnosis import candidates
 from kvconform.oracles.diagnosis.wrong_tables import readings
 from kvconform.specs.case import Case
+from kvconform.specs.features import FEATURES
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.row import Sizes
-from kvconform.specs.strategies import POOL, SIZE_OF, Cell
+from kvconform.specs.strategies import POOL, SIZE_OF, Cell, pinned
 
 PAGES = 5
 """Pages of the caches in which sizes are compared."""
@@ -117,7 +118,8 @@ def _told_apart(layout: str, dtype: str, sizes: Sizes) -> int:
 
 def _case(cell: Cell, shape: Mapping[str, Any]) -> Case:
     seen = OPERATIONS[cell.op].case_axes
-    values: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in seen if axis in POOL and axis not in shape}
+    free = [axis for axis in seen if axis in POOL and axis not in shape and axis not in FEATURES]
+    values: dict[str, Any] = {axis: cell.allowed(axis)[0] for axis in free}
     values |= {axis: value for axis, value in shape.items() if axis in seen}
     size, num_seqs = values["page_size"], shape.get("num_seqs", 3)
     room = size * (1 if cell.row.contiguous else values.get("capacity") or 2)
@@ -125,7 +127,7 @@ def _case(cell: Cell, shape: Mapping[str, Any]) -> Case:
     if cell.op == "paged_decode":  # each sequence is read at every length
         wanted = [room] * num_seqs
     lens = tuple(_length(cell, n, room) for n in wanted)
-    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, kv_lens=lens, **values)
+    return pinned(cell, kv_lens=lens, **values)
 
 
 def _length(cell: Cell, wanted: int, room: int) -> int:

@@ -1,0 +1,120 @@
+"""The features of attention: what may be added to softmax over all keys, one row each, and what each does to a score.
+
+Per query row and key, of the same head:
+
+    t = sm_scale q.k,   s = soft_cap tanh(t / soft_cap) + slope * (key's position - an origin),   masked: -inf
+
+A key is masked where it is newer than the query's own position or older than its window. Query tokens are the newest
+of their sequence: the last one stands at position kv_len - 1. A sink is one more key of a given score, whose value is
+zero. What systems decide for themselves about each is a convention (specs/conventions.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations, product
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One row: an axis of a Case, the keyword of attention of the same name, and the axis of OFFERS.
+
+    off      value of the axis at which there is no such thing; what an adapter that is silent takes
+    values   others that are drawn, simplest first
+    claim    what it does
+    """
+
+    name: str
+    off: Any
+    values: tuple[Any, ...]
+    claim: str
+
+    @property
+    def pool(self) -> tuple[Any, ...]:
+        """What is drawn, simplest first."""
+        return (self.off, *self.values)
+
+
+FEATURES: dict[str, Feature] = {
+    row.name: row
+    for row in (
+        Feature(
+            name="window",
+            off=0,
+            values=(3, 1, 8, 17),
+            claim="a query sees so many keys at most, its own among them: the newest",
+        ),
+        Feature(
+            name="soft_cap",
+            off=0.0,
+            values=(2.0, 50.0),
+            claim="scores are bent into (-soft_cap, soft_cap) by tanh",
+        ),
+        Feature(
+            name="sinks",
+            off="none",
+            values=("drawn", "dominant"),
+            claim="each q head has one more key, of a score of its own, whose value is zero",
+        ),
+        Feature(
+            name="alibi_slopes",
+            off="none",
+            values=("drawn",),
+            claim="a score gains its q head's slope times the distance of its key",
+        ),
+        Feature(
+            name="q_lens",
+            off=1,
+            values=(2, 3, 5),
+            claim="a sequence has several query tokens, its newest, each of which sees what is not newer than itself",
+        ),
+    )
+}
+"""Every feature, simplest first."""
+
+OFF: dict[str, tuple[Any, ...]] = {name: (row.off,) for name, row in FEATURES.items()}
+"""What a law restricts itself to that is about plain attention."""
+
+
+def alone(*kept: str) -> dict[str, tuple[Any, ...]]:
+    """`OFF` but for some features."""
+    return {name: values for name, values in OFF.items() if name not in kept}
+
+
+@cache
+def _covering(pools: tuple[tuple[str, tuple[Any, ...]], ...]) -> tuple[dict[str, Any], ...]:
+    names = [name for name, _ in pools]
+    rows: list[dict[str, Any]] = []
+    left = {
+        frozenset((a, b))
+        for (one, some), (other, others) in combinations(pools, 2)
+        for a, b in product(((one, v) for v in some), ((other, v) for v in others))
+    }
+    left |= {frozenset([(name, v)]) for name, some in pools for v in some}
+    while left:
+        row: dict[str, Any] = {}
+        for name in sorted(names, key=lambda n: -sum(n in dict(pair) for pair in left)):
+            row[name] = max(dict(pools)[name], key=lambda v: _newly(left, row | {name: v}, name))
+        left -= set(_pairs(row))
+        rows.append({name: row[name] for name in names})
+    return tuple(rows) or ({},)
+
+
+def _newly(left: set[frozenset[Any]], row: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """Pairs not yet covered that a choice covers now, and those that it may cover later."""
+    chosen = (name, row[name])
+    now = sum(chosen in pair and pair <= set(row.items()) for pair in left)
+    return now, sum(chosen in pair for pair in left)
+
+
+def _pairs(row: Mapping[str, Any]) -> Iterator[frozenset[Any]]:
+    yield from (frozenset(pair) for pair in combinations(row.items(), 2))
+    yield from (frozenset([one]) for one in row.items())
+
+
+def covering(pools: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, Any], ...]:
+    """Rows in which any two values of two axes meet: a pairwise covering schedule, the same in every run."""
+    return _covering(tuple((name, tuple(some)) for name, some in pools.items()))
