@@ -284,7 +284,7 @@ class _Trial:
         self.searcher.journal.write("case", key=self.booked.key, case=case.to_json())
         counts = int(self.witness is None)
         self.booked.examples += counts
-        self.subject.idle = False
+        self.subject.begin()
         try:
             self.law.check(self.subject, case)
         except Violation as violation:

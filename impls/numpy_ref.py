@@ -4,6 +4,7 @@ It reads every layout through views (`numpy_kernels/`) and never calls the suite
 `specs/layouts.py` cannot agree with itself.
 """
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -25,16 +26,17 @@ OFFERS = {
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "append": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
-    "gather": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
+    "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_ANY},
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "paged_decode": {
         "layout": set(PLAIN),
         "dtype": _ROUNDED,
         "num_splits": range(1, 65),
         "pool": {"dense", "sparse"},
+        "into": {"out", "lse", "workspace"},
         **_ANY,
     },
-    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
+    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -44,7 +46,7 @@ CONVENTIONS = {
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
-    "invariances": {"batch", "heads"},
+    "invariances": {"batch", "heads", "layouts"},
     "deterministic": True,
 }
 WHY_NOT = {
@@ -111,17 +113,17 @@ def _sequence(view, pages, length):
     return rows.reshape(*rows.shape[:2], rows.shape[2] * rows.shape[3]) if rows.ndim == 4 else rows
 
 
-def gather(cache, block_table, kv_lens, *, layout, **told):
-    def part(view, table):
+def gather(cache, block_table, kv_lens, *, layout, k=None, v=None, **told):
+    def part(view, table, into):
         pages = [table[seq, : -(-n // view.shape[1])] for seq, n in enumerate(kv_lens)]
-        return np.concatenate([_sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)])
+        return np.concatenate([_sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)], out=into)
 
-    def side(views, table):
+    def side(views, table, into):
         if isinstance(views, dict):
-            return {name: part(view, table) for name, view in views.items()}
-        return None if views is None else part(views, table)
+            return {name: part(view, table, into and into[name]) for name, view in views.items()}
+        return None if views is None else part(views, table, into)
 
-    return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2)))
+    return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2), (k, v)))
 
 
 def _online_softmax(q, k, v, sm_scale):
@@ -154,22 +156,50 @@ def _merge(outs, lses):
     return out, np.where(total > 0, top + np.log(safe), np.float32(-np.inf))
 
 
-def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits=1, **told):
+def _workspace_bytes(q, cache, block_table, kv_lens, *, num_splits=1, **options):
+    """The partial results of one sequence: out and lse of each split."""
+    _, num_q_heads, dim = q.shape
+    return num_splits * num_q_heads * (dim + 1) * np.dtype(np.float32).itemsize
+
+
+WORKSPACE = {"paged_decode": _workspace_bytes}
+
+
+def _partials(workspace, *shape):
+    """Partial results in memory that was given, or in their own: outs of a shape, and lses."""
+    size = math.prod(shape)
+    memory = np.empty(size + size // shape[-1], np.float32) if workspace is None else workspace.view(np.float32)
+    return memory[:size].reshape(shape), memory[size:].reshape(shape[:-1])
+
+
+def paged_decode(
+    q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits=1, out=None, lse=None, workspace=None, **told
+):
     num_seqs, num_q_heads, dim = q.shape
     views, tables = _views(_whole(cache), layout, **told), _of_sides(block_table, 2)
     page_size, num_kv_heads = views[0].shape[1:3]
-    out, lse = np.empty(q.shape, q.dtype), np.empty((num_seqs, num_q_heads), np.float32)
+    out = np.empty(q.shape, q.dtype) if out is None else out
+    lse = np.empty((num_seqs, num_q_heads), np.float32) if lse is None else lse
+    outs, lses = _partials(workspace, num_splits, num_kv_heads, num_q_heads // num_kv_heads, dim)
     for seq, n in enumerate(kv_lens):
         pages = [table[seq, : -(-n // page_size)] for table in tables]
         k, v = (_sequence(view, p, n).astype(np.float32, order="C") for view, p in zip(views, pages, strict=True))
         grouped = q[seq].astype(np.float32).reshape(num_kv_heads, -1, dim)
         ends = [int(n) * i // num_splits for i in range(num_splits + 1)]
-        parts = [_online_softmax(grouped, k[a:b], v[a:b], sm_scale) for a, b in pairwise(ends)]
-        merged, total = parts[0] if num_splits == 1 else _merge(*map(np.stack, zip(*parts, strict=True)))
+        for part, (a, b) in enumerate(pairwise(ends)):
+            outs[part], lses[part] = _online_softmax(grouped, k[a:b], v[a:b], sm_scale)
+        merged, total = (outs[0], lses[0]) if num_splits == 1 else _merge(outs, lses)
         out[seq], lse[seq] = merged.reshape(num_q_heads, dim).astype(q.dtype), total.reshape(num_q_heads)
     return out, lse
 
 
-def merge_states(outs, lses):
-    out, lse = _merge(outs.astype(np.float32), lses)
-    return out.astype(outs.dtype), lse
+def merge_states(outs, lses, *, out=None, lse=None):
+    merged, total = _merge(outs.astype(np.float32), lses)
+    return _into(out, merged.astype(outs.dtype)), _into(lse, total)
+
+
+def _into(given, result):
+    if given is None:
+        return result
+    given[...] = result
+    return given

@@ -96,8 +96,8 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="invariances",
-            meaning="what changes no bit of a row: its batch, the order of the heads, the number of splits",
-            choices=("batch", "heads", "splits"),
+            meaning="what changes no bit of a row: its batch, the order of the heads, the number of splits, the layout",
+            choices=("batch", "heads", "splits", "layouts"),
             default=set(),
             several=True,
         ),

@@ -14,6 +14,9 @@ from typing import Any
 from kvconform.specs.dtypes import DTYPES, PACKED
 from kvconform.specs.layouts import LAYOUTS, Layout
 
+WORKSPACE = "workspace"
+"""What an operation may be given besides memory for its results: bytes, as many as the adapter's WORKSPACE says."""
+
 ROUNDED = ("float32", "float16", "bfloat16")
 """Dtypes in which arithmetic operations are specified."""
 
@@ -33,6 +36,8 @@ class Operation:
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
     hidden       keywords that are passed where the shapes of a cache do not tell them (specs/row.py, `hidden`)
     unasked      axes that keep to one value unless OFFERS lists them
+    lends        keywords under which a caller may give memory to write into: results by name, and a workspace; passed
+                 where OFFERS lists them under `into`
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
     """
 
@@ -46,6 +51,7 @@ class Operation:
     optional: Mapping[str, Any] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)
     unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous", "pool": "dense"})
+    lends: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: bool = False
 
@@ -121,7 +127,8 @@ OPERATIONS: dict[str, Operation] = {
             returns=("k", "v"),
             holds="pages",
             hidden=_HIDDEN,
-            case_axes=(*_PAGES, *_TABLE, "page_ids", "shared_pages", "pool", "strides"),
+            lends=("k", "v"),
+            case_axes=(*_PAGES, *_TABLE, "page_ids", "shared_pages", "pool", "strides", "buffers"),
         ),
         Operation(
             name="copy_pages",
@@ -141,6 +148,7 @@ OPERATIONS: dict[str, Operation] = {
             hidden=_HIDDEN,
             only=ROUNDED,
             optional={"num_splits": 1},
+            lends=("out", "lse", WORKSPACE),
             case_axes=(
                 *(a for a in _PAGES if a not in ("num_subspaces", "head_dim_v")),
                 *_TABLE,
@@ -153,6 +161,7 @@ OPERATIONS: dict[str, Operation] = {
                 "pool",
                 "shared_pages",
                 "strides",
+                "buffers",
             ),
             rounds=True,
         ),
@@ -163,7 +172,11 @@ OPERATIONS: dict[str, Operation] = {
             returns=("out", "lse"),
             holds="splits",
             only=ROUNDED,
-            case_axes=("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
+            lends=("out", "lse"),
+            case_axes=(
+                *("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
+                "buffers",
+            ),
             rounds=True,
         ),
     )
