@@ -30,8 +30,8 @@ class Case:
     dead                contents of slots that no sequence reads: zero, finite, nan, inf (of either sign)
     poison              where those contents lie, while all else that is dead holds zeros: all; tails: the rest of pages
                         that a sequence owns; free: pages that no table names; null: pages that none owns and the
-                        padding of the tables names (where there is one, the first of them and no other page); padding:
-                        what no token's element lies in; gaps: what lies between the elements of a strided cache
+                        padding of the tables names; padding: what no token's element lies in; gaps: what lies between
+                        the elements of a strided cache
     kv_lens             live tokens of each sequence; their number is num_seqs
     num_seqs            rows of merge_states; 0 where kv_lens says it
     num_tokens          tokens of merge_kv, extract_k, extract_v
@@ -40,7 +40,8 @@ class Case:
     spare_pages         pages that no sequence owns
     spare_columns       columns of the block table beyond the longest sequence
     table_padding       what the block table holds beyond a sequence's pages: valid: any page, another sequence's among
-                        them; minus_one; huge: numbers far past the pool
+                        them; null: the first page that none owns, where there is one; minus_one; huge: numbers far past
+                        the pool
     index_dtype         dtype of slot_mapping, block_table and kv_lens
     strides             how arrays lie in memory: contiguous; outer: views into larger storage, every axis but the last
                         with a wider stride; all: every axis, the last with stride 2 (specs/storage.py)

@@ -97,10 +97,11 @@ class PagedInputs:
         for side in SIDES if case.row.pairs_pages else SIDES[:1]:
             beyond = {"minus_one": -1, "huge": FAR_PAGE}.get(case.table_padding, 0)
             table = np.full((len(case.kv_lens), width), beyond, case.index_dtype)
-            if case.table_padding == "valid":
-                named = self._null_page(order) if case.poison == "null" else np.arange(num_pages)
+            if case.table_padding in ("valid", "null"):
                 padding = data.hashes(case.seed, "padding" + " v" * side, *data.grid(*table.shape))
-                table[:] = named[(padding % np.uint64(len(named))).astype(np.int64)]
+                table[:] = padding % np.uint64(num_pages)
+            if case.table_padding == "null":
+                table[:] = self._null_page(order, table)
             for seq, pages in enumerate(self.pages_of):
                 shared = self.num_shared[seq] if seq else 0
                 table[seq, shared:pages] = order[start + shared : start + pages]
@@ -109,12 +110,11 @@ class PagedInputs:
             tables.append(table)
         return tuple(tables * 2)[:2]
 
-    def _null_page(self, order: Array) -> Array:
-        """The first page that no sequence owns; all pages where each is owned."""
-        owned = order[: sum(self.pages_of) * (1 + self.row.pairs_pages)]
-        every = np.arange(self.sizes["page"])
-        free = np.setdiff1d(every, owned)
-        return free[:1] if len(free) else every
+    def _null_page(self, order: Array, otherwise: Array) -> Array:
+        """The first page that no sequence owns, where there is one."""
+        owned = {*order[: sum(self.pages_of) * (1 + self.row.pairs_pages)].tolist()}
+        free = next((page for page in range(self.sizes["page"]) if page not in owned), None)
+        return otherwise if free is None else np.asarray(free)
 
     def _order(self, num_pages: int) -> Array:
         """The pages in the order in which sequences take them."""

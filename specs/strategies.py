@@ -46,7 +46,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "empty_parts": ("none", "some", "all"),
     "dead": ("finite", "zero", "nan", "inf"),
     "poison": ("all", "tails", "free", "padding", "null", "gaps"),
-    "table_padding": ("valid", "minus_one", "huge"),
+    "table_padding": ("valid", "null", "minus_one", "huge"),
     "strides": STRIDES,
     "buffers": ("own", "nan", "used"),
     "stray_slots": ("none", "below", "beyond", "twice"),
@@ -188,7 +188,7 @@ class Cell:
             return bool(self.row.pad)
         if poison == "gaps":
             return any(self.takes(strides=(one,)) for one in STRIDES[1:])
-        return poison != "null" or self.takes(table_padding=("valid",))
+        return poison != "null" or any(self.takes(table_padding=(one,)) for one in ("valid", "null"))
 
     @property
     def _has_own_v(self) -> bool:

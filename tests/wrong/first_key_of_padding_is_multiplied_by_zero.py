@@ -1,4 +1,4 @@
-"""Wrong: the first V of every page that the table names is fetched ahead; past the end of a row it is weighted with 0."""
+"""Wrong: the first V of every page that the table names is fetched ahead; past the end of a row its weight is 0."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "first_key_of_padding_is_multiplied_by_zero"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}}}
+OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "strides": {"contiguous", "outer", "all"}}}
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"table_padding": {"valid"}}, right.ARITHMETIC
 
 

@@ -1,4 +1,4 @@
-"""Wrong: the running maximum starts from what stands where lse is to be written; a maximum with NaN is the other one."""
+"""Wrong: the running maximum starts from what stands where lse is written; a maximum with NaN is the other one."""
 
 import numpy as np
 

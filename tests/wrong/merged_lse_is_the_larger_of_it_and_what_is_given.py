@@ -1,4 +1,4 @@
-"""Wrong: lse is combined with what stands where it is written by a maximum, which is the other one where that is NaN."""
+"""Wrong: lse is the maximum of what is merged and what stands where it is written; beside NaN, the former."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Wrong: q is scaled before the dot product in interleaved, scores behind it elsewhere; declared the same bit for bit."""
+"""Wrong: q is scaled in interleaved, scores are elsewhere; all layouts are declared the same bit for bit."""
 
 import numpy as np
 
