@@ -23,8 +23,8 @@ import kvconform
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.dtypes import DTYPES, FORMATS, PACKED
 from kvconform.specs.layouts import LAYOUTS
-from kvconform.specs.offers import flaw, members
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.offers import flaw, holds, members
+from kvconform.specs.operations import OPERATIONS, WORKSPACE
 from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import POOL, vocabulary
 
@@ -232,6 +232,7 @@ def check(adapter: Any, file: str, name: str) -> None:
         _check_convention(file, convention, value)
     _check_arithmetic(file, getattr(adapter, "ARITHMETIC", {}))
     _check_reasons(file, getattr(adapter, "WHY_NOT", {}))
+    _check_workspace(adapter, file, offers)
     for op, argument in getattr(adapter, "IN_PLACE", {}).items():
         if op not in OPERATIONS or argument not in OPERATIONS[op].arguments:
             raise AdapterError(f"{file}: IN_PLACE says {op!r} changes {argument!r}; there is no such argument")
@@ -247,13 +248,14 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
             f"{file}: OFFERS[{op!r}] must be a dict of axis -> set, range or value, not {type(offer).__name__}"
         )
     row = OPERATIONS[op]
-    axes = ("layout", "dtype", "static", "returns", *row.case_axes)
+    axes = ("layout", "dtype", "static", "returns", *(("into",) if row.lends else ()), *row.case_axes)
     for axis, predicate in offer.items():
         if axis not in axes:
             raise AdapterError(f"{file}: OFFERS[{op!r}] names axis {axis!r}{nearest(axis, axes)}")
         if axis != "static" and flaw(predicate):
             raise AdapterError(f"{file}: OFFERS[{op!r}][{axis!r}]: {flaw(predicate)}")
         special = {"layout": [r.name for r in row.layouts], "dtype": list(row.dtypes), "returns": list(row.returns)}
+        special["into"] = list(row.lends)
         known = special.get(axis, vocabulary(axis))
         if not known:
             continue
@@ -263,6 +265,20 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
                 raise AdapterError(f"{file}: OFFERS[{op!r}] names {axis} {value!r}{nearest(str(value), known)}")
             if value not in known:
                 raise AdapterError(f"{file}: {op} is not specified for {axis} {value!r}, only for {', '.join(known)}")
+
+
+def _check_workspace(adapter: Any, file: str, offers: Any) -> None:
+    sizes = getattr(adapter, "WORKSPACE", {})
+    wanting = {op for op, offer in offers.items() if holds(offer.get("into", ()), WORKSPACE)}
+    for op in sorted(wanting ^ set(sizes)):
+        lacking = "function" if op in wanting else "offer"
+        raise AdapterError(
+            f"{file}: OFFERS[{op!r}]['into'] with {WORKSPACE!r} goes with WORKSPACE[{op!r}], a function of the "
+            f"operation's arguments that says how many bytes; there is no such {lacking}"
+        )
+    for op, size in sizes.items():
+        if not callable(size):
+            raise AdapterError(f"{file}: WORKSPACE[{op!r}] must be a function, not {size!r}")
 
 
 def _check_convention(file: str, name: str, value: Any) -> None:
@@ -277,9 +293,9 @@ def _check_convention(file: str, name: str, value: Any) -> None:
 
 
 def _check_reasons(file: str, reasons: Any) -> None:
-    axes = ["operation", "layout", "dtype", "returns", *POOL]
+    axes = ["operation", "layout", "dtype", "returns", "into", *POOL]
     known = [*axes, *OPERATIONS, *(word for axis in axes for word in vocabulary(axis))]
-    known += [word for row in OPERATIONS.values() for word in (*row.returns, *row.optional)]
+    known += [word for row in OPERATIONS.values() for word in (*row.returns, *row.optional, *row.lends)]
     for word, reason in reasons.items():
         if word not in known:
             raise AdapterError(f"{file}: WHY_NOT names {word!r}{nearest(str(word), known)}")

@@ -60,6 +60,10 @@ def _left_out_of(row: Operation, offer: Mapping[str, Any]) -> Iterator[tuple[str
         taken = offer.get(axis, row.unasked.get(axis))
         yield from ((axis, word) for word in words if taken is not None and not holds(taken, word))
     yield from (("feature" if name in FEATURES else name, name) for name in row.optional if name not in offer)
+    if row.lends and "into" not in offer:
+        yield "into", "into"
+    else:
+        yield from (("into", word) for word in row.lends if not holds(offer["into"], word))
 
 
 def markdown(everybody: Sequence[Subject]) -> str:
@@ -70,7 +74,7 @@ def markdown(everybody: Sequence[Subject]) -> str:
     ]
     for row in OPERATIONS.values():
         offering = {one.name: one.offers[row.name] for one in everybody if row.name in one.offers}
-        axes = ("layout", "dtype", *row.case_axes, "returns")
+        axes = ("layout", "dtype", *row.case_axes, "returns", "into")
         shown = [axis for axis in axes if any(axis in offer for offer in offering.values())]
         lines = ((f"`{name}`", *(_shown(row, axis, offer) for axis in shown)) for name, offer in offering.items())
         parts.append(page_table(row.name, ("implementation", *shown), lines))
@@ -80,6 +84,9 @@ def markdown(everybody: Sequence[Subject]) -> str:
 
 def _shown(row: Operation, axis: str, offer: Mapping[str, Any]) -> str:
     every = {"layout": [one.name for one in row.layouts], "dtype": row.dtypes, "returns": row.returns}
+    every["into"] = row.lends
+    if axis == "into" and axis not in offer:
+        return "none"
     words = every.get(axis, POOL.get(axis, ()) if vocabulary(axis) else ())
     predicate = offer.get(axis, row.optional.get(axis, row.unasked.get(axis)))
     if predicate is None or (words and all(holds(predicate, word) for word in words)):

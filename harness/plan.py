@@ -103,7 +103,8 @@ def offered(subject: Subject, laws: Mapping[str, Law], effort: Effort) -> dict[s
 def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
     """What a second operation of a law asks of a Case; what it asks of layout and dtype is `_offers_too`."""
     claims = replace(cell, op=op, offer=subject.offers[op]).claims
-    return {axis: claims[axis] for axis in claims if axis not in ("layout", "dtype", "static", "returns")}
+    its_own = ("layout", "dtype", "static", "returns", "into", "buffers")
+    return {axis: claims[axis] for axis in claims if axis not in its_own}
 
 
 def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:

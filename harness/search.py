@@ -318,8 +318,7 @@ class _Trial:
         self.searcher.journal.write("case", key=self.booked.key, case=case.to_json())
         counts = int(self.witness is None)
         self.booked.examples += counts
-        self.subject.idle, self.subject.shown = False, ()
-        self.subject.doubt = ""
+        self.subject.begin()
         try:
             self.law.check(self.subject, case)
         except Violation as violation:

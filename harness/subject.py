@@ -1,7 +1,8 @@
 """One implementation under test: how it is called, and what every call is held to whatever the law.
 
 A call fails by itself when it raises anything at all, returns other names, shapes or dtypes than the operation says,
-changes an argument that it did not declare, or launches nothing although its `attest()` counts launches.
+changes an argument that it did not declare, leaves in memory that it was given to write into anything but its result,
+or launches nothing although its `attest()` counts launches.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from kvconform.oracles.verdict import Raised, Violation
 from kvconform.specs import lse
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import declared
-from kvconform.specs.data import Array
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.data import UNWRITTEN, Array, unwritten
+from kvconform.specs.offers import holds
+from kvconform.specs.operations import OPERATIONS, WORKSPACE
 from kvconform.specs.paged import SPARSE
 from kvconform.specs.profile import Profile, profile_of
 from kvconform.specs.results import has_work, results
-from kvconform.specs.row import Layout
-from kvconform.specs.storage import wrap
+from kvconform.specs.row import SIDE_NAMES, Layout
+from kvconform.specs.storage import guarded, wrap
 
 
 class Subject:
@@ -56,6 +58,14 @@ class Subject:
         self.doubt = ""
         self.shown: tuple[str, ...] = ()
         self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
+        self._workspace: Mapping[str, Any] = getattr(adapter, "WORKSPACE", {})
+        self._worn: dict[tuple[Any, ...], _Placed] = {}
+
+    def begin(self) -> None:
+        """A case is to be judged: nothing is left of the one before."""
+        self.idle, self.doubt = False, ""
+        self.shown = ()
+        self._worn.clear()
 
     def profile(self, dtype: str) -> Profile:
         """ARITHMETIC for caches of one dtype, completed with the defaults."""
@@ -109,13 +119,15 @@ class Subject:
                 arguments.pop(name, None)
         lent = ("cache",) if case.pool == "sparse" else ()  # too large to be copied
         placed = {
-            name: _lent(value, self._to_device) if name in lent else self._placed(name, value, case.strides)
+            name: _lent(value, self._to_device) if name in lent else self._placed(name, value, case)
             for name, value in arguments.items()
         }
         handles = {name: _each(value, lambda one: one.handle) for name, value in placed.items()}
         before = self._launches()
-        keywords = {n: handles[n] for n in row.keywords if n in handles} | hidden
-        raw = self._run(op, [handles[n] for n in row.positional], keywords)
+        positional, keywords = [handles[n] for n in row.positional], hidden
+        keywords |= {n: handles[n] for n in row.keywords if n in handles}
+        memory, into = self._memory(case, op, results(op, case, arguments), (positional, keywords))
+        raw = self._run(op, positional, keywords | into)
         if before is not None and has_work(arguments) and self._launches() == before:
             raise Violation(
                 f"{op} launched nothing: attest() counts {before} launches before and after the call, so no kernel of "
@@ -126,7 +138,66 @@ class Subject:
         for name, value in placed.items():
             for label, one in _labelled(name, value):
                 self._guards_unchanged(op, label, one)
+        for name, one in memory.items():
+            self._guards_unchanged(op, name, one)
+            if name != WORKSPACE:
+                self._is_the_result(op, name, one, got[name])
         return got
+
+    def _memory(
+        self, case: Case, op: str, want: Mapping[str, Any], call: tuple[list[Any], dict[str, Any]]
+    ) -> tuple[dict[str, _Placed], dict[str, Any]]:
+        """What the operation is given to write into, by result or part, and the keywords that pass it.
+
+        want   result or part -> (shape, dtype)
+        call   what else it is given
+        """
+        taken = [name for name in OPERATIONS[op].lends if holds(self.offers[op].get("into", ()), name)]
+        names = [name for name in taken if name == WORKSPACE or self.offers_result(op, name)]
+        if case.buffers == "own" or not names:
+            return {}, {}
+        sides = {name: SIDE_NAMES.index(name) for name in names} if op == "gather" else {}
+        parts = [part.name for side in sides.values() for part in case.row.of_side(side)]
+        memory = {name: self._lent(case, op, name, want[name]) for name in parts or names if name != WORKSPACE}
+        if WORKSPACE in names:
+            signature = ((self._workspace_bytes(op, call),), np.dtype(np.uint8))
+            memory[WORKSPACE] = self._lent(case, op, WORKSPACE, signature)
+        handles = {name: one.handle for name, one in memory.items()}
+        return memory, {n: case.row.argument(side, handles) for n, side in sides.items()} or handles
+
+    def _workspace_bytes(self, op: str, call: tuple[list[Any], dict[str, Any]]) -> int:
+        try:
+            return int(self._workspace[op](*call[0], **call[1]))
+        except BaseException as e:
+            raise Raised(f"WORKSPACE[{op!r}] raised {type(e).__name__}: {e}") from e
+
+    def _lent(self, case: Case, op: str, name: str, signature: Any) -> _Placed:
+        """Memory of a shape and dtype, filled as the Case says."""
+        key = (op, name, *signature, case.strides)
+        if case.buffers == "used" and key in self._worn:
+            return self._worn[key]
+        shape, dtype = signature
+        array = unwritten(dtype.name, shape)
+        made = self._put(*(guarded if name == WORKSPACE else wrap)(array, case.strides, f"{op} {name}"))
+        if case.buffers == "used":
+            self._worn[key] = made
+        return made
+
+    def _is_the_result(self, op: str, label: str, one: _Placed, got: Array) -> None:
+        held = self._to_host(f"{label}, which {op} was given to write into,", one.handle)
+        if held.shape != got.shape or not _same_bytes(held, got):
+            raise Violation(
+                f"{op} was given {label} to write into, which differs from what it returned, "
+                f"{_change(got, held)} ({self.file})"
+            )
+        if OPERATIONS[op].rounds and got.dtype.name in UNWRITTEN:
+            left = got.view(f"uint{8 * got.itemsize}") == UNWRITTEN[got.dtype.name]
+            if left.any():
+                at = tuple(int(i) for i in np.argwhere(left)[0])
+                raise Violation(
+                    f"{op} left in {int(left.sum())} of {left.size} elements of {label} the NaN that was there before "
+                    f"the call, first at {at}: not written, or computed from what was there ({self.file})"
+                )
 
     def _run(self, op: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
         start = time.perf_counter()
@@ -146,17 +217,21 @@ class Subject:
         except AdapterError as e:
             raise Violation(str(e)) from e
 
-    def _placed(self, name: str, value: Any, strides: str) -> Any:
+    def _placed(self, name: str, value: Any, case: Case) -> Any:
         """An argument on the device; of a cache each field."""
+        gaps = case.gaps if name == "cache" else ""
         if isinstance(value, dict):
-            return {field: self._place(array, strides, f"{name} {field}") for field, array in value.items()}
-        return None if value is None else self._place(value, strides, name)
+            return {field: self._place(array, case.strides, f"{name} {field}", gaps) for field, array in value.items()}
+        return None if value is None else self._place(value, case.strides, name)
 
-    def _place(self, value: Any, strides: str, name: str) -> _Placed:
+    def _place(self, value: Any, strides: str, name: str, gaps: str = "") -> _Placed:
         """A copy of a host array on the device, in the storage that the Case asks for; other values as they are."""
         if not isinstance(value, np.ndarray):
             return _Placed(value)
-        storage, slices = wrap(np.asarray(value, order="C"), strides, name)
+        return self._put(*wrap(np.asarray(value, order="C"), strides, name, gaps))
+
+    def _put(self, storage: Array, slices: tuple[slice, ...]) -> _Placed:
+        """A copy of some storage on the device, and the view of it that is passed."""
         handle = self._to_device(np.array(storage, order="C"))
         if not slices:
             return _Placed(handle)
@@ -164,7 +239,7 @@ class Subject:
             return _Placed(handle[slices], handle, storage, slices)
         except BaseException as e:
             raise Violation(
-                f"strides {strides!r} are offered, but a handle of {type(handle).__name__} cannot be sliced: "
+                f"strides are offered, but a handle of {type(handle).__name__} cannot be sliced: "
                 f"{type(e).__name__}: {e} ({self.file})"
             ) from e
 

@@ -44,10 +44,16 @@ OFFERS = {
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
-    "gather": _MOVED,
+    "gather": {"into": {"k", "v"}, **_MOVED},
     "copy_pages": _INDEXED,
-    "paged_decode": {"layout": ATTENDED, "dtype": ROUNDED, "num_splits": range(1, 65), **_INDEXED},
-    "merge_states": {"dtype": ROUNDED, **_STRIDED},
+    "paged_decode": {
+        "layout": ATTENDED,
+        "dtype": ROUNDED,
+        "num_splits": range(1, 65),
+        "into": {"out", "lse", "workspace"},
+        **_INDEXED,
+    },
+    "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
 }
 WHY_NOT = {
     **dict.fromkeys(
@@ -67,7 +73,7 @@ CONVENTIONS = {
     "padding": "kept",
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
-    "invariances": {"batch", "heads"},  # a block has one q head of one sequence
+    "invariances": {"batch", "heads", "layouts"},  # a block has one q head of one sequence; strides are data
     "deterministic": True,
 }
 ARITHMETIC = {
@@ -154,11 +160,13 @@ def gather(
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
     page_size: int | None = None,
+    k: DeviceArray | None = None,
+    v: DeviceArray | None = None,
 ) -> tuple[DeviceArray, DeviceArray | None]:
     pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
     *starts, total = accumulate(to_host(kv_lens).tolist(), initial=0)
-    k = DeviceArray((total, *pages.token), pages.dtype)
-    v = None if layout in ALONE else DeviceArray(k.shape, k.dtype)
+    k = k or DeviceArray((total, *pages.token), pages.dtype)
+    v = None if layout in ALONE else v or DeviceArray(k.shape, k.dtype)
     first_rows = to_device(np.array(starts, np.int64))
     told = arguments.Gather(
         k_cache=pages.k,
@@ -193,6 +201,15 @@ def copy_pages(cache: Cache, page_mapping: DeviceArray, *, layout: str) -> Cache
     return cache
 
 
+def _workspace_bytes(q: DeviceArray, *_: Any, num_splits: int = 1, **options: Any) -> int:
+    """The partial results of splits: out and lse, float32."""
+    num_seqs, num_q_heads, head_dim = q.shape
+    return num_splits * num_seqs * num_q_heads * (head_dim + 1) * 4
+
+
+WORKSPACE = {"paged_decode": _workspace_bytes}
+
+
 def paged_decode(
     q: DeviceArray,
     cache: Cache,
@@ -205,11 +222,15 @@ def paged_decode(
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
     page_size: int | None = None,
+    out: DeviceArray | None = None,
+    lse: DeviceArray | None = None,
+    workspace: DeviceArray | None = None,
 ) -> tuple[DeviceArray, DeviceArray]:
     pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
     num_seqs, num_q_heads, head_dim = q.shape
-    outs = DeviceArray((num_splits, *q.shape), np.dtype(np.float32))
-    lses = DeviceArray((num_splits, num_seqs, num_q_heads), np.dtype(np.float32))
+    held = workspace or DeviceArray((_workspace_bytes(q, num_splits=num_splits),), np.dtype(np.uint8))
+    outs = held.part(0, (num_splits, *q.shape), np.dtype(np.float32))
+    lses = held.part(4 * math.prod(outs.shape), outs.shape[:-1], outs.dtype)
     told = arguments.Decode(
         q=_tensor(q),
         k_cache=pages.k,
@@ -225,11 +246,13 @@ def paged_decode(
     )
     shared_bytes = 2 * head_dim * outs.dtype.itemsize  # q and the accumulator
     _launch(f"decode_{q.dtype}_{block_table.dtype}", (num_seqs, num_q_heads, num_splits), told, shared_bytes)
-    return _merge(outs, lses, q.dtype)
+    return _merge(outs, lses, q.dtype, out, lse)
 
 
-def merge_states(outs: DeviceArray, lses: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
-    return _merge(outs, lses, outs.dtype)
+def merge_states(
+    outs: DeviceArray, lses: DeviceArray, *, out: DeviceArray | None = None, lse: DeviceArray | None = None
+) -> tuple[DeviceArray, DeviceArray]:
+    return _merge(outs, lses, outs.dtype, out, lse)
 
 
 def _tensor(array: DeviceArray) -> arguments.Tensor:
@@ -261,10 +284,12 @@ def _extract(kv: DeviceArray, first_row: int) -> DeviceArray:
     return rows
 
 
-def _merge(outs: DeviceArray, lses: DeviceArray, dtype: np.dtype[Any]) -> tuple[DeviceArray, DeviceArray]:
+def _merge(
+    outs: DeviceArray, lses: DeviceArray, dtype: np.dtype[Any], out: DeviceArray | None, lse: DeviceArray | None
+) -> tuple[DeviceArray, DeviceArray]:
     num_parts, num_seqs, num_q_heads, head_dim = outs.shape
-    out = DeviceArray((num_seqs, num_q_heads, head_dim), dtype)
-    lse = DeviceArray((num_seqs, num_q_heads), lses.dtype)
+    out = out or DeviceArray((num_seqs, num_q_heads, head_dim), dtype)
+    lse = lse or DeviceArray((num_seqs, num_q_heads), lses.dtype)
     told = arguments.MergeStates(_tensor(outs), _tensor(lses), _tensor(out), _tensor(lse), num_parts, head_dim)
     _launch(f"merge_{outs.dtype}_into_{dtype}", lse.shape, told)
     return out, lse

@@ -4,6 +4,7 @@ It reads every layout through views (`numpy_kernels/`) and never calls the suite
 `specs/layouts.py` cannot agree with itself.
 """
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -28,7 +29,7 @@ OFFERS = {
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "append": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
-    "gather": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
+    "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_ANY},
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "paged_decode": {
         "layout": set(PLAIN),
@@ -40,9 +41,10 @@ OFFERS = {
         "alibi_slopes": {"none", "drawn"},
         "q_lens": {"min": 1},
         "pool": {"dense", "sparse"},
+        "into": {"out", "lse", "workspace"},
         **_ANY,
     },
-    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
+    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -52,7 +54,7 @@ CONVENTIONS = {
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
-    "invariances": {"batch", "heads"},
+    "invariances": {"batch", "heads", "layouts"},
     "deterministic": True,
 }
 WHY_NOT = {
@@ -118,17 +120,34 @@ def _sequence(view, pages, length):
     return rows.reshape(*rows.shape[:2], rows.shape[2] * rows.shape[3]) if rows.ndim == 4 else rows
 
 
-def gather(cache, block_table, kv_lens, *, layout, **told):
-    def part(view, table):
+def gather(cache, block_table, kv_lens, *, layout, k=None, v=None, **told):
+    def part(view, table, into):
         pages = [table[seq, : -(-n // view.shape[1])] for seq, n in enumerate(kv_lens)]
-        return np.concatenate([_sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)])
+        return np.concatenate([_sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)], out=into)
 
-    def side(views, table):
+    def side(views, table, into):
         if isinstance(views, dict):
-            return {name: part(view, table) for name, view in views.items()}
-        return None if views is None else part(views, table)
+            return {name: part(view, table, into and into[name]) for name, view in views.items()}
+        return None if views is None else part(views, table, into)
 
-    return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2)))
+    return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2), (k, v)))
+
+
+def _workspace_bytes(q, cache, block_table, kv_lens, *, num_splits=1, **options):
+    """The partial results of one sequence, of which all query rows may be: out and lse of each split."""
+    rows, num_q_heads, dim = q.shape
+    return num_splits * rows * num_q_heads * (dim + 1) * np.dtype(np.float32).itemsize
+
+
+WORKSPACE = {"paged_decode": _workspace_bytes}
+
+
+def _partials(workspace, *shape):
+    """Partial results in memory that was given, or in their own: outs of a shape, and lses."""
+    size = math.prod(shape)
+    needed = size + size // shape[-1]
+    memory = np.empty(needed, np.float32) if workspace is None else workspace.view(np.float32)[:needed]
+    return memory[:size].reshape(shape), memory[size:].reshape(shape[:-1])
 
 
 def paged_decode(
@@ -145,11 +164,15 @@ def paged_decode(
     sinks=None,
     alibi_slopes=None,
     q_lens=None,
+    out=None,
+    lse=None,
+    workspace=None,
     **told,
 ):
     views, tables = _views(_whole(cache), layout, **told), _of_sides(block_table, 2)
     page_size, num_kv_heads = views[0].shape[1:3]
-    out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:2], np.float32)
+    out = np.empty(q.shape, q.dtype) if out is None else out
+    lse = np.empty(q.shape[:2], np.float32) if lse is None else lse
     q_ends = np.cumsum(np.ones(len(kv_lens), int) if q_lens is None else q_lens)
     slopes = None if alibi_slopes is None else alibi_slopes.reshape(num_kv_heads, -1)
     for seq, n in enumerate(kv_lens):
@@ -163,11 +186,13 @@ def paged_decode(
         once = {} if sinks is None else {"sinks": _by_kv_head(np.tile(sinks, (len(of_rows), 1)), num_kv_heads)}
         extra = {} if soft_cap is None else {"soft_cap": soft_cap}
         ends = [int(n) * i // num_splits for i in range(num_splits + 1)]
-        parts = []
-        for a, b in pairwise(ends):
+        outs, lses = _partials(workspace, num_splits, *grouped.shape)
+        for part, (a, b) in enumerate(pairwise(ends)):
             extra = extra if bias is None else extra | {"bias": bias[..., a:b]}
-            parts.append(_online_softmax(grouped, k[a:b], v[a:b], sm_scale, **extra, **({} if parts else once)))
-        merged, total = parts[0] if num_splits == 1 else _merge(*map(np.stack, zip(*parts, strict=True)))
+            outs[part], lses[part] = _online_softmax(
+                grouped, k[a:b], v[a:b], sm_scale, **extra, **({} if part else once)
+            )
+        merged, total = (outs[0], lses[0]) if num_splits == 1 else _merge(outs, lses)
         out[rows] = _by_row(merged, len(of_rows)).astype(q.dtype)
         lse[rows] = _by_row(total, len(of_rows))
     return out, lse
@@ -192,6 +217,13 @@ def _queries_together(bias, num_queries):
     return np.broadcast_to(bias, (heads, rows, num_queries // rows, keys)).reshape(heads, num_queries, keys)
 
 
-def merge_states(outs, lses):
-    out, lse = _merge(outs.astype(np.float32), lses)
-    return out.astype(outs.dtype), lse
+def merge_states(outs, lses, *, out=None, lse=None):
+    merged, total = _merge(outs.astype(np.float32), lses)
+    return _into(out, merged.astype(outs.dtype)), _into(lse, total)
+
+
+def _into(given, result):
+    if given is None:
+        return result
+    given[...] = result
+    return given

@@ -23,6 +23,7 @@ OFFERS = {
     }
 }
 WHY_NOT = dict.fromkeys(("operation", "num_splits", "lse"), "it attends and appends one token, and returns out alone")
+WHY_NOT |= {"into": "a session returns arrays of its own"}
 WHY_NOT |= {"layout": "its past is this one", "strides": "its tensors have none", "int64": "seqlens_k is int32"}
 WHY_NOT |= {"bfloat16": "not implemented on the CPU", "sparse": "a contiguous cache has no pool"}
 CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "undefined"}  # seqlens_k = -1 is out of range

@@ -46,6 +46,7 @@ OFFERS = {
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
 WHY_NOT = {
+    "into": "a jax.Array is never written into",
     "layout": "the same kernels with other axes, compiled once more a row; records of several types are not theirs",
     "dtype": "a DMA moves whole elements; codes of less than a byte are packed into words",
     "float16": "Mosaic has no float16 arithmetic",

@@ -32,10 +32,17 @@ OFFERS = {
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
-    "gather": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
+    "gather": {"layout": set(views.ROWS), "dtype": _MOVED, "into": {"k", "v"}, **_POOL, **_ANY},
     "copy_pages": {**_POOL, **_ANY},
-    "paged_decode": {"layout": views.ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), **_POOL, **_ANY},
-    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
+    "paged_decode": {
+        "layout": views.ATTENDED,
+        "dtype": _ROUNDED,
+        "num_splits": range(1, 65),
+        "into": {"out", "lse"},
+        **_POOL,
+        **_ANY,
+    },
+    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -58,6 +65,7 @@ ARITHMETIC = {
 }
 IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 WHY_NOT = {
+    "workspace": "torch allocates what its operators hold in between",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(
         ("token_slots_diffkv", "beside_nhd_diffkv", "beside_hnd_diffkv"),
@@ -156,14 +164,39 @@ def _positions(view: View, block_table: Tensor, num_parts: int) -> Tensor:
     return torch.arange(num_parts * keys, device=block_table.device).view(num_parts, keys)
 
 
+def _into(given: Tensor | None, result: Tensor) -> Tensor:
+    """The result, bit for bit in the memory that was given."""
+    if given is None:
+        return result
+    _bits(given).copy_(_bits(result))
+    return given
+
+
+def _side_into(given: Rows, result: Rows) -> Rows:
+    """The same of K or V, in one part or several."""
+    if isinstance(result, dict):
+        return {name: _into(given[name] if isinstance(given, dict) else None, rows) for name, rows in result.items()}
+    assert not isinstance(given, dict)
+    return None if result is None else _into(given, result)
+
+
 @_kernel
-def gather(cache: Cache, block_table: Tensor, kv_lens: Tensor, *, layout: str, **told: int | None) -> tuple[Rows, Rows]:
+def gather(
+    cache: Cache,
+    block_table: Tensor,
+    kv_lens: Tensor,
+    *,
+    layout: str,
+    k: Rows = None,
+    v: Rows = None,
+    **told: int | None,
+) -> tuple[Rows, Rows]:
     sides = views.sides(cache, layout, **told)
     position = _positions(sides[0][0], block_table, 1)[0]
     live = position < kv_lens[:, None]
     tables = [views.of_side(block_table, number, 2) for number in (0, 1)]
-    k, v = ([_rows(view, table, position)[live] for view in side] for side, table in zip(sides, tables, strict=True))
-    return views.taken(sides[0], k), views.taken(sides[1], v)
+    rows = [[_rows(view, table, position)[live] for view in side] for side, table in zip(sides, tables, strict=True)]
+    return _side_into(k, views.taken(sides[0], rows[0])), _side_into(v, views.taken(sides[1], rows[1]))
 
 
 @_kernel
@@ -201,6 +234,8 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
     **told: int | None,
 ) -> tuple[Tensor, Tensor]:
     pairs = [(view, views.of_side(block_table, i, 2)) for i, (view,) in enumerate(views.sides(cache, layout, **told))]
@@ -211,11 +246,13 @@ def paged_decode(
     dead = position >= kv_lens[:, None, None]
     score = score.masked_fill_(dead[..., None, None], -torch.inf)
     outs, lses = _mean(score, v, axis=2)
-    out, lse = _mean(lses, outs, axis=1)
-    return out.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
+    merged, total = _mean(lses, outs, axis=1)
+    return _into(out, merged.flatten(1, 2).to(q.dtype)), _into(lse, total.flatten(1, 2))
 
 
 @_kernel
-def merge_states(outs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
-    out, lse = _mean(lses, outs.float(), axis=0)
-    return out.to(outs.dtype), lse
+def merge_states(
+    outs: Tensor, lses: Tensor, *, out: Tensor | None = None, lse: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    merged, total = _mean(lses, outs.float(), axis=0)
+    return _into(out, merged.to(outs.dtype)), _into(lse, total)

@@ -34,21 +34,30 @@ _ALIKE = {"heads_first", "kv_first_hnd", "page_first_nhd", "page_first_hnd", "be
 _ALIKE |= {"packed_unaligned", "bhsd", "cells", "mla_aligned", "mla_packed", "mla_tokens_last", "code_rows"}
 _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
+_RESULTS = {"out", "lse"}
 _ATTENDED = views.ATTENDED - {"trtllm_blocks"} - _ALIKE
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
-    "gather": _MOVED,
+    "gather": {"into": {"k", "v"}, **_MOVED},
     "copy_pages": {
         "layout": {row.name for row in OPERATIONS["copy_pages"].layouts} - _ALIKE,
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {"layout": _ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), "pool": _POOL, **_INDEXED},
-    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
+    "paged_decode": {
+        "layout": _ATTENDED,
+        "dtype": _ROUNDED,
+        "num_splits": range(1, 65),
+        "pool": _POOL,
+        "into": {*_RESULTS, "workspace"},
+        **_INDEXED,
+    },
+    "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
 }
+WORKSPACE = {"paged_decode": decode.workspace_bytes}
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
@@ -110,12 +119,25 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: torch.Tensor, *, layout
 
 
 def gather(
-    cache: Cache, block_table: torch.Tensor, kv_lens: torch.Tensor, *, layout: str, **told: int | None
+    cache: Cache,
+    block_table: torch.Tensor,
+    kv_lens: torch.Tensor,
+    *,
+    layout: str,
+    k: Rows = None,
+    v: Rows = None,
+    **told: int | None,
 ) -> tuple[Rows, Rows]:
-    k, v = views.sides(cache, layout, **told)
-    tables = [views.of_side(block_table, number, 2) for number in (0, 1)]
-    rows = [[paged.gather(view, table, kv_lens) for view in side] for side, table in zip((k, v), tables, strict=True)]
-    return views.taken(k, rows[0]), views.taken(v, rows[1])
+    results = []
+    for number, (side, given) in enumerate(zip(views.sides(cache, layout, **told), (k, v), strict=True)):
+        table = views.of_side(block_table, number, 2)
+        if given is None:
+            results.append(views.taken(side, [paged.gather(view, table, kv_lens) for view in side]))
+            continue
+        for view, rows in views.given(side, given):
+            paged.gather(view, table, kv_lens, rows)
+        results.append(given)
+    return results[0], results[1]
 
 
 def copy_pages(cache: Cache, page_mapping: torch.Tensor, *, layout: str) -> Cache:
@@ -133,11 +155,16 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    out: torch.Tensor | None = None,
+    lse: torch.Tensor | None = None,
+    workspace: torch.Tensor | None = None,
     **told: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (k,), (v,) = views.sides(cache, layout, **told)
-    return decode.paged_decode(q, k, v, block_table, kv_lens, sm_scale, num_splits)
+    return decode.paged_decode(q, k, v, block_table, kv_lens, sm_scale, num_splits, (out, lse), workspace)
 
 
-def merge_states(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return merge.merge_states(outs, lses, outs.dtype)
+def merge_states(
+    outs: torch.Tensor, lses: torch.Tensor, *, out: torch.Tensor | None = None, lse: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return merge.merge_states(outs, lses, outs.dtype, (out, lse))

@@ -28,9 +28,10 @@ class Case:
     op, layout, dtype   the cell it belongs to
     seed, family        contents: which hash, and what kind of numbers (specs/data.py)
     dead                contents of slots that no sequence reads: zero, finite, nan, inf (of either sign)
-    poison              which of those slots hold them, while the others hold zeros: all; tails: the rest of pages that
-                        a sequence owns; free: pages that none owns; padding: what no token's element lies in; evicted:
-                        tokens older than every query's window
+    poison              where those contents lie, while all else that is dead holds zeros: all; tails: the rest of pages
+                        that a sequence owns; free: pages that no table names; null: pages that none owns and the
+                        padding of the tables names; padding: what no token's element lies in; gaps: what lies between
+                        the elements of a strided cache; evicted: tokens older than every query's window
     kv_lens             live tokens of each sequence; their number is num_seqs
     num_seqs            rows of merge_states; 0 where kv_lens says it
     num_tokens          tokens of merge_kv, extract_k, extract_v
@@ -39,10 +40,13 @@ class Case:
     spare_pages         pages that no sequence owns
     spare_columns       columns of the block table beyond the longest sequence
     table_padding       what the block table holds beyond a sequence's pages: valid: any page, another sequence's among
-                        them; minus_one; huge: numbers far past the pool
+                        them; null: the first page that none owns, where there is one; minus_one; huge: numbers far past
+                        the pool
     index_dtype         dtype of slot_mapping, block_table and kv_lens
     strides             how arrays lie in memory: contiguous; outer: views into larger storage, every axis but the last
                         with a wider stride; all: every axis, the last with stride 2 (specs/storage.py)
+    buffers             what results are written into: own: what the operation allocates; nan: what it is given, filled
+                        with NaN and workspaces with garbage; used: what the call before was given, as it left it
     skip                every skip-th token of slot_mapping is -1; 0: none
     skip_from           the first row that is skipped, or that is a stray
     num_splits          parts that paged_decode cuts each sequence into
@@ -99,6 +103,7 @@ class Case:
     page_moves: str = "apart"
     pool: str = "dense"
     strides: str = "contiguous"
+    buffers: str = "own"
     capacity: int = 0
 
     @property
@@ -120,6 +125,11 @@ class Case:
     def num_q_heads(self) -> int:
         """Query heads."""
         return self.num_kv_heads * self.group
+
+    @property
+    def gaps(self) -> str:
+        """Contents of what lies between the elements of a strided cache; nothing: what lies beside any array."""
+        return self.dead if self.dead != "zero" and self.poison in ("all", "gaps") else ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields that the operation looks at, with the schema number."""

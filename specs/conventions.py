@@ -21,6 +21,7 @@ class Convention:
     bars      axis of a Case -> values that are not drawn where it is undefined, and where it raises only on demand
     several   whether an adapter declares a set of choices (what it copes with) or exactly one
     sources   choice -> systems that have it
+    implies   choice -> others that whoever copes with it copes with too
     """
 
     name: str
@@ -30,6 +31,7 @@ class Convention:
     bars: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     several: bool = False
     sources: Mapping[Any, str] = field(default_factory=dict)
+    implies: Mapping[Any, tuple[Any, ...]] = field(default_factory=dict)
 
 
 CONVENTIONS: dict[str, Convention] = {
@@ -123,9 +125,11 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="table_padding",
-            meaning="what a block table may hold beyond a sequence's pages: any page, -1, numbers far past the pool",
-            choices=("valid", "minus_one", "huge"),
+            meaning="what a block table may hold beyond a sequence's pages: any page, one that none owns, -1, numbers "
+            "far past the pool",
+            choices=("valid", "null", "minus_one", "huge"),
             default={"valid"},
+            implies={"valid": ("null",)},
             several=True,
         ),
         Convention(
@@ -171,8 +175,8 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="invariances",
-            meaning="what changes no bit of a row: its batch, the order of the heads, the number of splits",
-            choices=("batch", "heads", "splits"),
+            meaning="what changes no bit of a row: its batch, the order of the heads, the number of splits, the layout",
+            choices=("batch", "heads", "splits", "layouts"),
             default=set(),
             several=True,
         ),
@@ -195,4 +199,8 @@ def barred(conventions: Mapping[str, Any], axis: str, asked: bool) -> set[Any]:
 
 def declared(conventions: Mapping[str, Any]) -> dict[str, Any]:
     """An adapter's choices, completed with the defaults."""
-    return {name: conventions.get(name, row.default) for name, row in CONVENTIONS.items()}
+    found = {name: conventions.get(name, row.default) for name, row in CONVENTIONS.items()}
+    for name, row in CONVENTIONS.items():
+        if row.implies:
+            found[name] = found[name] | {more for one in found[name] for more in row.implies.get(one, ())}
+    return found

@@ -180,6 +180,16 @@ def garbage(dtype: str, h: Hashes) -> Array:
     return np.asarray((sign * (16.0 + (h >> _U(60)).astype(np.int64)) * 8.0).astype(DTYPES[dtype]))
 
 
+def unwritten(dtype: str, shape: tuple[int, ...]) -> Array:
+    """What memory holds that is given to be written: one NaN that no arithmetic makes, of other types random bits."""
+    if dtype in UNWRITTEN:
+        return np.full(shape, UNWRITTEN[dtype], f"uint{DTYPES[dtype].itemsize * 8}").view(DTYPES[dtype])
+    return bits(dtype, hashes(0, "unwritten", *grid(*shape)))
+
+
+UNWRITTEN = {"float32": 0x7FE55AA5, "float16": 0x7EA5, "bfloat16": 0x7FE5}
+"""Type of a rounded result -> the bits of the NaN that it has nowhere before it is written."""
+
 DEAD = ("zero", "finite", "nan", "inf", "bits")
 """Contents of what no sequence reads."""
 

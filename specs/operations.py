@@ -15,6 +15,9 @@ from kvconform.specs.dtypes import DTYPES, PACKED
 from kvconform.specs.features import FEATURES
 from kvconform.specs.layouts import LAYOUTS, Layout
 
+WORKSPACE = "workspace"
+"""What an operation may be given besides memory for its results: bytes, as many as the adapter's WORKSPACE says."""
+
 ROUNDED = ("float32", "float16", "bfloat16")
 """Dtypes in which arithmetic operations are specified."""
 
@@ -34,6 +37,8 @@ class Operation:
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
     hidden       keywords that are passed where the shapes of a cache do not tell them (specs/row.py, `hidden`)
     unasked      axes that keep to one value unless OFFERS lists them
+    lends        keywords under which a caller may give memory to write into: results by name, and a workspace; passed
+                 where OFFERS lists them under `into`
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
     """
 
@@ -47,6 +52,7 @@ class Operation:
     optional: Mapping[str, Any] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)
     unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous", "pool": "dense"})
+    lends: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: bool = False
 
@@ -122,7 +128,8 @@ OPERATIONS: dict[str, Operation] = {
             returns=("k", "v"),
             holds="pages",
             hidden=_HIDDEN,
-            case_axes=(*_PAGES, *_TABLE, "page_ids", "shared_pages", "pool", "strides"),
+            lends=("k", "v"),
+            case_axes=(*_PAGES, *_TABLE, "page_ids", "shared_pages", "pool", "strides", "buffers"),
         ),
         Operation(
             name="copy_pages",
@@ -142,6 +149,7 @@ OPERATIONS: dict[str, Operation] = {
             hidden=_HIDDEN,
             only=ROUNDED,
             optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
+            lends=("out", "lse", WORKSPACE),
             case_axes=(
                 *(a for a in _PAGES if a not in ("num_subspaces", "head_dim_v")),
                 *_TABLE,
@@ -155,6 +163,7 @@ OPERATIONS: dict[str, Operation] = {
                 "pool",
                 "shared_pages",
                 "strides",
+                "buffers",
             ),
             rounds=True,
         ),
@@ -165,7 +174,11 @@ OPERATIONS: dict[str, Operation] = {
             returns=("out", "lse"),
             holds="splits",
             only=ROUNDED,
-            case_axes=("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
+            lends=("out", "lse"),
+            case_axes=(
+                *("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
+                "buffers",
+            ),
             rounds=True,
         ),
     )

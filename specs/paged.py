@@ -99,9 +99,11 @@ class PagedInputs:
         for side in SIDES if case.row.pairs_pages else SIDES[:1]:
             beyond = {"minus_one": -1, "huge": FAR_PAGE}.get(case.table_padding, 0)
             table = np.full((len(case.kv_lens), width), beyond, case.index_dtype)
-            if case.table_padding == "valid":
+            if case.table_padding in ("valid", "null"):
                 padding = data.hashes(case.seed, "padding" + " v" * side, *data.grid(*table.shape))
                 table[:] = padding % np.uint64(num_pages)
+            if case.table_padding == "null":
+                table[:] = self._null_page(order, table)
             for seq, pages in enumerate(self.pages_of):
                 shared = self.num_shared[seq] if seq else 0
                 table[seq, shared:pages] = order[start + shared : start + pages]
@@ -109,6 +111,12 @@ class PagedInputs:
                 start += pages
             tables.append(table)
         return tuple(tables * 2)[:2]
+
+    def _null_page(self, order: Array, otherwise: Array) -> Array:
+        """The first page that no sequence owns, where there is one."""
+        owned = {*order[: sum(self.pages_of) * (1 + self.row.pairs_pages)].tolist()}
+        free = next((page for page in range(self.sizes["page"]) if page not in owned), None)
+        return otherwise if free is None else np.asarray(free)
 
     def _order(self, num_pages: int) -> Array:
         """The pages in the order in which sequences take them."""
@@ -307,16 +315,20 @@ class PagedInputs:
 
     @cached_property
     def dead_slots(self) -> tuple[dict[str, Array], ...]:
-        """Slots without a live token, of K and of V: `tails` of pages that a sequence owns, all of `free` pages."""
+        """Slots without a live token, of K and of V: `tails` of pages that a sequence owns, and all of pages that none
+        owns, `null` where the padding of a table names them and `free` where it does not."""
         size, num_pages = self.case.page_size, self.sizes["page"]
         found = []
-        for slots in self.slots:
+        for slots, table in zip(self.slots, self.tables, strict=True):
             dead = np.ones(num_pages * size, bool)
             dead[slots] = False
             owned = np.zeros(num_pages, bool)
             owned[slots // size] = True
-            of_owned = np.repeat(owned, size)
-            found.append({"tails": np.flatnonzero(dead & of_owned), "free": np.flatnonzero(dead & ~of_owned)})
+            named = np.zeros(num_pages, bool)
+            beyond = table[np.arange(table.shape[1]) >= np.array(self.pages_of, np.int64)[:, None]]
+            named[beyond[(beyond >= 0) & (beyond < num_pages)]] = True
+            regions = {"tails": owned, "free": ~owned & ~named, "null": ~owned & named}
+            found.append({name: np.flatnonzero(dead & np.repeat(pages, size)) for name, pages in regions.items()})
         return tuple(found)
 
     @cached_property
@@ -335,6 +347,7 @@ class PagedInputs:
         places = {name: any(len(side[name]) for side in self.dead_slots) for name in self.dead_slots[0]}
         places["evicted"] = bool(len(self.evicted))
         places["padding"] = any(row.padding(buffer, sizes, dtype).any() for buffer in row.buffers)
+        places["gaps"] = self.case.strides != "contiguous"
         return any(places.values()) if self.case.poison == "all" else places[self.case.poison]
 
     def arrays(self) -> dict[str, Array]:

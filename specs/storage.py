@@ -23,12 +23,13 @@ MOST_GUARDS = 3
 _SEED = 0x6A
 
 
-def wrap(array: Array, strides: str, name: str = "") -> tuple[Array, tuple[slice, ...]]:
+def wrap(array: Array, strides: str, name: str = "", gaps: str = "") -> tuple[Array, tuple[slice, ...]]:
     """(storage, slices): `storage[slices]` equals the array; everything else in the storage is a guard zone.
 
     outer   each axis has a few more entries in storage than in the array, but the last of an array of rank 2 or more
     all     the last axis has 2 n entries, of which every second is the array's
     name    of the argument: arrays of other names have other strides, so that V read with the strides of K shows
+    gaps    contents of the guard zone (specs.data.DEAD); nothing: finite garbage, small numbers where it is indices
     """
     if strides == "contiguous" or not array.ndim:
         return array, ()
@@ -40,9 +41,17 @@ def wrap(array: Array, strides: str, name: str = "") -> tuple[Array, tuple[slice
     elif array.ndim > 1:
         slices[-1], shape[-1] = slice(0, array.shape[-1]), array.shape[-1]
     size = math.prod(shape)
-    storage = np.resize(_guards(array.dtype), size).reshape(shape)
+    storage = np.resize(_guards(array.dtype, gaps), size).reshape(shape)
     storage[tuple(slices)] = array
     return storage, tuple(slices)
+
+
+def guarded(array: Array, strides: str, name: str = "") -> tuple[Array, tuple[slice, ...]]:
+    """The same with a guard zone behind the array alone, where it is not contiguous: its first byte stays aligned."""
+    if strides == "contiguous":
+        return array, ()
+    behind = np.resize(_guards(array.dtype, ""), 16 * MOST_GUARDS)
+    return np.concatenate([array, behind]), (slice(0, len(array)),)
 
 
 @cache
@@ -54,8 +63,10 @@ def _widths(name: str, ndim: int) -> list[tuple[int, int]]:
 
 
 @cache
-def _guards(dtype: np.dtype[np.generic]) -> Array:
+def _guards(dtype: np.dtype[np.generic], gaps: str) -> Array:
     """Finite garbage for numbers, small numbers for indices: read for the array's own, they show in the result."""
+    if gaps:
+        return data.dead(dtype.name, gaps, data.hashes(_SEED, "gaps", *data.grid(4093)))
     h = data.hashes(_SEED, "guards", *data.grid(4093))  # a prime: no stride of an array meets the same ones again
     if dtype.name in ("int32", "int64"):
         return np.asarray((h >> np.uint64(60)).astype(dtype))

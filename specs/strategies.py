@@ -46,9 +46,10 @@ POOL: dict[str, tuple[Any, ...]] = {
     "num_parts": (1, 2, 3, 5, 8),
     "empty_parts": ("none", "some", "all"),
     "dead": ("finite", "zero", "nan", "inf"),
-    "poison": ("all", "tails", "free", "padding", "evicted"),
-    "table_padding": ("valid", "minus_one", "huge"),
+    "poison": ("all", "tails", "free", "padding", "null", "gaps", "evicted"),
+    "table_padding": ("valid", "null", "minus_one", "huge"),
     "strides": STRIDES,
+    "buffers": ("own", "nan", "used"),
     "stray_slots": ("none", "below", "beyond", "twice"),
     "page_ids": ("any", "high"),
     "shared_pages": (0, 1, 2),
@@ -76,12 +77,13 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "spare_columns": (0,),
     "table_padding": ("valid",),
     "shared_pages": (0,),
-    "poison": ("all", "tails", "evicted"),
+    "poison": ("all", "tails", "gaps", "evicted"),
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""
 
-ON_DEMAND: dict[str, tuple[Any, ...]] = {"pool": ("sparse",)}
-"""Values that no law draws unless it asks for them: of 2**31 elements none is looked at twice."""
+ON_DEMAND: dict[str, tuple[Any, ...]] = {"pool": ("sparse",), "buffers": ("used",)}
+"""Values that no law draws unless it asks for them: of 2**31 elements none is looked at twice, and what a buffer holds
+from the call before matters where there is one."""
 
 STATIC_AXES = (
     "page_size",
@@ -139,7 +141,8 @@ class Cell:
         """Axis -> predicate: the offer's, else the conventions', else what leaving out an optional keyword means."""
         several = {name: self.conventions[name] for name, row in CONVENTIONS.items() if row.several}
         operation = OPERATIONS[self.op]
-        return {**operation.optional, **operation.unasked, **several, **self.offer}
+        own = {} if self.offer.get("into") or not operation.lends else {"buffers": "own"}
+        return {**operation.optional, **operation.unasked, **own, **several, **self.offer}
 
     def predicates(self, axis: str) -> list[Any]:
         """What a value of an axis has to satisfy."""
@@ -169,8 +172,7 @@ class Cell:
         if axis in SIZE_OF:
             pool = self._sizes(axis, pool, predicates)
         if axis == "poison":
-            there = {"padding": bool(self.row.pad), "evicted": self.predicates("window") not in ([], [0])}
-            pool = [v for v in pool if there.get(v, True)]
+            pool = [v for v in pool if self._has_region(v)]
         if axis == "q_lens" and self.static:
             pool = pool[:2]  # each is a shape to compile
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
@@ -183,6 +185,16 @@ class Cell:
             among = "" if only is None else f" among {', '.join(map(str, only))}"
             raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis}{among} to draw from {asked}")
         return pool
+
+    def _has_region(self, poison: str) -> bool:
+        """Whether what is offered has such a region of dead bytes."""
+        if poison == "padding":
+            return bool(self.row.pad)
+        if poison == "evicted":
+            return self.predicates("window") not in ([], [0])
+        if poison == "gaps":
+            return any(self.takes(strides=(one,)) for one in STRIDES[1:])
+        return poison != "null" or any(self.takes(table_padding=(one,)) for one in ("valid", "null"))
 
     @property
     def _has_own_v(self) -> bool:

@@ -19,10 +19,14 @@ from kvconform.specs.families import is_screened
 from kvconform.specs.inputs import inputs
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
+from kvconform.specs.strategies import POOL
 from kvconform.suites.law import Subject
 
 ORDINARY = {"stray_slots": ("none",)}
 """Axes that only laws about them leave their simplest value."""
+
+BUFFERS = POOL["buffers"]
+"""What results may be written into, for laws that call twice: what the first call was given is what the second is."""
 
 LEFT_OVER = "bits"
 """Unaddressed bytes hold random bit patterns: any change of any of them shows."""
@@ -98,15 +102,25 @@ def require_decoded(subject: Subject, case: Case) -> None:
         subject.saw_nothing()
 
 
-def require_agreement(subject: Subject, one: PagedInputs, other: PagedInputs, what: str) -> None:
+def require_agreement(
+    subject: Subject, one: PagedInputs, other: PagedInputs, what: str, *, bitwise: bool = False
+) -> None:
     """Raise Violation unless two forms of one input give results no farther apart than both may be from the truth.
 
-    what   the other form, behind the results' names
+    what      the other form, behind the results' names
+    bitwise   whether they must not be apart at all
     """
-    results, wants = [], []
-    for x in (one, other):
-        case, cache = x.case, paged.filled(x, "zero")
-        results.append(subject.call(case, "paged_decode", **attending(x, cache, subject.conventions)))
+    caches = [paged.filled(x, "zero") for x in (one, other)]
+    results = [
+        subject.call(x.case, "paged_decode", **attending(x, cache, subject.conventions))
+        for x, cache in zip((one, other), caches, strict=True)
+    ]
+    if bitwise:
+        require_attention(results[1], results[0], f"{what} against without")
+        return
+    wants = []
+    for x, cache in zip((one, other), caches, strict=True):
+        case = x.case
         profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
         wants.append(decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions)))
     for name in results[0]:

@@ -24,6 +24,11 @@ class Subject(Protocol):
     """One implementation as a law sees it; the harness provides it (harness/subject.py)."""
 
     @property
+    def offers(self) -> Mapping[str, Mapping[str, Any]]:
+        """What it offers of each operation."""
+        ...
+
+    @property
     def conventions(self) -> Mapping[str, Any]:
         """Its declared conventions, completed."""
         ...

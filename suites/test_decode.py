@@ -1,5 +1,7 @@
 """Paged decode attention: the definition within the derived bound, and what must not matter does not."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from kvconform.oracles import decode, paged
@@ -32,7 +34,7 @@ def test_decode_ignores_dead_slots(subject, case):
     x = inputs(case)
     if not x.is_poisoned:
         subject.saw_nothing()
-    clean = attend(subject, case, paged.filled(x, "zero"))
+    clean = attend(subject, replace(case, dead="zero"), paged.filled(x, "zero"))
     for side, poisoned in (("K", (case.dead, "zero")), ("V", ("zero", case.dead))):
         got = attend(subject, case, paged.filled(x, *poisoned))
         where = "" if case.poison == "all" else f" ({case.poison})"

@@ -6,7 +6,7 @@ from kvconform.oracles import mistakes, paged
 from kvconform.oracles.verdict import require, require_any, require_raised
 from kvconform.specs.inputs import inputs
 from kvconform.specs.strategies import high_pages
-from kvconform.suites.calls import LEFT_OVER, ORDINARY, appending, gathering, require_tokens
+from kvconform.suites.calls import BUFFERS, LEFT_OVER, ORDINARY, appending, gathering, require_tokens
 from kvconform.suites.law import law
 
 
@@ -80,11 +80,13 @@ def test_append_reaches_high_pages(subject, case):
     require(got["cache"], paged.expect_append(x, before, padding=subject.conventions["padding"]))
 
 
-@law("gather", families=("plain", "bits"))
+@law("gather", families=("plain", "bits"), only={"buffers": BUFFERS})
 def test_gather_reads_the_live_tokens_in_order(subject, case):
     """Sequence after sequence, each token from the page and slot that the block table gives it."""
     x = inputs(case)
     cache = paged.filled(x, LEFT_OVER)
+    if case.buffers == "used":
+        subject.call(case, "gather", **gathering(x, x.dead(LEFT_OVER)))
     got = subject.call(case, "gather", **gathering(x, cache))
     require(got, paged.expect_gather(x, cache), partial(mistakes.of_gather, x, cache))
     if not x.num_tokens:

@@ -8,8 +8,9 @@ from kvconform.oracles import paged
 from kvconform.specs import data, variations
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
+from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.strategies import high_pages, long_contexts, sparse_pool
+from kvconform.specs.strategies import Cell, high_pages, long_contexts, offers_cell, sparse_pool
 from kvconform.suites.calls import appending, attend, require_agreement, require_attention, require_decoded
 from kvconform.suites.law import law
 
@@ -134,6 +135,24 @@ def test_decode_forgets_the_calls_before(subject, case):
 
 @law(
     "paged_decode",
+    only=APART | {"buffers": ("used",)},
+    wants=lambda conventions: conventions["deterministic"],
+    cells=lambda cell: bool(cell.offer.get("into")),
+)
+def test_decode_does_not_see_what_its_buffers_held(subject, case):
+    """Results, and a workspace, that a call with other contents and shorter sequences has left change no bit."""
+    x = inputs(case)
+    cache = paged.filled(x, case.dead)
+    first = attend(subject, replace(case, buffers="nan"), cache)
+    between = variations.with_v_times(x, -2.0)
+    shortest = min((n for n in case.kv_lens if n), default=0)
+    attend(subject, case, paged.filled(between, case.dead), q=-between.q, kv_lens=np.minimum(x.kv_lens, shortest))
+    got = attend(subject, case, cache)
+    require_attention(got, first, "written where another call wrote before against where NaN was")
+
+
+@law(
+    "paged_decode",
     needs=("append",),
     only={**APART, "dead": ("zero",)},
     wants=lambda conventions: conventions["deterministic"] and conventions["skipped_slots"] == "skip",
@@ -195,6 +214,30 @@ def test_decode_agrees_across_page_sizes(subject, case):
     """The same tokens in pages of another size give the same, within both bounds."""
     other = PagedInputs(replace(case, page_size=PAGE_SIZES[case.page_size]))
     require_agreement(subject, inputs(case), other, f"in pages of {other.case.page_size}")
+
+
+def layouts_beside(cell):
+    """The other layouts that are offered, of those in which sequences own pages, or of those in which they are one."""
+    alike = [row for row in OPERATIONS[cell.op].layouts if row.contiguous == cell.row.contiguous]
+    return [row.name for row in alike if row != cell.row and offers_cell(cell.offer, row, cell.dtype)]
+
+
+@law(
+    "paged_decode",
+    only={**APART, "dead": ("zero",)},
+    cells=lambda cell: not cell.static and bool(layouts_beside(cell)),
+)
+def test_decode_agrees_across_layouts(subject, case):
+    """The same tokens in another layout give the same, within both bounds, and bit for bit where that is declared."""
+    cell = Cell(case.op, case.layout, case.dtype, subject.offers[case.op], subject.conventions)
+    moved = {name: replace(case, layout=name) for name in layouts_beside(cell)}
+    taken = [name for name in moved if replace(cell, layout=name).draws(moved[name])]
+    if not taken:
+        subject.saw_nothing()
+        return
+    other = moved[taken[_chosen(case, "layout", len(taken))]]
+    bitwise = "layouts" in subject.conventions["invariances"]
+    require_agreement(subject, inputs(case), PagedInputs(other), f"in {other.layout}", bitwise=bitwise)
 
 
 @law("paged_decode", pinned=high_pages, drawn=False)

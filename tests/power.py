@@ -21,6 +21,8 @@ APPENDED = "decode_reads_what_was_appended"
 LONG = "decode_counts_every_page_of_a_long_context"
 REPEATED_KV = "decode_agrees_with_repeated_kv"
 PAGE_SIZES = "decode_agrees_across_page_sizes"
+LAYOUTS = "decode_agrees_across_layouts"
+BUFFERS = "decode_does_not_see_what_its_buffers_held"
 DECODE_HIGH = "decode_reaches_high_pages"
 DECODE_LARGE = "decode_counts_elements_beyond_31_bits"
 APPEND = "append_writes_exactly_its_slots"
@@ -142,6 +144,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "page_scale_sees_dead_keys": ((DEAD,), None),
     "nan_alone_is_cleaned_from_dead_v": ((BOUND, DEAD), None),
     "padded_dims_are_multiplied_by_zero": ((BOUND, DEAD), None),
+    "first_key_of_padding_is_multiplied_by_zero": ((DEAD,), None),
+    "gaps_between_dims_are_multiplied_by_zero": ((DEAD,), None),
     "scale_is_that_of_the_whole_pool": ((DEAD, NEIGHBOURS), None),
     # neighbours in a batch
     "maximum_is_shared_by_the_batch": ((NEIGHBOURS,), None),
@@ -216,6 +220,21 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "newest_tokens_are_a_part_of_their_own": ((APPENDED,), None),
     "append_is_read_one_call_late": ((APPENDED,), None),
     "scale_is_that_of_the_last_append": ((APPENDED,), None),
+    # memory that is given to be written into
+    "empty_rows_of_what_is_given_are_skipped": ((BOUND,), None),
+    "splits_are_added_to_what_is_given": ((BOUND, DEAD), None),
+    "tail_of_a_head_is_left_in_what_is_given": ((BOUND, DEAD), None),
+    "workspace_of_unused_splits_is_merged": ((BOUND,), None),
+    "maximum_starts_at_what_lse_held": ((BUFFERS,), None),
+    "rows_that_hold_numbers_are_taken_for_done": ((BUFFERS,), None),
+    "plan_in_the_workspace_is_kept": ((BUFFERS,), None),
+    "merged_lse_is_the_larger_of_it_and_what_is_given": ((MERGE_REPEATS,), None),
+    "tokens_are_gathered_over_the_bits_of_what_is_given": ((GATHER,), None),
+    # one layout of several
+    "tiles_of_hnd_are_shorter": ((LAYOUTS,), None),
+    "split_x_is_summed_from_the_last_key": ((LAYOUTS,), None),
+    "sm_scale_meets_q_in_interleaved": ((LAYOUTS,), None),
+    "last_token_is_dropped_in_hnd": ((BOUND, LAYOUTS), "last_token_is_dropped"),
     # append
     "skipped_tokens_go_to_the_last_slot": ((APPEND,), "skipped_tokens_go_to_the_last_slot"),
     "skipped_tokens_go_to_the_first_slot": ((APPEND,), "skipped_tokens_go_to_the_first_slot"),
@@ -354,6 +373,16 @@ ALONE: dict[str, tuple[str, ...]] = {
         "plan_of_shorter_sequences_is_kept",
         "highest_maximum_of_a_cache_is_kept",
         "second_length_of_a_shape_is_compiled_anew",
+    ),
+    BUFFERS: (
+        "maximum_starts_at_what_lse_held",
+        "rows_that_hold_numbers_are_taken_for_done",
+        "plan_in_the_workspace_is_kept",
+    ),
+    LAYOUTS: (
+        "tiles_of_hnd_are_shorter",
+        "split_x_is_summed_from_the_last_key",
+        "sm_scale_meets_q_in_interleaved",
     ),
     APPENDED: (
         "newest_tokens_are_a_part_of_their_own",
@@ -532,6 +561,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "leaves_undefined_what_it_may": (APPEND, COPY, FORK),
     "exp_errs_but_not_at_0": (BOUND, DEAD, PAGES, REPEATS),
     "chunks_are_of_a_fixed_size": (SPLITS, BATCH, APPENDED, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
-    "every_head_of_every_row_is_alone": (BATCH, HEADS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
+    "every_head_of_every_row_is_alone": (BATCH, HEADS, LAYOUTS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
+    "writes_where_it_is_told": (BUFFERS, BOUND, DEAD, PAGES, GATHER, MERGE, MERGE_REPEATS),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

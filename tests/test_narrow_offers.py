@@ -18,10 +18,11 @@ from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
-from kvconform.tests.power import LONG, PAGE_SIZES, REPEATED_KV
+from kvconform.tests.power import LAYOUTS, LONG, PAGE_SIZES, REPEATED_KV
 
 OPTIONS = Options(replace(EFFORTS["quick"], examples=3, static_examples=3, seconds=3600.0))
 WIDE = {op: {"layout": {"nhd", "fused", "parts_first"}, "dtype": {"float16"}} for op in OPERATIONS}
+WIDE |= {op: WIDE[op] | {"into": set(row.returns)} for op, row in OPERATIONS.items() if row.lends}
 NARROW = [
     *({"num_kv_heads": {n}} for n in (1, 2, 4, 8)),
     *({"num_parts": {n}} for n in (1, 2, 3, 4)),
@@ -156,14 +157,16 @@ def test_offer_that_leaves_an_operation_nothing_is_red_under_every_law():
     found = outcomes({op: offer for op, row in OPERATIONS.items() if row.holds == "pages"})
     said = {"attention_over_parts_merges_to_the_whole"}  # not in OFFERS; these are not in CONVENTIONS
     said |= {"append_refuses_slot_minus_one", "decode_does_not_depend_on_its_splits"}
+    assert found.pop(LAYOUTS)[0] == NOT_OFFERED  # there is no other
+    said.add(LAYOUTS)
     assert set(found) | said == {law.name for law in all_laws().values() if OPERATIONS[law.op].holds == "pages"}
     assert {outcome for outcome, _ in found.values()} == {NOT_REACHED}
     assert all("no head_dim to draw from {3}" in message for _, message in found.values())
 
 
-def test_nothing_is_left_out_where_everything_is_offered():
+def test_nothing_is_left_out_where_everything_is_offered_but_a_second_layout():
     for static in (False, True):
         left = {law for law, (outcome, _) in of_wide(static).items() if outcome == NOT_OFFERED}
         free_alone = {REPEATED_KV, PAGE_SIZES, LONG} if static else set()  # each call of theirs has a shape of its own
-        assert left == {law for law in left if "31_bits" in law} | free_alone
+        assert left == {law for law in left if "31_bits" in law} | free_alone | {LAYOUTS}
         assert {outcome for law, (outcome, _) in of_wide(static).items() if law not in left} == {CONFORMS}

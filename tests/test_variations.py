@@ -75,7 +75,7 @@ def test_an_input_is_left_as_it_was():
     assert all(np.array_equal(before[name], array) for name, array in x.arrays().items())
 
 
-REGIONS = ("tails", "free", "padding")
+REGIONS = ("tails", "free", "padding", "null")
 ROWS = {
     "nhd": {},
     "packed": {"head_dim": 8},
@@ -87,7 +87,7 @@ ROWS = {
 
 def poisoned(layout, poison):
     """A Case, and where its cache holds NaN."""
-    x = inputs(replace(ONE, layout=layout, poison=poison, **{"spare_pages": 1} | ROWS[layout]))
+    x = inputs(replace(ONE, layout=layout, poison=poison, table_padding="null", **{"spare_pages": 2} | ROWS[layout]))
     return x, {name: np.isnan(field) for name, field in paged.filled(x, "nan").items()}
 
 
@@ -108,7 +108,7 @@ def test_each_region_lies_where_it_says(layout):
     for name, where in padding.items():
         assert np.array_equal(where, x.row.padding(name, x.sizes, x.case.dtype))
     assert any(where.any() for where in padding.values()) == (layout in ("packed", "tokens_last"))
-    for region in ("tails", "free"):
+    for region in ("tails", "free", "null"):
         x, where = poisoned(layout, region)
         slots = np.arange(x.sizes["page"] * x.case.page_size)
         for part in x.row.parts:
@@ -118,5 +118,8 @@ def test_each_region_lies_where_it_says(layout):
             live = x.slots[part.side]
             owned = set((live // x.case.page_size).tolist())
             assert pages <= owned if region == "tails" else not pages & owned
+            named = x.tables[part.side][np.arange(x.tables[part.side].shape[1]) >= np.array(x.pages_of)[:, None]]
+            assert pages == set(named.tolist()) if region == "null" else not pages & set(named.tolist())
             assert not set(live.tolist()) & set(slots[nan].tolist())
-            assert nan.any() or (layout, region) == ("token_slots", "tails")  # a page of one slot has no tail
+            # a page of one slot has no tail, and a table of whole sequences no padding
+            assert nan.any() or (layout, region) in (("token_slots", "tails"), ("bshd", "null"))

@@ -106,6 +106,14 @@ class DeviceArray:
         view.address += first * self.dtype.itemsize
         return view
 
+    def part(self, first: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """Contiguous bytes of this array, from the one numbered `first` on, as an array of its own."""
+        view = copy(self)
+        view.shape, view.dtype = shape, dtype
+        view.strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        view.address += first
+        return view
+
     def numpy(self) -> Array:
         """A copy as a numpy array; what lies between the elements of a view is read with them."""
         last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))

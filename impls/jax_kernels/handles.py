@@ -19,6 +19,7 @@ COMPILED = jax.default_backend() == "gpu"
 """Whether kernels written for Triton are compiled."""
 
 WHY_NOT = {
+    "into": "a jax.Array is never written into",
     "operation": "the kernel decodes; writing and reading caches is left to its caller",
     "layout": "the kernel has one layout",
     "index_dtype": "JAX without x64 has no int64",

@@ -18,6 +18,7 @@ LAYOUTS = {"bshd", "bhsd"}
 ROUNDED = {"float32", "float16", "bfloat16"}
 STRIDES = {"contiguous", "outer", "all"}
 WHY_NOT = {
+    "into": "the function takes no out",
     "operation": "the kernel attends; writing and reading caches is left to its caller",
     "layout": "the kernel takes whole sequences side by side",
     "num_splits": "the kernel has no such argument",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -10,7 +13,7 @@ from kvconform.impls.torch_kernels.views import View
 from kvconform.impls.triton_kernels import COMPILED, launch
 from kvconform.impls.triton_kernels.blocks import along
 from kvconform.impls.triton_kernels.formats import narrow, widen
-from kvconform.impls.triton_kernels.merge import merge_states
+from kvconform.impls.triton_kernels.merge import Results, merge_states
 from kvconform.impls.triton_kernels.pages import cuts, strided, unit
 
 TILE = 16
@@ -97,6 +100,21 @@ def _decode(
     tl.store(lses + lse_at, top + tl.log(denominator), mask=is_row)
 
 
+def workspace_bytes(q: torch.Tensor, *_: Any, num_splits: int = 1, **options: Any) -> int:
+    """The partial results of splits, float32; none where there is one split, whose results are stored at once."""
+    num_seqs, num_q_heads, head_dim = q.shape
+    return num_splits * num_seqs * num_q_heads * (head_dim + 1) * 4 if num_splits > 1 else 0
+
+
+def _partials(q: torch.Tensor, num_splits: int, workspace: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Their outs and lses, in memory that is given or in their own."""
+    shape = (num_splits, *q.shape)
+    if workspace is None:
+        workspace = q.new_empty(workspace_bytes(q, num_splits=num_splits), dtype=torch.uint8)
+    outs, lses = workspace.view(torch.float32).split([math.prod(shape), math.prod(shape[:-1])])
+    return outs.view(shape), lses.view(shape[:-1])
+
+
 def paged_decode(
     q: torch.Tensor,
     k: View,
@@ -105,13 +123,21 @@ def paged_decode(
     kv_lens: torch.Tensor,
     sm_scale: float,
     num_splits: int,
+    into: Results = (None, None),
+    workspace: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out in q's dtype and lse, [num_seqs, num_q_heads, head_dim] and [num_seqs, num_q_heads]."""
+    """out in q's dtype and lse, [num_seqs, num_q_heads, head_dim] and [num_seqs, num_q_heads].
+
+    into, workspace   where they, and partial results, are written, if it is given
+    """
     num_seqs, num_q_heads, head_dim = q.shape
     num_kv_heads = k.num_heads
     group = num_q_heads // num_kv_heads
-    outs = q.new_empty(num_splits, *q.shape, dtype=q.dtype if num_splits == 1 else torch.float32)
-    lses = q.new_empty(num_splits, num_seqs, num_q_heads, dtype=torch.float32)
+    if num_splits == 1:
+        outs = (torch.empty_like(q, memory_format=torch.contiguous_format) if into[0] is None else into[0])[None]
+        lses = (q.new_empty(num_seqs, num_q_heads, dtype=torch.float32) if into[1] is None else into[1])[None]
+    else:
+        outs, lses = _partials(q, num_splits, workspace)
     num_tasks = num_splits * num_seqs * num_kv_heads
     tasks_block = min(MOST_TASKS, triton.next_power_of_2(max(1, num_tasks)))
     group_block, dims_block = triton.next_power_of_2(group), max(32, triton.next_power_of_2(head_dim))
@@ -137,4 +163,4 @@ def paged_decode(
         DIMS=dims_block,
         num_warps=4 if group_block * dims_block <= 512 else 8,
     )
-    return (outs[0], lses[0]) if num_splits == 1 else merge_states(outs, lses, q.dtype)
+    return (outs[0], lses[0]) if num_splits == 1 else merge_states(outs, lses, q.dtype, into)

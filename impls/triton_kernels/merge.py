@@ -10,13 +10,16 @@ from kvconform.impls.triton_kernels import COMPILED, launch
 from kvconform.impls.triton_kernels.formats import narrow, widen
 from kvconform.impls.triton_kernels.pages import strided
 
+Results = tuple[torch.Tensor | None, torch.Tensor | None]
+
 MOST_ROWS = 1 if COMPILED else 64
 """Of one program; the interpreter pays by the program, whatever its size."""
 
 
-@launch.kernel("out_dim")
+@launch.kernel("out_dim", "to_dim")
 def _merge(
-    outs, out_part, out_seq, out_head, out_dim, lses, lse_part, lse_seq, lse_head, out, lse,
+    outs, out_part, out_seq, out_head, out_dim, lses, lse_part, lse_seq, lse_head,
+    out, to_seq, to_head, to_dim, lse, lse_to_seq, lse_to_head,
     num_parts, num_rows, num_heads, head_dim,
     PARTS: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
@@ -46,26 +49,29 @@ def _merge(
     is_only = (num_live == 1)[:, None]
     bits = tl.where(is_only[None, :, :], part_outs.to(tl.int32, bitcast=True), 0)
     merged = tl.where(is_only, tl.sum(bits, 0).to(tl.float32, bitcast=True), merged)
-    at = rows[:, None] * head_dim + dims[None, :]
+    at = (seqs * to_seq + heads * to_head)[:, None] + (dims * to_dim)[None, :]
     tl.store(out + at, narrow(merged, out.dtype.element_ty), mask=is_row[:, None] & is_dim[None, :])
-    tl.store(lse + rows, top + tl.log(total), mask=is_row)
+    tl.store(lse + seqs * lse_to_seq + heads * lse_to_head, top + tl.log(total), mask=is_row)
 
 
-def merge_states(outs: torch.Tensor, lses: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """outs [num_parts, num_seqs, num_q_heads, head_dim] and lses [num_parts, num_seqs, num_q_heads]: out, lse."""
+def merge_states(
+    outs: torch.Tensor, lses: torch.Tensor, dtype: torch.dtype, into: Results = (None, None)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """outs [num_parts, num_seqs, num_q_heads, head_dim] and lses [num_parts, num_seqs, num_q_heads]: out, lse.
+
+    into   where they are written, if it is given
+    """
     num_parts, num_seqs, num_heads, head_dim = outs.shape
     num_rows = num_seqs * num_heads
-    out = outs.new_empty(outs.shape[1:], dtype=dtype)
-    lse = lses.new_empty(lses.shape[1:])
+    out = outs.new_empty(outs.shape[1:], dtype=dtype) if into[0] is None else into[0]
+    lse = lses.new_empty(lses.shape[1:]) if into[1] is None else into[1]
     rows_block = min(MOST_ROWS, triton.next_power_of_2(max(1, num_rows)))
     parts_block = max(8, triton.next_power_of_2(num_parts))  # one compilation for all but many parts
     dims_block = max(32, triton.next_power_of_2(head_dim))
     launch.launch(
         _merge,
         (triton.cdiv(num_rows, rows_block),),
-        *strided(outs, lses),
-        out,
-        lse,
+        *strided(outs, lses, out, lse),
         num_parts,
         num_rows,
         num_heads,

@@ -75,11 +75,13 @@ def append(view: View, rows: torch.Tensor, slot_mapping: torch.Tensor) -> None:
     _move(_append, view, rows, len(rows), *strided(slot_mapping), len(rows), view.num_slots)
 
 
-def gather(view: View, block_table: torch.Tensor, kv_lens: torch.Tensor) -> torch.Tensor:
-    """The live tokens, sequence after sequence, [num_tokens, num_heads, head_dim]."""
+def gather(
+    view: View, block_table: torch.Tensor, kv_lens: torch.Tensor, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The live tokens, sequence after sequence, [num_tokens, num_heads, head_dim]; in `rows` where they are given."""
     num_seqs, width = block_table.shape
     total, starts = int(kv_lens.sum()), kv_lens.cumsum(0, dtype=torch.int64) - kv_lens
-    rows = view.tensor.new_empty(total, view.num_heads, view.head_dim)
+    rows = view.tensor.new_empty(total, view.num_heads, view.head_dim) if rows is None else rows
     capacity = width * view.page_size
     tables = (*strided(block_table, kv_lens), starts)
     _move(_gather, view, rows, num_seqs * capacity, *tables, num_seqs * capacity, capacity)

@@ -6,8 +6,8 @@ from kvconform.impls import numpy_ref
 
 NAME = "every_head_of_every_row_is_alone"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"hnd"}, "dtype": {"float32"}}}
-CONVENTIONS = {"invariances": {"batch", "heads"}}
+OFFERS = {"paged_decode": {"layout": {"hnd", "nhd"}, "dtype": {"float32"}}}
+CONVENTIONS = {"invariances": {"batch", "heads", "layouts"}}
 ARITHMETIC = numpy_ref.ARITHMETIC
 
 

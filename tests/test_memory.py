@@ -1,0 +1,206 @@
+"""Memory that operations are given to write into: who is given it, what it holds, and what every call is held to."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kvconform.harness.adapters import AdapterError, check
+from kvconform.harness.booking import CONFORMS, VIOLATES
+from kvconform.harness.cli import all_laws
+from kvconform.harness.search import Options, Searcher
+from kvconform.harness.subject import Subject
+from kvconform.impls import numpy_ref
+from kvconform.oracles import paged
+from kvconform.oracles.verdict import Raised, Violation
+from kvconform.specs import data
+from kvconform.specs.case import Case
+from kvconform.specs.inputs import inputs
+from kvconform.specs.layouts import LAYOUTS
+from kvconform.specs.strategies import POOL
+from kvconform.suites.calls import attend, gathering
+from kvconform.tests.power import BUFFERS, DEAD
+from kvconform.tests.test_power import EFFORT, located
+
+ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0, 5), page_size=2, head_dim=6, num_splits=2)
+INTO = {"out", "lse", "workspace"}
+
+
+def of(decode, into=frozenset(INTO), size=numpy_ref.WORKSPACE["paged_decode"], **more):
+    """An implementation of paged_decode alone."""
+    offer = {"strides": {"contiguous", "outer", "all"}, "num_splits": range(1, 8), **({"into": into} if into else {})}
+    sizes = {"paged_decode": size} if "workspace" in into else {}
+    adapter = SimpleNamespace(OFFERS={"paged_decode": offer}, WORKSPACE=sizes, paged_decode=decode, **more)
+    check(adapter, "some.py", "some")
+    return Subject(adapter, "some", "some.py")
+
+
+def seen(case, into=frozenset(INTO)):
+    """Copies of the memory that a call of a Case is given."""
+    given = {}
+
+    def decode(*arguments, **options):
+        given.update({name: options[name].copy() for name in INTO if name in options})
+        return numpy_ref.paged_decode(*arguments, **options)
+
+    attend(of(decode, into), case, paged.filled(inputs(case), "zero"))
+    return given
+
+
+@pytest.mark.parametrize("strides", ["contiguous", "outer", "all"])
+def test_what_is_offered_is_given_where_the_case_says_and_holds_nan_and_garbage(strides):
+    nan = replace(ONE, buffers="nan", strides=strides)
+    assert seen(replace(nan, buffers="own")) == {}
+    assert set(seen(nan)) == INTO
+    assert set(seen(nan, {"out"})) == {"out"}
+    assert seen(nan, frozenset()) == {}
+    for name, array in seen(nan).items():
+        assert np.isnan(array).all() if name != "workspace" else len(np.unique(array)) > 8
+
+
+def test_memory_of_every_type_is_filled():
+    for dtype in ("float32", "float16", "bfloat16"):
+        assert np.isnan(data.unwritten(dtype, (3, 2)).astype(np.float64)).all()
+    for dtype in ("int8", "uint8", "float8_e4m3fn"):
+        assert len(np.unique(data.unwritten(dtype, (64,)).view(np.uint8))) > 8
+
+
+def test_memory_that_was_used_holds_what_the_call_before_left_until_another_case_begins():
+    case, held = replace(ONE, buffers="used"), []
+
+    def decode(*arguments, **options):
+        held.append(options["out"].copy())
+        return numpy_ref.paged_decode(*arguments, **options)
+
+    one = of(decode)
+    for fresh in (False, False, True):
+        if fresh:
+            one.begin()
+        got = attend(one, case, paged.filled(inputs(case), "zero"))
+    assert np.isnan(held[0]).all()
+    assert np.array_equal(held[1], got["out"])
+    assert np.isnan(held[2]).all()
+
+
+@pytest.mark.parametrize("layout", ["nhd", "token_head_scales", "mla_packed", "code_rows"])
+def test_gather_is_given_memory_for_each_part(layout):
+    row = LAYOUTS[layout]
+    case = Case(op="gather", layout=layout, dtype=row.dtypes[0], kv_lens=(2, 1), buffers="nan")
+    case = replace(case, head_dim=row.fixed.get("dim", 8))
+    given = []
+
+    def gather(*arguments, k=None, v=None, **options):
+        given.append((k, v))
+        return numpy_ref.gather(*arguments, k=k, v=v, **options)
+
+    one = Subject(SimpleNamespace(OFFERS={"gather": {"into": {"k", "v"}}}, gather=gather), "some", "some.py")
+    x = inputs(case)
+    got = one.call(case, "gather", **gathering(x, paged.filled(x, "zero")))
+    for side, memory in zip((x.k, x.v), given[0], strict=True):
+        assert type(memory) is type(side)
+    assert all(np.array_equal(got[part.name], x.tokens[part.name]) for part in x.row.parts)
+
+
+def returns_another(*arguments, out, lse, **options):
+    return numpy_ref.paged_decode(*arguments, **options)
+
+
+def leaves_a_row(*arguments, **options):
+    out, lse = numpy_ref.paged_decode(*arguments, **options)
+    out[1] = data.unwritten("float32", out[1].shape)
+    return out, lse
+
+
+def adds(*arguments, out, **options):
+    result, lse = numpy_ref.paged_decode(*arguments, **options)
+    out += result
+    return out, lse
+
+
+def runs_over(*arguments, workspace, **options):
+    storage = workspace if workspace.base is None else workspace.base
+    storage[len(workspace) :] = 0
+    return numpy_ref.paged_decode(*arguments, workspace=workspace, **options)
+
+
+@pytest.mark.parametrize(
+    ("decode", "said"),
+    [
+        (returns_another, "was given out to write into, which differs from what it returned"),
+        (leaves_a_row, r"left in 6 of 18 elements of out the NaN that was there before the call, first at \(1, 0, 0\)"),
+        (adds, "left in 18 of 18 elements of out the NaN"),
+        (runs_over, "wrote beside its argument workspace"),
+    ],
+)
+def test_call_that_leaves_anything_but_its_results_violates(decode, said):
+    case = replace(ONE, buffers="nan", strides="outer")
+    with pytest.raises(Violation, match=said):
+        attend(of(decode), case, paged.filled(inputs(case), "zero"))
+
+
+def test_size_of_a_workspace_that_raises_is_a_violation():
+    one = of(numpy_ref.paged_decode, size=lambda *arguments, **options: 1 // 0)
+    cache = paged.filled(inputs(ONE), "zero")
+    with pytest.raises(Raised, match=r"WORKSPACE\['paged_decode'\] raised ZeroDivisionError"):
+        attend(one, replace(ONE, buffers="nan"), cache)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"OFFERS": {"paged_decode": {"into": {"outt"}}}}, "names into 'outt'; did you mean 'out'"),
+        ({"OFFERS": {"paged_decode": {"into": {"workspace"}}}}, "there is no such function"),
+        ({"WORKSPACE": {"paged_decode": len}}, "there is no such offer"),
+        (
+            {"OFFERS": {"paged_decode": {"into": {"workspace"}}}, "WORKSPACE": {"paged_decode": 64}},
+            "must be a function",
+        ),
+        ({"OFFERS": {"append": {"into": {"cache"}}}, "append": len}, "names axis 'into'"),
+    ],
+)
+def test_offer_of_memory_that_means_nothing_is_refused(more, said):
+    adapter = SimpleNamespace(**{"OFFERS": {"paged_decode": {}}, "paged_decode": len} | more)
+    with pytest.raises(AdapterError, match=said):
+        check(adapter, "some.py", "some")
+
+
+REGION_OF = {"first_key_of_padding_is_multiplied_by_zero": "null", "gaps_between_dims_are_multiplied_by_zero": "gaps"}
+
+
+def outcomes(name, **only):
+    """What a law on dead slots, restricted further, says of a wrong adapter's cells."""
+    found, law = located(name), all_laws()[DEAD]
+    effort = replace(EFFORT, examples=48)
+    searcher = Searcher(Subject(found.load(), found.name, str(found.path)), Options(effort, 0, laws=(DEAD,)))
+    searcher.begin(1)
+    return {cell.outcome for cell in searcher.run(replace(law, only=law.only | only))}
+
+
+@pytest.mark.parametrize("poison", [one for one in POOL["poison"] if one not in ("all", "padding")])
+@pytest.mark.parametrize("name", REGION_OF)
+def test_fault_that_reads_one_region_of_dead_bytes_shows_in_that_region_alone(name, poison):
+    assert outcomes(name, poison=(poison,)) == {VIOLATES if poison == REGION_OF[name] else CONFORMS}
+
+
+@pytest.mark.parametrize("name", REGION_OF)
+def test_fault_that_reads_one_region_of_dead_bytes_shows_where_all_are_poisoned(name):
+    assert outcomes(name, poison=("all",), dead=("nan",)) == {VIOLATES}
+
+
+def test_null_page_is_owned_by_none_and_all_padding_names_it():
+    for seed in range(8):
+        x = inputs(replace(ONE, seed=seed, table_padding="null", spare_pages=2, spare_columns=1))
+        owned = {int(slot) // 2 for slot in x.slots[0]}
+        beyond = {int(page) for row, n in zip(x.tables[0], x.pages_of, strict=True) for page in row[n:]}
+        assert beyond == {min(set(range(x.sizes["page"])) - owned)}
+        full = inputs(replace(ONE, seed=seed, table_padding="null"))
+        assert set(full.tables[0].ravel().tolist()) <= set(range(full.sizes["page"]))
+
+
+def test_law_about_used_memory_judges_who_offers_it_and_nobody_else():
+    options = Options(EFFORT, 0, laws=(BUFFERS,), layouts=("nhd",))
+    some = (Subject(numpy_ref, "numpy_ref", "numpy_ref.py"), of(numpy_ref.paged_decode, frozenset()))
+    offering, silent = (Searcher(one, options).run(all_laws()[BUFFERS]) for one in some)
+    assert {cell.outcome for cell in offering} == {CONFORMS}
+    assert silent == []
