@@ -33,6 +33,7 @@ class Booked:
 
     examples         cases that were judged;  planned: cases the profile asked for
     idle             cases that were judged and are no evidence, since a kernel that does nothing passes them too
+    first_violation  cases that were tried up to and with the first that violates; 0: none does
     features         feature of attention -> cases in which it showed: whoever ignores it would have failed them
     expected         judged cases that violate inside an expectation's region
     resolution       change of a key's weight that a typical element shows; None for bitwise verdicts
@@ -58,6 +59,7 @@ class Booked:
     examples: int = 0
     planned: int = 0
     idle: int = 0
+    first_violation: int = 0
     features: dict[str, int] = field(default_factory=dict)
     expected: int = 0
     resolution: float | None = None

@@ -23,8 +23,10 @@ from kvconform.harness.convert_command import convert
 from kvconform.harness.diagnose_command import diagnose_command
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.expect_command import expect
+from kvconform.harness.laws import all_laws
 from kvconform.harness.layout_commands import layouts, show
 from kvconform.harness.numerics_command import numerics
+from kvconform.harness.power_command import power_command
 from kvconform.harness.supervisor import supervise_all, usable_cores
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -72,6 +74,7 @@ def commands() -> None:
     kvconform findings report.json         what known violations there are, as a page
     kvconform claims                       what others claim of KV caches, judged
     kvconform numerics                     how much of its error bound each correct kernel uses
+    kvconform power                        which faults the suite sees, by which law, and how soon
 
     Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a
     bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
@@ -291,16 +294,5 @@ def findings(report_file: Path) -> None:
 commands.add_command(expect)
 
 
-def all_laws() -> dict[str, Any]:
-    """Every law of suites/, by name, in the order of the files, whatever was imported first."""
-    import importlib
-
-    from kvconform.suites.law import LAWS
-
-    for path in sorted((ROOT / "suites").glob("test_*.py")):
-        importlib.import_module(f"kvconform.suites.{path.stem}")
-    return dict(sorted(LAWS.items(), key=lambda law: law[1].check.__module__))
-
-
-for command in (claims, compare_layouts, convert, diagnose_command, layouts, numerics, show):
+for command in (claims, compare_layouts, convert, diagnose_command, layouts, numerics, power_command, show):
     commands.add_command(command)

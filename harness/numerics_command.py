@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest
+from kvconform.harness.laws import all_laws
 from kvconform.harness.numerics_search import measure_adapter
 from kvconform.numerics import campaign, page
 from kvconform.numerics.emulators import Emulator, emulators
@@ -171,8 +172,6 @@ def _measured(targets: Sequence[Target], elements: int, seed: int, climb_seconds
 
 
 def _of_adapter(found: Found, elements: int, seed: int) -> list[Measured]:
-    from kvconform.harness.cli import all_laws
-
     return measure_adapter(found, all_laws(), elements, seed)
 
 

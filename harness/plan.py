@@ -20,8 +20,9 @@ class Options:
     """What a run asks for, whoever started it.
 
     effort, seed                  how hard, and from where
-    ops, layouts, laws            restrictions; empty: everything
+    ops, layouts, dtypes, laws    restrictions; empty: everything
     case                          judge this Case alone
+    explains                      whether what violates is named, and made small
     replay_form                   how a counterexample is replayed; `{case}` `{impl}` `{law}` are filled in
     """
 
@@ -30,7 +31,9 @@ class Options:
     ops: tuple[str, ...] = ()
     layouts: tuple[str, ...] = ()
     laws: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
     case: Case | None = None
+    explains: bool = True
     replay_form: str = "kvconform replay {case} --impl {impl} --law {law}"
 
     def takes_law(self, law: Law) -> bool:
@@ -44,7 +47,8 @@ class Options:
     def takes_cell(self, cell: Cell) -> bool:
         """Whether a cell is asked for."""
         same = self.case is None or (self.case.layout, self.case.dtype) == (cell.layout, cell.dtype)
-        return same and (not self.layouts or cell.layout in self.layouts)
+        asked = (not self.layouts or cell.layout in self.layouts) and (not self.dtypes or cell.dtype in self.dtypes)
+        return same and asked
 
 
 def not_offered(subject: Subject, law: Law) -> str:

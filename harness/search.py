@@ -179,7 +179,7 @@ class _Trial:
         booked.resolution = resolution(self.subject.weights)
         booked.seconds = time.perf_counter() - start
         booked.inside_seconds = self.subject.inside - inside
-        if self.witness is not None:
+        if self.witness is not None and self.searcher.options.explains:
             booked.diagnosis = self.searcher.diagnoses.of(self.law, self.cell, booked)
 
     def _search(self) -> None:
@@ -330,12 +330,16 @@ class _Trial:
         if self.subject.idle:
             self.booked.examples -= counts
             self.booked.idle += counts
-        for name in self.subject.shown:
-            self.booked.features[name] = self.booked.features.get(name, 0) + counts
+        for feature in self.subject.shown:
+            self.booked.features[feature] = self.booked.features.get(feature, 0) + counts
         return None
 
     def _keep(self, case: Case, violation: Violation) -> None:
+        if not self.failures:
+            self.booked.first_violation = self.booked.examples + self.booked.idle
         self.failures[case], self.witness = violation, case
+        if not self.searcher.options.explains:
+            raise _Enough
         self._narrow(violation)
 
     def _narrow(self, violation: Violation) -> None:
@@ -365,8 +369,9 @@ class _Trial:
         if self.witness is not None:
             self.searcher.witnesses.setdefault(self.law.name, []).append(self.witness)
             self._book_violation(self.witness, str(self.failures[self.witness]))
-            booked.looks_like = self._name()
-            booked.suspect = self.failures[self.witness].hint()
+            if self.searcher.options.explains:
+                booked.looks_like = self._name()
+                booked.suspect = self.failures[self.witness].hint()
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
         if booked.idle and not booked.examples:

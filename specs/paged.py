@@ -252,9 +252,11 @@ class PagedInputs:
 
     @cached_property
     def sinks(self) -> Array | None:
-        """float32 [num_q_heads]: quarters from -4 to 4; dominant ones 16 higher."""
+        """float32 [num_q_heads]: anything from -4 to 4, with bits that narrowing loses; dominant ones 16 higher."""
         high = 16.0 * (self.case.sinks == "dominant")
-        return self._of_q_heads("sinks", lambda h, head: ((h >> np.uint64(59)).astype(np.int64) - 16) / 4.0 + high)
+        return self._of_q_heads(
+            "sinks", lambda h, head: np.ldexp((h >> np.uint64(45)).astype(np.float64), -16) - 4 + high
+        )
 
     @cached_property
     def alibi_slopes(self) -> Array | None:

@@ -549,10 +549,14 @@ SHOWN = {"window": (3,), "soft_cap": (2.0,), "sinks": ("drawn",), "alibi_slopes"
 """Of each feature the value of the covering schedule; of query tokens that of a compiled shape as well."""
 
 
+_SHOWING = ("plain", "sharp", "huge", "sharp")
+"""Contents of its cases in turn: scores of about 1, of a few units, far above a cap."""
+
+
 def schedule(cell: Cell) -> tuple[Case, ...]:
     """Cases in which any two features that are offered meet, and each with several splits and with one.
 
-    Their contents are such that every feature shows: scores of a few units, sequences longer than any window.
+    Sequences are longer than the window, and scores such that every feature shows in some of them.
     """
     pools = {}
     for axis in (*FEATURES, "num_splits"):
@@ -573,7 +577,8 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
     for seed, row in enumerate(covering(pools)):
         values = {axis: value for axis, value in row.items() if axis != "q_lens"}
         values |= _query_tokens(cell, tuple(lens), row["q_lens"])
-        made.append(pinned(cell, **(shape | values | {"kv_lens": tuple(lens), "family": "sharp", "seed": seed})))
+        family = _SHOWING[seed % len(_SHOWING)]
+        made.append(pinned(cell, **(shape | values | {"kv_lens": tuple(lens), "family": family, "seed": seed})))
     return tuple(made)
 
 

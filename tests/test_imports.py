@@ -1,4 +1,4 @@
-"""Imports point one way: specs <- oracles <- suites <- numerics, claims <- harness, specs <- impls <- claims."""
+"""Imports point one way: specs <- oracles <- suites <- numerics, claims, faults <- harness; specs <- impls."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,8 @@ MAY_IMPORT = {
     "suites": {"specs", "oracles", "suites"},
     "numerics": {"specs", "oracles", "suites", "numerics"},
     "claims": {"specs", "oracles", "impls", "suites", "claims"},
-    "harness": {"specs", "oracles", "suites", "numerics", "claims", "harness"},
+    "faults": {"specs", "oracles", "faults"},
+    "harness": {"specs", "oracles", "suites", "numerics", "claims", "faults", "harness"},
     "impls": {"specs", "impls"},
 }
 FRAMEWORKS = {"jax", "torch", "triton", "cuda", "cupy", "tensorflow"}

@@ -1,0 +1,211 @@
+"""Attention as a kernel computes it, in steps that a fault can take out or bend: read, mask, score, split, merge.
+
+It is float64 throughout and rounds its results alone, so that nothing but the fault is wrong with it; without a fault
+every law holds. It stands in for an implementation: same offers, same conventions, same declared arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvconform.oracles import paged
+from kvconform.oracles.paged import Reading
+from kvconform.specs.case import Case
+from kvconform.specs.data import Array
+from kvconform.specs.paged import PagedInputs
+
+Floats = npt.NDArray[np.float64]
+Bend = Callable[["Sequence", Floats], Floats]
+Partials = list[tuple[Floats, Floats]]
+"""(out [rows, num_q_heads, dim], lse [rows, num_q_heads]) of each split."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence, read and masked.
+
+    case      of the call
+    index     which one of the batch
+    q         [rows, num_q_heads, dim];  k, v [num_q_heads, keys, dim], those of each q head's kv head
+    own       [rows, 1, 1] the position of each query row
+    seen      bool [rows, num_q_heads, keys];  slant: what is added to scores, of the same shape
+    sinks     [num_q_heads], or None
+    sm_scale  factor of q . k;  soft_cap: None where there is none;  window, slopes: as given
+    ends      where each split begins and ends
+    """
+
+    case: Case
+    index: int
+    q: Floats
+    k: Floats
+    v: Floats
+    own: Array
+    seen: npt.NDArray[np.bool_]
+    slant: Floats
+    sinks: Floats | None
+    slopes: Floats | None
+    sm_scale: float
+    soft_cap: float | None
+    window: int | None
+    ends: tuple[tuple[int, int], ...]
+
+    @property
+    def keys(self) -> Array:
+        """[keys] positions."""
+        return np.arange(self.k.shape[1])
+
+
+def bent(s: Sequence, t: Floats) -> Floats:
+    """Scaled scores under the soft cap."""
+    return t if s.soft_cap is None else np.asarray(s.soft_cap * np.tanh(t / s.soft_cap))
+
+
+def by_lse(parts: Partials) -> tuple[Floats, Floats]:
+    """Partial results as one, each weighted by exp(lse)."""
+    outs, lses = (np.stack(some) for some in zip(*parts, strict=True))
+    top = lses.max(0)
+    weight = np.exp(lses - np.where(np.isneginf(top), 0.0, top))
+    total = weight.sum(0)
+    live = total > 0
+    out = (weight[..., None] * outs).sum(0) / np.where(live, total, 1.0)[..., None]
+    return out, np.where(live, top + np.log(np.where(live, total, 1.0)), -np.inf)
+
+
+def _same(s: Sequence) -> Sequence:
+    return s
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a kernel does; each step may be replaced by a wrong one.
+
+    reads      arguments of the call -> arguments as they are taken;  memory: what it kept of earlier calls
+    takes      a sequence -> what it is taken for
+    bends      the soft cap
+    slant_first  whether ALiBi is added before the soft cap
+    masked     score of a masked key
+    leaks      whether V of masked keys is multiplied by 0 and added
+    sink_in    whether a split counts the sink
+    merges     partial results -> the result
+    returns    (out, lse) of one sequence -> as they are stored
+    """
+
+    reads: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda arguments, memory: arguments
+    takes: Callable[[Sequence], Sequence] = _same
+    bends: Bend = bent
+    slant_first: bool = False
+    masked: Callable[[Sequence], float] = lambda s: -np.inf
+    leaks: bool = False
+    sink_in: Callable[[int, Sequence], bool] = lambda split, s: split == 0
+    merges: Callable[[Partials], tuple[Floats, Floats]] = by_lse
+    returns: Callable[[Sequence, Floats, Floats], tuple[Floats, Floats]] = lambda s, out, lse: (out, lse)
+
+
+def attend(
+    case: Case, arguments: Mapping[str, Any], conventions: Mapping[str, Any], steps: Steps, memory: dict[str, Any]
+) -> tuple[Floats, Floats]:
+    """out [num_q_rows, num_q_heads, dim] and lse [num_q_rows, num_q_heads] in nats, of a call in the suite's terms.
+
+    arguments   as suites/calls.py gives them, with window in keys
+    """
+    x = PagedInputs(case)
+    given = steps.reads(dict(arguments), memory)
+    table, lens = given["block_table"], np.asarray(given["kv_lens"]).astype(np.int64)
+    tables = (table[:, 0], table[:, 1]) if case.row.pairs_pages else (table, table)
+    reading = Reading(case.row, case.row.parts, tables, lens, ())
+    q_lens = given.get("q_lens")
+    q_lens = np.ones(len(lens), np.int64) if q_lens is None else np.asarray(q_lens).astype(np.int64)
+    starts = np.cumsum(q_lens) - q_lens
+    q = np.asarray(given["q"]).astype(np.float64)
+    results = []
+    with np.errstate(all="ignore"):
+        for seq in range(len(lens)):
+            k, v = (rows.astype(np.float64) for rows in paged.sequence(x, given["cache"], seq, reading))
+            rows = q[starts[seq] : starts[seq] + q_lens[seq]]
+            results.append(_of_sequence(_sequence(case, seq, rows, k, v, given, conventions), steps))
+    if not results:
+        return np.zeros(q.shape), np.zeros(q.shape[:2])
+    out, lse = (np.concatenate(some) for some in zip(*results, strict=True))
+    return out, lse
+
+
+def _sequence(
+    case: Case, seq: int, q: Floats, k: Floats, v: Floats, given: Mapping[str, Any], conventions: Mapping[str, Any]
+) -> Sequence:
+    head_of = np.arange(q.shape[1]) // case.group
+    num_keys, num_rows = len(k), len(q)
+    own: Array = num_keys - num_rows + np.arange(num_rows)[:, None, None]
+    key = np.arange(num_keys)
+    window, slopes, sinks = given.get("window"), given.get("alibi_slopes"), given.get("sinks")
+    seen = (key <= own) & ((key > own - window) if window else True)
+    shape = (num_rows, q.shape[1], num_keys)
+    origins: dict[str, Any] = {"query": own, "last_key": num_keys - 1, "first_key": 0}
+    origin = origins[conventions["alibi_from"]]
+    slant = np.zeros(shape) if slopes is None else slopes.astype(np.float64)[:, None] * (key - origin)
+    num_splits = given.get("num_splits", 1)
+    bounds = [num_keys * i // num_splits for i in range(num_splits + 1)]
+    cap = given.get("soft_cap")
+    if cap is not None and conventions["soft_cap_order"] == "unscaled":
+        cap = cap * abs(given["sm_scale"])
+    return Sequence(
+        case=case,
+        index=seq,
+        q=q,
+        k=k.swapaxes(0, 1)[head_of],
+        v=v.swapaxes(0, 1)[head_of],
+        own=own,
+        seen=np.broadcast_to(seen, shape),
+        slant=np.broadcast_to(slant, shape),
+        sinks=None if sinks is None else sinks.astype(np.float64),
+        slopes=None if slopes is None else slopes.astype(np.float64),
+        sm_scale=given["sm_scale"],
+        soft_cap=cap,
+        window=window or None,
+        ends=tuple(pairwise(bounds)),
+    )
+
+
+def _of_sequence(right: Sequence, steps: Steps) -> tuple[Floats, Floats]:
+    s = steps.takes(right)
+    scores = s.sm_scale * np.einsum("rhd,hnd->rhn", s.q, s.k)
+    scores = steps.bends(s, scores + s.slant) if steps.slant_first else steps.bends(s, scores) + s.slant
+    scores = np.where(s.seen, np.asarray(scores), steps.masked(s))
+    parts: Partials = []
+    for split, (a, b) in enumerate(s.ends):
+        sinks = s.sinks if s.sinks is not None and steps.sink_in(split, s) else None
+        counts = np.asarray(s.seen[..., a:b].any(0))
+        values = s.v[:, a:b] if steps.leaks else np.where(counts[..., None], s.v[:, a:b], 0.0)
+        parts.append(_softmax(scores[..., a:b], values, sinks))
+    out, lse = steps.merges(parts) if len(parts) > 1 else parts[0]
+    return steps.returns(s, out, lse)
+
+
+def _softmax(scores: Floats, v: Floats, sinks: Floats | None) -> tuple[Floats, Floats]:
+    """scores [rows, heads, keys], v [heads, keys, dim]: one split."""
+    sink = np.full(scores.shape[:2], -np.inf) if sinks is None else np.broadcast_to(sinks, scores.shape[:2])
+    top = np.maximum(scores.max(-1, initial=-np.inf), sink)
+    level = np.where(np.isneginf(top), 0.0, top)
+    p = np.exp(scores - level[..., None])
+    total = p.sum(-1) + np.exp(sink - level)
+    live = total != 0
+    out = np.einsum("rhn,hnd->rhd", p, v) / np.where(live, total, 1.0)[..., None]
+    return out, np.where(live, level + np.log(np.where(live, total, 1.0)), -np.inf)
+
+
+def with_lens(given: dict[str, Any], change: Callable[[Array], Array]) -> dict[str, Any]:
+    """Arguments with other kv_lens, which stay within the table."""
+    lens = np.asarray(given["kv_lens"])
+    return given | {"kv_lens": np.maximum(change(lens), 0).astype(lens.dtype)}
+
+
+def in_ends(s: Sequence, change: Callable[[int, int], tuple[int, int]]) -> Sequence:
+    """A sequence whose splits begin and end elsewhere, within its keys."""
+    n = s.k.shape[1]
+    moved = (change(a, b) for a, b in s.ends)
+    return replace(s, ends=tuple((min(max(a, 0), n), min(max(b, 0), n)) for a, b in moved))

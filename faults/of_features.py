@@ -1,0 +1,493 @@
+"""Faults of window, soft cap, sinks, ALiBi and several query tokens, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kvconform.faults.fault import Fault
+from kvconform.faults.kernel import Floats, Sequence, Steps, bent
+
+Take = Callable[[Sequence], Sequence]
+
+TILE = 16
+"""Keys that a kernel takes at a time, where a fault depends on it."""
+
+
+def _taken(name: str, takes: Take, needs: Mapping[str, Any], **row: Any) -> Fault:
+    return Fault(name=name, steps=Steps(takes=takes), needs=needs, **row)
+
+
+# --- window
+
+
+def _sees(change: Callable[[Sequence], Any]) -> Take:
+    """What is seen instead, where there is a window; causality stays."""
+
+    def takes(s: Sequence) -> Sequence:
+        if s.window is None:
+            return s
+        return replace(s, seen=np.broadcast_to((s.keys <= s.own) & change(s), s.seen.shape))
+
+    return takes
+
+
+def _window(change: Callable[[int, Sequence], Any]) -> Take:
+    return _sees(lambda s: s.keys > s.own - change(s.window or 0, s))
+
+
+def _floor(keys: int) -> Take:
+    """The first key is that of its page or tile."""
+    return _sees(lambda s: s.keys >= np.maximum(s.own - (s.window or 0) + 1, 0) // keys * keys)
+
+
+def _ceil_of_page(s: Sequence) -> Any:
+    page = s.case.page_size
+    return s.keys >= -(-np.maximum(s.own - (s.window or 0) + 1, 0) // page) * page
+
+
+def _in_one_split(s: Sequence) -> Any:
+    """Each split has the last `window` of its own keys."""
+    kept = np.zeros(s.k.shape[1], bool)
+    for _, end in s.ends:
+        kept[max(0, end - (s.window or 0)) : end] = True
+    return kept
+
+
+_WINDOW = {"window": 3}
+_WINDOW_ROWS = {"window": 3, "q_lens": 2}
+_WINDOW_SPLIT = {"window": 3, "num_splits": 2}
+
+WINDOW = (
+    _taken("window_is_ignored", _sees(lambda s: True), _WINDOW, source="O16"),
+    _taken("window_is_one_wider", _window(lambda w, s: w + 1), _WINDOW, source="O16; SGLang's W + 1"),
+    _taken("window_is_one_narrower", _window(lambda w, s: w - 1), _WINDOW, source="O16"),
+    _taken("window_starts_at_its_page", lambda s: _floor(s.case.page_size)(s), _WINDOW),
+    _taken("window_starts_at_the_next_page", _sees(_ceil_of_page), _WINDOW),
+    _taken("window_starts_at_its_tile", _floor(TILE), _WINDOW),
+    _taken("window_is_rounded_up_to_even", _window(lambda w, s: w + w % 2), _WINDOW),
+    _taken("window_keeps_the_first_keys", _sees(lambda s: s.keys < (s.window or 0)), _WINDOW),
+    _taken("window_counts_pages", _window(lambda w, s: w * s.case.page_size), _WINDOW),
+    _taken(
+        "window_excludes_the_query_itself",
+        _sees(lambda s: (s.keys >= s.own - (s.window or 0)) & (s.keys < s.own)),
+        _WINDOW,
+    ),
+    _taken("window_waits_for_twice_its_length", _window(lambda w, s: w if s.k.shape[1] > 2 * w else 1 << 30), _WINDOW),
+    _taken(
+        "window_of_the_first_kv_head_alone",
+        lambda s: _heads(s, lambda h: h >= s.case.group, _sees(lambda s: True)),
+        _WINDOW | {"num_kv_heads": 2},
+    ),
+    _taken(
+        "every_other_sequence_has_no_window",
+        lambda s: _sees(lambda s: True)(s) if s.index % 2 else s,
+        _WINDOW,
+        source="layers alternate, and the flag sticks",
+    ),
+    _taken("window_is_that_of_the_newest_row", _sees(lambda s: s.keys > s.own.max() - (s.window or 0)), _WINDOW_ROWS),
+    _taken("window_is_that_of_the_oldest_row", _sees(lambda s: s.keys > s.own.min() - (s.window or 0)), _WINDOW_ROWS),
+    _taken(
+        "window_counts_rows",
+        _sees(lambda s: s.keys > s.own - (s.window or 0) - np.arange(len(s.q))[:, None, None]),
+        _WINDOW_ROWS,
+    ),
+    _taken("window_is_one_of_each_split", _sees(_in_one_split), _WINDOW_SPLIT),
+    _taken(
+        "window_is_ignored_where_there_are_splits",
+        lambda s: _sees(lambda s: True)(s) if len(s.ends) > 1 else s,
+        _WINDOW_SPLIT,
+    ),
+    _taken(
+        "window_is_of_the_last_split_alone",
+        _sees(lambda s: (s.keys > s.own - (s.window or 0)) | (s.keys < s.ends[-1][0])),
+        _WINDOW_SPLIT,
+    ),
+    Fault(name="masked_keys_score_a_finite_number", steps=Steps(masked=lambda s: -20.0), needs=_WINDOW),
+    Fault(
+        name="masked_keys_score_the_least_of_float32",
+        steps=Steps(masked=lambda s: -3.4e38),
+        needs=_WINDOW,
+        equivalent="a row sees its own key, and e to the difference of any score of it and this one is 0 in float32; a "
+        "row without any key is not drawn where a window is",
+    ),
+    Fault(
+        name="masked_keys_score_the_least_of_float16",
+        steps=Steps(masked=lambda s: -65504.0),
+        needs=_WINDOW | {"dtype": "float32"},
+        source="finite stand-ins for minus infinity",
+    ),
+    Fault(
+        name="v_of_masked_keys_is_multiplied_by_zero",
+        steps=Steps(leaks=True),
+        needs=_WINDOW | {"dead": "nan"},
+        source="O30",
+    ),
+)
+
+
+def _heads(s: Sequence, which: Callable[[Any], Any], change: Take) -> Sequence:
+    """A change of some q heads alone: what they see and what is added to their scores."""
+    other, at = change(s), which(np.arange(s.q.shape[1]))[:, None]
+    return replace(s, seen=np.where(at, other.seen, s.seen), slant=np.where(at, other.slant, s.slant))
+
+
+# --- soft cap
+
+
+def _bends(name: str, bends: Callable[[Sequence, Floats, float], Floats], **row: Any) -> Fault:
+    def wrong(s: Sequence, t: Floats) -> Floats:
+        return t if s.soft_cap is None else bends(s, t, s.soft_cap)
+
+    return Fault(name=name, steps=Steps(bends=wrong), needs={"soft_cap": 2.0} | row.pop("needs", {}), **row)
+
+
+def _fractions(s: Sequence, t: Floats, cap: float) -> Floats:
+    """tanh as a quotient of exponentials, in float32: NaN where they overflow."""
+    x = (t / cap).astype(np.float32)
+    up, down = np.exp(x), np.exp(-x)
+    return np.asarray(cap * ((up - down) / (up + down)).astype(np.float64))
+
+
+def _one_row(s: Sequence, t: Floats, cap: float) -> Floats:
+    newest = np.arange(t.shape[0])[:, None, None] == t.shape[0] - 1
+    return np.where(newest, bent(s, t), t)
+
+
+SOFT_CAP = (
+    _bends("soft_cap_is_ignored", lambda s, t, cap: t, source="O33"),
+    _bends(
+        "soft_cap_bends_unscaled_scores",
+        lambda s, t, cap: cap * s.sm_scale * np.tanh(t / (cap * s.sm_scale)),
+        needs={"sm_scale": 0.25},
+        source="llama.cpp without flash attention",
+    ),
+    _bends("soft_cap_clips", lambda s, t, cap: np.clip(t, -cap, cap)),
+    _bends("soft_cap_is_not_multiplied_back", lambda s, t, cap: np.tanh(t / cap)),
+    _bends("soft_cap_is_not_divided_by", lambda s, t, cap: cap * np.tanh(t)),
+    _bends("soft_cap_is_applied_twice", lambda s, t, cap: bent(s, bent(s, t))),
+    _bends(
+        "soft_cap_scales_twice",
+        lambda s, t, cap: bent(s, t * s.sm_scale),
+        needs={"sm_scale": 0.25},
+        source="FlashInfer with ALiBi",
+    ),
+    _bends("soft_cap_is_always_fifty", lambda s, t, cap: 50.0 * np.tanh(t / 50.0)),
+    _bends(
+        "soft_cap_is_an_integer",
+        lambda s, t, cap: (
+            t if int(cap) == cap and cap < 1 else max(int(cap) - 1, 1) * np.tanh(t / max(int(cap) - 1, 1))
+        ),
+    ),
+    _bends("soft_cap_is_a_quotient_of_exponentials", _fractions, source="vLLM's apply_softcap"),
+    _bends("soft_cap_is_a_rational_function", lambda s, t, cap: t / np.sqrt(1 + (t / cap) ** 2)),
+    _bends("soft_cap_is_of_the_newest_row_alone", _one_row, needs={"q_lens": 2}),
+    _bends("soft_cap_bends_positive_scores_alone", lambda s, t, cap: np.where(t > 0, bent(s, t), t)),
+    _bends(
+        "soft_cap_is_left_out_of_the_last_tile",
+        lambda s, t, cap: (
+            np.where(s.keys >= (t.shape[-1] - 1) // TILE * TILE, t, bent(s, t)) if t.shape[-1] % TILE else bent(s, t)
+        ),
+    ),
+    _bends(
+        "soft_cap_is_left_out_of_the_first_split",
+        lambda s, t, cap: np.where(s.keys < s.ends[0][1], t, bent(s, t)),
+        needs={"num_splits": 2},
+    ),
+    Fault(
+        name="soft_cap_comes_after_alibi",
+        steps=Steps(slant_first=True),
+        needs={"soft_cap": 2.0, "alibi_slopes": "drawn"},
+    ),
+    Fault(
+        name="masked_keys_are_bent_to_minus_the_cap",
+        steps=Steps(masked=lambda s: -np.inf if s.soft_cap is None else -s.soft_cap),
+        needs={"soft_cap": 2.0, "window": 3},
+    ),
+)
+
+
+# --- sinks
+
+
+def _sinks(
+    name: str, change: Callable[[Sequence, Floats], Floats | None], needs: Mapping[str, Any] | None = None, **row: Any
+) -> Fault:
+    def takes(s: Sequence) -> Sequence:
+        return s if s.sinks is None else replace(s, sinks=change(s, s.sinks))
+
+    return _taken(name, takes, {"sinks": "drawn"} | dict(needs or {}), **row)
+
+
+def _of_kv_head(s: Sequence, a: Floats) -> Floats:
+    return a[np.arange(len(a)) // s.case.group]
+
+
+def _of_place(s: Sequence, a: Floats) -> Floats:
+    return a[np.arange(len(a)) % s.case.group]
+
+
+def _lse_without_sink(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
+    if s.sinks is None:
+        return out, lse
+    rest = np.exp(lse) - np.exp(s.sinks)
+    return out, np.where(rest > 0, np.log(np.where(rest > 0, rest, 1.0)), -np.inf)
+
+
+def _sink_has_v(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
+    """The sink's value is that of the first key."""
+    if s.sinks is None or not s.v.shape[1]:
+        return out, lse
+    return out + np.exp(s.sinks - lse)[..., None] * np.nan_to_num(s.v[:, 0]), lse
+
+
+SINKS = (
+    _sinks("sinks_are_ignored", lambda s, a: None),
+    _sinks("sinks_are_those_of_kv_heads", _of_kv_head, {"group": 2}),
+    _sinks("sinks_are_those_of_places_in_a_group", _of_place, {"num_kv_heads": 2}),
+    _sinks("sinks_are_all_that_of_head_zero", lambda s, a: np.full_like(a, a[0]), {"group": 2}),
+    _sinks("sinks_are_scaled_like_scores", lambda s, a: a * s.sm_scale),
+    _sinks("sinks_are_bent_like_scores", lambda s, a: bent(s, a), {"soft_cap": 2.0}),
+    _sinks("sinks_are_taken_as_base_two", lambda s, a: a * np.log(2.0)),
+    _sinks("sinks_are_counted_once_a_row", lambda s, a: a + np.log(len(s.q)), {"q_lens": 2}),
+    _sinks("sinks_are_zeros_where_negative", lambda s, a: np.maximum(a, 0.0)),
+    _sinks(
+        "sinks_are_rounded_to_bfloat16",
+        lambda s, a: _rounded(a),
+        {"dtype": "float32"},
+        source="s_aux of vLLM's FlashAttention is bfloat16",
+    ),
+    _sinks(
+        "sinks_are_clamped_to_the_greatest_score",
+        lambda s, a: np.minimum(
+            a, np.max(s.sm_scale * np.einsum("rhd,hnd->rhn", s.q, np.nan_to_num(s.k)), initial=0.0)
+        ),
+    ),
+    _sinks("sinks_weigh_in_the_first_sequence_alone", lambda s, a: a if s.index == 0 else None),
+    _sinks("sinks_are_left_out_of_short_sequences", lambda s, a: a if s.k.shape[1] > 4 else None),
+    _sinks("sinks_are_weights_and_not_scores", lambda s, a: np.log(np.maximum(a, 1e-30))),
+    Fault(
+        name="sinks_are_counted_in_each_split",
+        steps=Steps(sink_in=lambda split, s: True),
+        needs={"sinks": "drawn", "num_splits": 2},
+        source="O75",
+    ),
+    Fault(
+        name="sinks_are_counted_without_splits_alone",
+        steps=Steps(sink_in=lambda split, s: len(s.ends) == 1),
+        needs={"sinks": "drawn", "num_splits": 2},
+        source="O72b",
+    ),
+    Fault(
+        name="sinks_are_counted_with_splits_alone",
+        steps=Steps(sink_in=lambda split, s: split == 0 and len(s.ends) > 1),
+        needs={"sinks": "drawn", "num_splits": 2},
+        source="O72b",
+    ),
+    Fault(
+        name="sinks_are_counted_in_the_first_split_with_keys",
+        steps=Steps(sink_in=lambda split, s: s.ends[split][1] > s.ends[split][0] and s.ends[split][0] == 0),
+        needs={"sinks": "drawn"},
+    ),
+    Fault(
+        name="sinks_are_not_in_lse",
+        steps=Steps(returns=_lse_without_sink),
+        needs={"sinks": "drawn", "returns": "lse"},
+        claims=lambda conventions: bool(conventions["sinks_in_lse"]),
+    ),
+    Fault(name="sinks_have_the_value_of_the_first_key", steps=Steps(returns=_sink_has_v), needs={"sinks": "drawn"}),
+)
+
+
+def _rounded(a: Floats) -> Floats:
+    bits = (a.astype(np.float32).view(np.uint32) + np.uint32(0x8000)) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32).astype(np.float64)
+
+
+# --- ALiBi
+
+
+def _slants(
+    name: str, change: Callable[[Sequence, Floats], Any], needs: Mapping[str, Any] | None = None, **row: Any
+) -> Fault:
+    """What is added to scores instead; change: (sequence, slopes [num_q_heads, 1]) -> [rows, heads, keys]."""
+
+    def takes(s: Sequence) -> Sequence:
+        if s.slopes is None:
+            return s
+        return replace(s, slant=np.broadcast_to(change(s, s.slopes[:, None]), s.slant.shape))
+
+    return _taken(name, takes, {"alibi_slopes": "drawn"} | dict(needs or {}), **row)
+
+
+def _from_split(s: Sequence) -> Any:
+    begin = np.zeros(s.k.shape[1], np.int64)
+    for a, b in s.ends:
+        begin[a:b] = a
+    return s.keys - begin
+
+
+def _geometric(s: Sequence) -> Floats:
+    """The slopes that a power of two of heads has by default, whatever was given."""
+    heads = s.q.shape[1]
+    return np.asarray(2.0 ** (-8.0 * (np.arange(heads) + 1) / heads))[:, None]
+
+
+ALIBI = (
+    _slants("slopes_are_ignored", lambda s, m: 0.0),
+    _slants(
+        "slopes_are_those_of_kv_heads",
+        lambda s, m: m[np.arange(len(m)) // s.case.group] * (s.keys - s.own),
+        {"group": 2},
+        source="O32",
+    ),
+    _slants(
+        "slopes_are_those_of_places_in_a_group",
+        lambda s, m: m[np.arange(len(m)) % s.case.group] * (s.keys - s.own),
+        {"num_kv_heads": 2},
+    ),
+    _slants("slopes_are_recomputed", lambda s, m: _geometric(s) * (s.keys - s.own)),
+    _slants("distance_starts_anew_in_each_split", lambda s, m: m * _from_split(s), {"num_splits": 2}, source="O32c"),
+    _slants("distance_is_that_within_a_page", lambda s, m: m * (s.keys % s.case.page_size), {"page_size": 2}),
+    _slants("distance_counts_pages", lambda s, m: m * (s.keys // s.case.page_size - s.own // s.case.page_size)),
+    _slants("distance_is_the_slot_in_the_tile", lambda s, m: m * (s.keys % TILE - s.own % TILE), {"page_size": 4}),
+    _slants("slopes_have_the_other_sign", lambda s, m: m * (s.own - s.keys)),
+    _slants(
+        "distance_is_its_square_root", lambda s, m: -m * np.sqrt(np.maximum(s.own - s.keys, 0)), source="USE_ALIBI_SQRT"
+    ),
+    _slants("slopes_are_scaled_like_scores", lambda s, m: s.sm_scale * m * (s.keys - s.own)),
+    _slants(
+        "slopes_are_left_out_of_later_heads",
+        lambda s, m: np.where(np.arange(len(m))[:, None] < 2, m, 0.0) * (s.keys - s.own),
+        {"num_kv_heads": 3},
+    ),
+    _slants(
+        "distance_is_from_the_first_key",
+        lambda s, m: m * s.keys,
+        {"returns": "lse"},
+        claims=lambda c: c["alibi_from"] != "first_key",
+        source="O32b; FlashAttention 2 with causal masking",
+    ),
+    _slants(
+        "distance_is_from_the_newest_key",
+        lambda s, m: m * (s.keys - s.k.shape[1] + 1),
+        {"returns": "lse", "q_lens": 2},
+        claims=lambda c: c["alibi_from"] != "last_key",
+    ),
+    _slants(
+        "distance_is_from_one_past_the_query",
+        lambda s, m: m * (s.keys - s.own - 1),
+        {"returns": "lse"},
+        claims=lambda c: c["alibi_from"] == "query",
+    ),
+)
+
+
+# --- several query tokens
+
+
+def _own(name: str, change: Callable[[Sequence], Any], needs: Mapping[str, Any] | None = None, **row: Any) -> Fault:
+    """Other positions of the query rows; ALiBi and window go with them."""
+
+    def takes(s: Sequence) -> Sequence:
+        own = np.broadcast_to(np.asarray(change(s)), s.own.shape)
+        seen = (s.keys <= own) & ((s.keys > own - s.window) if s.window else True)
+        slant = s.slant + (0.0 if s.slopes is None else s.slopes[:, None] * (s.own - own))
+        return replace(s, own=own, seen=np.broadcast_to(seen, s.seen.shape), slant=slant)
+
+    return _taken(name, takes, {"q_lens": 2} | dict(needs or {}), **row)
+
+
+def _rows_of(s: Sequence) -> Any:
+    return np.arange(len(s.q))[:, None, None]
+
+
+def _reads(name: str, change: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]], **row: Any) -> Fault:
+    def reads(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+        return given if given.get("q_lens") is None else change(given, memory)
+
+    return Fault(name=name, steps=Steps(reads=reads), needs={"q_lens": 2} | row.pop("needs", {}), **row)
+
+
+def _padded_rows(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    """Row i of a sequence is looked for at sequence * the longest + i."""
+    q_lens = np.asarray(given["q_lens"])
+    at = np.concatenate([seq * int(q_lens.max()) + np.arange(n) for seq, n in enumerate(q_lens)] or [np.zeros(0, int)])
+    return given | {"q": given["q"][np.minimum(at.astype(int), len(given["q"]) - 1)]}
+
+
+def _rows_backwards(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    q_lens = np.asarray(given["q_lens"])
+    starts = np.cumsum(q_lens) - q_lens
+    at = np.concatenate([(start + np.arange(n))[::-1] for start, n in zip(starts, q_lens, strict=True)])
+    return given | {"q": given["q"][at.astype(int)]}
+
+
+def _first_row_for_all(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    q_lens = np.asarray(given["q_lens"])
+    return given | {"q": given["q"][np.repeat(np.cumsum(q_lens) - q_lens, q_lens)]}
+
+
+def _rows_and_heads_swapped(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    """Query tokens of a sequence are read as [num_q_heads, rows]."""
+    q, made, start = np.asarray(given["q"]), [], 0
+    for n in np.asarray(given["q_lens"]):
+        rows = q[start : start + n]
+        made.append(rows.reshape(q.shape[1], n, -1).swapaxes(0, 1))
+        start += n
+    return given | {"q": np.concatenate(made)}
+
+
+def _without_new_tokens(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    lens = np.asarray(given["kv_lens"])
+    return given | {"kv_lens": np.maximum(lens - np.asarray(given["q_lens"]) + 1, 0).astype(lens.dtype)}
+
+
+def _lse_of_first_row(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
+    return out, np.broadcast_to(lse[:1], lse.shape)
+
+
+def _zero_tail(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
+    """Rows beyond a whole tile of two are never written."""
+    out = out.copy()
+    out[len(out) // 2 * 2 :] = 0.0 if len(out) > 1 else out[len(out) // 2 * 2 :]
+    return out, lse
+
+
+Q_LENS = (
+    _own("causality_is_ignored", lambda s: s.k.shape[1] - 1),
+    _own("causality_is_top_left", _rows_of, source="O20"),
+    _own("query_tokens_miss_themselves", lambda s: s.own - 1),
+    _own("query_tokens_see_one_newer", lambda s: np.minimum(s.own + 1, s.k.shape[1] - 1)),
+    _own("every_row_stands_where_the_oldest_does", lambda s: s.own.min(initial=0)),
+    _own(
+        "causality_goes_by_pages",
+        lambda s: np.minimum((s.own // s.case.page_size + 1) * s.case.page_size - 1, s.k.shape[1] - 1),
+    ),
+    _own(
+        "causality_goes_by_tiles_of_queries",
+        lambda s: np.minimum(s.own.min(initial=0) + (_rows_of(s) // 2 + 1) * 2 - 1, s.k.shape[1] - 1),
+    ),
+    _own("rows_stand_in_reverse", lambda s: s.own[::-1]),
+    _own(
+        "causality_is_ignored_with_splits", lambda s: s.own if len(s.ends) == 1 else s.k.shape[1] - 1, {"num_splits": 2}
+    ),
+    _reads("rows_are_looked_for_as_if_padded", _padded_rows, source="O80"),
+    _reads("rows_are_read_backwards", _rows_backwards),
+    _reads("first_row_of_a_sequence_for_all", _first_row_for_all),
+    _reads("rows_and_heads_are_swapped", _rows_and_heads_swapped),
+    _reads("kv_lens_are_taken_without_the_new_tokens", _without_new_tokens),
+    Fault(
+        name="lse_is_that_of_the_first_row",
+        steps=Steps(returns=_lse_of_first_row),
+        needs={"q_lens": 2, "returns": "lse"},
+        source="O81",
+    ),
+    Fault(name="an_odd_last_row_is_not_written", steps=Steps(returns=_zero_tail), needs={"q_lens": 3}),
+)
+
+FEATURE_FAULTS = {row.name: row for row in (*WINDOW, *SOFT_CAP, *SINKS, *ALIBI, *Q_LENS)}
+"""Every one, by name."""

@@ -1,0 +1,88 @@
+"""How much the suite sees: every fault against every law of attention, for what one implementation offers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from kvconform.faults.fault import Fault
+from kvconform.harness.booking import VIOLATES
+from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.faulty import FaultySubject
+from kvconform.harness.plan import Options, planned
+from kvconform.harness.search import Searcher
+from kvconform.harness.subject import Subject
+from kvconform.specs.offers import holds
+from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.strategies import Cell
+from kvconform.suites.law import Law
+
+OP = "paged_decode"
+"""The operation that faults are made in."""
+
+EFFORT = replace(EFFORTS["default"], examples=24, seconds=3600.0)
+"""Counts decide; nothing is cut short."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One law on one cell of a faulty implementation.
+
+    cases     tried up to the first that violates; 0: all passed
+    seconds   until then
+    """
+
+    fault: str
+    law: str
+    cell: str
+    seed: int
+    cases: int
+    seconds: float
+
+
+def made(fault: Fault, subject: Subject) -> str:
+    """Why an implementation cannot have a fault, or nothing."""
+    offer, row = subject.offers.get(OP, {}), OPERATIONS[OP]
+    for axis, value in fault.needs.items():
+        if axis == "returns":
+            there = subject.offers_result(OP, value)
+        elif axis in subject.conventions:
+            there = value in subject.conventions[axis]
+        else:
+            silent: Mapping[str, Any] = {**row.optional, **row.unasked}
+            there = holds(offer.get(axis, silent.get(axis, value)), value)
+        if not there:
+            return f"{axis} {value} is not offered"
+    return "" if fault.claims(subject.conventions) else "its conventions make it right"
+
+
+def tried(
+    subject: Subject, fault: Fault | None, laws: Mapping[str, Law], seed: int, layouts: tuple[str, ...]
+) -> Iterator[Tried]:
+    """Every law on one cell, another one with each seed."""
+    faulty = FaultySubject(subject, fault)
+    options = Options(EFFORT, seed, ops=(OP,), layouts=layouts, explains=False)
+    for law in laws.values():
+        cells = [cell for cell, _ in planned(faulty, law, options)] if law.op == OP else []
+        if cells:
+            yield _one(faulty, law, cells[seed % len(cells)], options, fault.name if fault else "")
+
+
+def _one(faulty: FaultySubject, law: Law, cell: Cell, options: Options, name: str) -> Tried:
+    searcher = Searcher(faulty, replace(options, layouts=(cell.layout,), laws=(law.name,), dtypes=(cell.dtype,)))
+    searcher.begin(1)
+    start = time.perf_counter()
+    (booked,) = searcher.run(law)
+    seconds = time.perf_counter() - start
+    cases = booked.first_violation if booked.outcome == VIOLATES else 0
+    return Tried(name, law.name, f"{cell.layout}/{cell.dtype}", options.seed, cases, seconds)
+
+
+def to_kill(some: list[Tried]) -> tuple[int, float] | None:
+    """Median of cases and seconds to the first violation over seeds; None where one of them has none."""
+    if not some or not all(one.cases for one in some):
+        return None
+    return round(median(one.cases for one in some)), median(one.seconds for one in some)

@@ -1,0 +1,85 @@
+"""Faults of attention's features: each is seen, the kernel they are made of is right, what is equivalent is proved."""
+
+import json
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+
+from kvconform.faults.fault import Fault
+from kvconform.faults.kernel import Steps
+from kvconform.faults.of_features import FEATURE_FAULTS
+from kvconform.harness import power_command
+from kvconform.harness.adapters import find
+from kvconform.harness.cli import commands
+from kvconform.harness.laws import all_laws
+from kvconform.harness.power import Tried, made, to_kill, tried
+from kvconform.harness.subject import Subject
+from kvconform.specs.features import FEATURES
+
+LAWS = all_laws()
+BOUND = {"decode_is_within_the_bound": LAWS["decode_is_within_the_bound"]}
+LAYOUT = ("nhd",)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    found = find("numpy_ref")
+    return Subject(found.load(), found.name, str(found.path))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_kernel_that_faults_are_made_of_passes_every_law(reference, seed):
+    results = list(tried(reference, None, LAWS, seed, LAYOUT))
+    assert {one.law: one.cases for one in results} == {one.law: 0 for one in results}
+    assert len(results) >= 15
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FEATURE_FAULTS.items() if not fault.equivalent])
+def test_a_fault_is_seen_by_the_law_of_the_bound(reference, name):
+    assert made(FEATURE_FAULTS[name], reference) == ""
+    (one,) = tried(reference, FEATURE_FAULTS[name], BOUND, 0, LAYOUT)
+    assert one.cases, one
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FEATURE_FAULTS.items() if fault.equivalent])
+def test_what_is_called_equivalent_is_not_seen(reference, name):
+    assert [one for one in tried(reference, FEATURE_FAULTS[name], LAWS, 0, LAYOUT) if one.cases] == []
+
+
+def test_each_feature_has_ten_faults_and_all_have_sixty():
+    count = Counter(axis for fault in FEATURE_FAULTS.values() for axis in fault.needs)
+    assert {name: count[name] >= 10 for name in FEATURES} == dict.fromkeys(FEATURES, True)
+    assert len(FEATURE_FAULTS) >= 60
+
+
+def test_a_fault_is_left_out_where_there_is_no_room_for_it(reference):
+    assert made(Fault(name="x", steps=Steps(), needs={"window": -1}), reference) == "window -1 is not offered"
+    not_at_all = Fault(name="x", steps=Steps(), claims=lambda conventions: False)
+    assert made(not_at_all, reference) == "its conventions make it right"
+
+
+def test_a_law_that_passes_with_one_seed_has_not_seen_a_fault():
+    seen, missed = (Tried("f", "l", "c", 0, cases, 1.0) for cases in (3, 0))
+    assert to_kill([seen, seen]) == (3, 1.0)
+    assert to_kill([seen, missed]) is None
+    assert to_kill([]) is None
+
+
+def run(*arguments):
+    command = ["power", "--layout", "nhd", "--seeds", "1", *arguments]
+    return CliRunner().invoke(commands, command, standalone_mode=False)
+
+
+def test_the_command_prints_what_is_seen_and_writes_it(tmp_path):
+    law = ("--law", "decode_is_within_the_bound")
+    ran = run("--fault", "sinks_are_ignored", *law, "--json", str(tmp_path / "power.json"))
+    assert ran.return_value == 0, ran.output
+    (row,) = json.loads((tmp_path / "power.json").read_text())["faults"]
+    assert row["fault"] == "sinks_are_ignored"
+    assert row["tried"][0]["cases"] > 0
+
+
+def test_a_fault_that_no_law_sees_is_red(monkeypatch):
+    monkeypatch.setattr(power_command, "FEATURE_FAULTS", {"nothing": Fault(name="nothing", steps=Steps())})
+    assert run("--law", "decode_repeats_bit_for_bit").return_value == 1
