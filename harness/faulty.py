@@ -25,7 +25,7 @@ class FaultySubject(Subject):
 
     def __init__(self, subject: Subject, fault: Fault | None) -> None:
         super().__init__(subject.adapter, subject.name, subject.file, subject.ref)
-        self._fault, self._memory = fault, dict[str, Any]()
+        self._fault, self._kept = fault, dict[str, Any]()
 
     def call(self, case: Case, op: str, **arguments: Any) -> dict[str, Array]:
         """The faulty results, in the suite's own form; nothing of the adapter is called."""
@@ -36,7 +36,7 @@ class FaultySubject(Subject):
         if given.get("window") is not None:
             given["window"] += self.conventions["window_counts"] == "left"
         steps = self._fault.steps if self._fault else Steps()
-        out, nats = attend(case, given, self.conventions, steps, self._memory)
+        out, nats = attend(case, given, self.conventions, steps, self._kept)
         with np.errstate(all="ignore"):
             got = {"out": out.astype(np.asarray(arguments["q"]).dtype)}
             stored = DTYPES[self.conventions["lse_dtype"]]
