@@ -1,17 +1,20 @@
-"""Where the time of a run goes: the main thread is looked at every few milliseconds, and what it does is counted.
+"""Where the time of a run goes: the main thread is interrupted every few milliseconds, and what it does is counted.
 
 Nothing that is timed knows of it. What a moment belongs to is told by the innermost of our own frames on the stack that
 has a place in `PLACES`; a kernel's own frames lie inside `Subject._run`, which stands for the implementation.
+
+It is interrupted by a signal, not looked at by another thread. That would have to wait for the interpreter's lock, and
+would get it where the main thread lets go of it, as large operations of numpy and torch do: far too often in those.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
+import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from kvconform.harness.adapters import ROOT
 
@@ -22,7 +25,7 @@ PLACES = {
     "bound": ("oracles/bound.py",),
     "oracle": ("oracles/",),
     "inputs": ("specs/paged.py", "specs/fused.py", "specs/states.py", "specs/families.py", "specs/data.py"),
-    "drawing": ("specs/strategies.py", "harness/search.py:_drive"),
+    "drawing": ("specs/strategies.py", "harness/drawing.py"),
     "calling": ("harness/subject.py",),
 }
 """What a moment is spent on -> files, folders or functions of ours, as `file:function`; the first that fits counts."""
@@ -31,29 +34,25 @@ OTHER = "other"
 
 
 class Sampler:
-    """Counts, between `start` and `stop`, what the thread that made it does."""
+    """Counts, between `start` and `stop`, what the main thread does; both are called by it."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
-        self._watched = threading.get_ident()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True, name="kvconform-sampler")
+        self._handler: Any = None
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._handler = signal.signal(signal.SIGALRM, self._look)
+        signal.setitimer(signal.ITIMER_REAL, EVERY_SECONDS, EVERY_SECONDS)
 
     def stop(self) -> dict[str, float]:
         """What was seen -> share of the moments, largest first."""
-        self._over.set()
-        self._thread.join()
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, self._handler)
         return shares(self.seen)
 
-    def _look(self) -> None:
-        while not self._over.wait(EVERY_SECONDS):
-            frame = sys._current_frames().get(self._watched)
-            if frame is not None:
-                self.seen[place_of(frame)] += 1
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        self.seen[place_of(frame)] += 1
 
 
 def shares(seen: Counter[str]) -> dict[str, float]:

@@ -45,7 +45,7 @@ def measuring(tally: Tally) -> Check:
             return stages_of(profile, lambda other: float(bounds(other)[result].error.flat[worst]), half_ulp)
 
         ratios = {name: ratio(got[name], one.want, one.error, one.format) for name, one in want.items()}
-        steps = decode.visible_weight(x, cache, want, right)
+        steps = decode.visible_weight(x, want, right)
         tally.saw(str(case), got[RESULTS[0]].size, ratios, True, stages, steps)
 
     return check

@@ -105,12 +105,12 @@ def attention_bound(
     Raises OutsideDomain.
     """
     q, k, v, bias = (np.asarray(a, np.float64) for a in (q, k, v, bias))
-    k_size = np.abs(k) if k_magnitude is None else np.asarray(k_magnitude, np.float64)
-    v_size = np.abs(v) if v_magnitude is None else np.asarray(v_magnitude, np.float64)
     bias = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (k.shape[-2],)))
     live = bias != -np.inf
     bias = np.where(live, bias, 0.0)
-    k, k_size, v, v_size = (_masked(a, live) for a in (k, k_size, v, v_size))
+    k, v = _masked(k, live), _masked(v, live)
+    k_size = np.abs(k) if k_magnitude is None else _masked(np.asarray(k_magnitude, np.float64), live)
+    v_size = np.abs(v) if v_magnitude is None else _masked(np.asarray(v_magnitude, np.float64), live)
 
     _require("an element of v", v_size, profile.v_format or profile.pv_accumulator)
     score, score_error = _scored(q, k, k_size, sm_scale, profile)

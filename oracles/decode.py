@@ -17,6 +17,7 @@ from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.features import FEATURES
+from kvconform.specs.layouts import V
 from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
@@ -148,22 +149,42 @@ def attended(
     cache: Mapping[str, Array],
     profile: Profile,
     reading: DecodeReading,
-    seq: int,
     *,
     keep_terms: bool = False,
 ) -> Bounded:
-    """One sequence: out [rows, num_q_heads, head_dim], lse [rows, num_q_heads] and their errors."""
+    """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once."""
+    lens = np.maximum(reading.lens - reading.first, 0)
+    there = np.arange(lens.max(initial=0)) < lens[:, None]
+    parts = paged.gathered(inputs, cache, reading)
+    k, v = (_padded(rows, there)[reading.seq_of][:, reading.head_of] for rows in parts)
+    bias = np.full((len(inputs.q), 1 if reading.slopes is None else len(reading.head_of), there.shape[1]), -np.inf)
+    for seq, n in enumerate(lens):
+        bias[reading.seq_of == seq, :, :n] = reading.bias(seq)
+    bounded = partial(attention_bound, inputs.q, k, v, reading.sm_scale, profile, bias=bias, soft_cap=reading.soft_cap)
+    found = bounded(sink=reading.sinks, keep_terms=keep_terms)
+    if reading.sinks is None or reading.lse_sinks:
+        return found
+    without = bounded()
+    return replace(found, lse=without.lse, lse_error=without.lse_error)
+
+
+def _padded(rows: Array, there: Array) -> Array:
+    """Rows of all sequences, one after another, as float64 [num_seqs, heads, longest, dim]; 0 where there is none."""
+    padded = np.zeros((*there.shape, *rows.shape[1:]))
+    padded[there] = rows
+    return padded.swapaxes(1, 2)
+
+
+def _joined(
+    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, reading: DecodeReading, seq: int
+) -> Bounded:
+    """One sequence whose splits are joined as the reading says."""
+    assert reading.join is not None
     k, v = (
         rows.astype(np.float64).swapaxes(0, 1)[reading.head_of] for rows in paged.sequence(inputs, cache, seq, reading)
     )
     q, bias = inputs.q[reading.seq_of == seq].astype(np.float64), reading.bias(seq)
     scored = partial(attention_bound, q, sm_scale=reading.sm_scale, profile=profile, soft_cap=reading.soft_cap)
-    if reading.join is None:
-        found = scored(k, v, bias=bias, sink=reading.sinks, keep_terms=keep_terms)
-        if reading.sinks is None or reading.lse_sinks:
-            return found
-        without = scored(k, v, bias=bias)
-        return replace(found, lse=without.lse, lse_error=without.lse_error)
     ends = reading.cut(k.shape[1], inputs.case.num_splits, inputs.case.page_size) if reading.cut else [k.shape[1]]
     parts = [
         scored(k[:, a:b], v[:, a:b], bias=bias[..., a:b], sink=None if a else reading.sinks)
@@ -184,21 +205,25 @@ def expected(
 
     screened   whether `out` is to say how far chance alone would take it (oracles/screen.py)
     """
-    lam = screen.multiple(inputs.q.size, max(reading.lens, default=0)) if screened else None
-    names, rows, narrow = ("out", "out_error", "lse", "lse_error"), [], []
-    for seq in range(len(reading.lens)):
-        found = attended(inputs, cache, profile, reading, seq, keep_terms=screened)
-        rows.append([getattr(found, name) for name in names])
-        if lam is not None:
-            narrow.append(screen.out_error(found, profile, lam))
-    out, out_error, lse, lse_error = map(np.concatenate, zip(*rows, strict=True))
+    likely = None
+    if reading.join is None:
+        found = attended(inputs, cache, profile, reading, keep_terms=screened)
+        if screened:
+            likely = screen.out_error(found, profile, screen.multiple(inputs.q.size, max(reading.lens, default=0)))
+    else:
+        found = _stacked([_joined(inputs, cache, profile, reading, seq) for seq in range(len(reading.lens))])
     unit = reading.lse_unit
     said = locate(reading)
-    likely = np.concatenate(narrow) if screened else None
-    want = {"out": Interval(out, out_error, profile.out_format, said["out"], likely)}
-    if reading.join is None or not np.isnan(lse_error).any():  # a mistaken join may leave it open
-        want["lse"] = Interval(lse / unit, lse_error / unit, profile.lse_format, said["lse"])
+    want = {"out": Interval(found.out, found.out_error, profile.out_format, said["out"], likely)}
+    if not np.isnan(found.lse_error).any():  # a mistaken join may leave it open
+        want["lse"] = Interval(found.lse / unit, found.lse_error / unit, profile.lse_format, said["lse"])
     return want
+
+
+def _stacked(parts: list[Bounded]) -> Bounded:
+    """The rows of several, one after another."""
+    names = ("out", "out_error", "lse", "lse_error")
+    return Bounded(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def required(
@@ -270,19 +295,18 @@ def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], ls
     return size if shows.all() and size <= COARSE else 0.0
 
 
-def visible_weight(
-    inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
-) -> list[float]:
-    """Of each (sequence, q head) with two keys or more: the change of a key's weight that a typical element shows."""
-    out = want["out"]
+def visible_weight(inputs: PagedInputs, want: Expected, reading: DecodeReading) -> list[float]:
+    """Of each (query row, q head) with two keys or more: the change of a key's weight that a typical element shows.
+
+    reading   the right one
+    """
+    out, tokens = want["out"], inputs.tokens[inputs.row.parts[V].name].astype(np.float64)
     assert isinstance(out, Interval)
-    seen = []
-    for seq in range(len(reading.lens)):
-        if reading.lens[seq] < 2:
-            continue
-        _, v = paged.sequence(inputs, cache, seq, reading)
-        v = v.astype(np.float64).swapaxes(0, 1)[reading.head_of]
-        for row in np.flatnonzero(reading.seq_of == seq):
+    seen, ends = [], np.cumsum(reading.lens)
+    for row, seq in enumerate(reading.seq_of):
+        n, end = reading.lens[seq], ends[seq]
+        if n > 1:
+            v = tokens[end - n : end].swapaxes(0, 1)[reading.head_of]
             seen += typical_step(v, out.want[row], out.error[row], out.format)
     return seen
 
@@ -296,7 +320,7 @@ def typical_step(v: Array, out: Array, error: Array, out_format: str) -> list[fl
     The least such change says little: an output that happens to be near 0 is rounded finely, and speaks for itself.
     """
     lever = np.abs(v - out[:, None])
-    reach = (error + FORMATS[out_format].unit * np.abs(out))[:, None]
-    with np.errstate(divide="ignore", over="ignore"):
-        steps = np.where(lever > 0, reach / np.where(lever > 0, lever, 1.0), np.inf)
-    return [float(x) for x in np.median(steps, (1, 2))]
+    reach = np.broadcast_to((error + FORMATS[out_format].unit * np.abs(out))[:, None], lever.shape)
+    with np.errstate(over="ignore"):
+        steps = np.divide(reach, lever, out=np.full(lever.shape, np.inf), where=lever > 0)
+    return [float(x) for x in np.median(steps.reshape(len(steps), -1), axis=1)]

@@ -17,20 +17,34 @@ At = tuple[Any, ...]
 
 def _bytes(cache: Mapping[str, Array], name: str) -> Array:
     """A buffer as its bytes; one that is not contiguous is refused."""
-    buffer = cache[name].reshape(-1).view(np.uint8)
-    if not np.shares_memory(buffer, cache[name]) and buffer.size:
+    if not cache[name].flags.c_contiguous:
         raise ValueError(f"buffer {name!r} is not contiguous")
-    return buffer
+    return cache[name].reshape(-1).view(np.uint8)
+
+
+def _elements(buffer: Array, bits: Array, count: int) -> tuple[Array, Array]:
+    """A buffer's bytes as whole elements of `count` bits, and the index of those that begin at `bits`.
+
+    Elements that lie askew are given byte by byte, on one more axis.
+    """
+    size = count // 8
+    if buffer.size % size or (bits % count).any():
+        return buffer, bits[..., None] // 8 + np.arange(size)
+    return buffer.view(f"u{size}"), bits // count
 
 
 def store(row: Layout, cache: Cache, part: Part, at: At, values: Array, sizes: Sizes, dtype: str) -> None:
     """Write `values` at coordinates `at` (one broadcastable integer array for each of part.axes), in place."""
     name, bits = row.address(part, at, sizes, dtype)
-    buffer, count = _bytes(cache, name), width(row.dtype_of(part, dtype))
-    bits = np.broadcast_to(np.asarray(bits), values.shape)
+    put(cache, name, np.broadcast_to(np.asarray(bits), values.shape), values, width(row.dtype_of(part, dtype)))
+
+
+def put(cache: Cache, name: str, bits: Array, values: Array, count: int) -> None:
+    """Write elements of `count` bits to where they begin in a buffer, in place; `bits` has the shape of `values`."""
+    buffer = _bytes(cache, name)
     if count >= 8:
-        index = bits[..., None] // 8 + np.arange(count // 8)
-        buffer[index] = np.ascontiguousarray(values).reshape(*values.shape, 1).view(np.uint8)
+        words, index = _elements(buffer, bits, count)
+        words[index] = np.ascontiguousarray(values).reshape(*values.shape, 1).view(words.dtype).reshape(index.shape)
         return
     for inside in range(0, 8, count):  # those that share a byte one after another
         here = bits % 8 == inside
@@ -45,6 +59,6 @@ def load(row: Layout, cache: Mapping[str, Array], part: Part, at: At, sizes: Siz
     buffer, count = _bytes(cache, name), width(of)
     bits = np.broadcast_to(np.asarray(bits), np.broadcast_shapes(*(np.shape(index) for index in at)))
     if count >= 8:
-        index = bits[..., None] // 8 + np.arange(count // 8)
-        return np.ascontiguousarray(buffer[index]).view(host(of))[..., 0]
+        words, index = _elements(buffer, bits, count)
+        return np.ascontiguousarray(words[index]).view(host(of)).reshape(bits.shape)
     return np.asarray((buffer[bits // 8] >> (bits % 8).astype(np.uint8)) & np.uint8((1 << count) - 1))

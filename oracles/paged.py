@@ -75,14 +75,16 @@ def filled(inputs: PagedInputs, k_contents: str, v_contents: str | None = None) 
     contents = (k_contents, k_contents if v_contents is None else v_contents)
     poison = inputs.case.poison
     cache = inputs.dead(k_contents if poison == "all" else "zero")
-    if poison == "padding":
+    if contents == ("zero", "zero"):
+        pass
+    elif poison == "padding":
         for name, array in inputs.dead(k_contents).items():
             padding = inputs.row.padding(name, inputs.sizes, inputs.case.dtype)
             cache[name][padding] = array[padding]
     elif poison != "evicted" and (poison != "all" or contents[0] != contents[1]):
         for part in inputs.row.parts:
             _poison(inputs, cache, part, inputs.dead(contents[part.side]), inputs.dead_slots[part.side])
-    cache = over(inputs, cache)
+    _put_tokens(inputs, cache)
     if poison == "evicted":
         for part in inputs.row.parts:
             if contents[part.side] != "zero":
@@ -104,8 +106,17 @@ def _poison(
 
 def over(inputs: PagedInputs, cache: Mapping[str, Array]) -> Cache:
     """A copy of the cache with every live token written, skipped by append or not."""
-    live = {name: rows[: inputs.num_tokens] for name, rows in inputs.tokens.items()}
-    return _written(inputs, cache, inputs.slots, live, Reading.of(inputs))
+    cache = {name: array.copy() for name, array in cache.items()}
+    _put_tokens(inputs, cache)
+    return cache
+
+
+def _put_tokens(inputs: PagedInputs, cache: Cache) -> None:
+    """Write every live token, in place."""
+    row, sizes, dtype = inputs.row, inputs.sizes, inputs.case.dtype
+    for part in row.parts:
+        at = token_coordinates(inputs, part, inputs.slots[part.side])
+        memory.store(row, cache, part, at, inputs.tokens[part.name][: inputs.num_tokens], sizes, dtype)
 
 
 def _written(

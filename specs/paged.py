@@ -299,11 +299,11 @@ class PagedInputs:
         return {buffer: self._remembered(buffer, contents) for buffer in self.row.buffers}
 
     def _remembered(self, buffer: str, contents: str) -> Array:
-        """A law asks for the same contents several times; a large array is made each time."""
+        """A law asks for the same contents several times; zeros, and a large array, are made each time."""
         key = (buffer, contents)
         if key not in self._dead_buffers:
             made = self._dead(buffer, contents)
-            if made.nbytes > KEPT:
+            if contents == "zero" or made.nbytes > KEPT:
                 return made
             self._dead_buffers[key] = made
         return self._dead_buffers[key].copy()

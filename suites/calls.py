@@ -94,7 +94,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
         )
     if said := out.doubt(got["out"]):
         subject.doubts(f"out: {said}")
-    subject.saw(decode.visible_weight(x, cache, want, right))
+    subject.saw(decode.visible_weight(x, want, right))
     on = decode.features_on(case)
     shown = tuple(name for name in on if decode.shows(name, x, cache, profile, right, judged))
     subject.saw_features(shown)

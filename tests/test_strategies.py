@@ -52,7 +52,7 @@ def test_no_pool_is_long_enough_for_hypothesis_to_mix_constants_into_it():
 
 
 def test_lengths_reach_every_boundary_and_the_middle():
-    lens = {(n, case.page_size) for case in drawn(cell_of("paged_decode"), 800) for n in case.kv_lens}
+    lens = {(n, case.page_size) for case in drawn(cell_of("paged_decode"), 1600) for n in case.kv_lens}
     for page in (2, 4, 8):
         assert {(n, page) for n in (0, 1, page - 1, page, page + 1)} <= lens, page
     assert any(n > 3 * page for n, page in lens)

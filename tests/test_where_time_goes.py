@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from kvconform.harness import where_time_goes
+
+ROOT, HERE = Path(__file__).resolve().parent.parent, Path(__file__).name
 
 SLOW = """
 import time
@@ -39,3 +43,30 @@ def test_a_slow_kernel_takes_most_of_the_time_and_the_line_says_so(told):
     assert time["implementation"] > 0.5
     assert sum(time.values()) == pytest.approx(1.0)
     assert "; time: implementation " in printed
+
+
+NUMBERS = np.linspace(0.0, 1.0, 1 << 18)
+
+
+def keeps_the_lock():
+    return sum(i * i for i in range(20000))
+
+
+def lets_go_of_the_lock():
+    return np.sqrt(NUMBERS)
+
+
+def test_whoever_lets_go_of_the_lock_is_not_seen_more_often_for_it(monkeypatch):
+    """Plain Python and operations that let other threads run, in turn: the shares are those of the clock."""
+    turns = (keeps_the_lock, lets_go_of_the_lock)
+    monkeypatch.setattr(where_time_goes, "PLACES", {f.__name__: (f"tests/{HERE}:{f.__name__}",) for f in turns})
+    sampler, clock, end = where_time_goes.Sampler(), dict.fromkeys(turns, 0.0), time.perf_counter() + 2.0
+    sampler.start()
+    while time.perf_counter() < end:
+        for turn in turns:
+            begin = time.perf_counter()
+            turn()
+            clock[turn] += time.perf_counter() - begin
+    seen = sampler.stop()
+    share = clock[lets_go_of_the_lock] / sum(clock.values())
+    assert seen["lets_go_of_the_lock"] == pytest.approx(share, abs=0.1)
