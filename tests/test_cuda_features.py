@@ -149,19 +149,20 @@ def test_a_sink_weighs_as_much_as_a_key_of_its_score(layout: str, dtype: str) ->
     check_equal_keys(layout, dtype)
 
 
+SLANT = "slope * static_cast<float>(tile + mine - (end - 1))"
 MUTANTS = {
     "a sink in each split": (" && split == 0", ""),
     "a sink that weighs nothing": ("sinks ? 1.0f", "sinks ? 0.0f"),
     "no row of a sink alone": ("first < last || sinks", "first < last"),
     "newer keys are seen": ("length - newer :", "length :"),
     "rows from the newest one on": ("newer = rows - 1 - row", "newer = row - rows + at<const Index>(f.q_lens, seq)"),
-    "a row is a sequence": ("++seq);", "++seq);\n seq = row < 4 ? row : 3;"),
+    "a row for a sequence": ("++seq);", "++seq);\n seq = row < 4 ? row : 3;"),
     "a window beside the own key": ("f.window < end ? end - f.window", "f.window + 1 < end ? end - f.window - 1"),
     "a window of the newest row": ("f.window < end ? end - f.window", "f.window < length ? length - f.window"),
     "no window": ("f.window && f.window < end", "false"),
     "a cap behind ALiBi": (
-        "if (cap != 0.0f)",
-        "score += slope * static_cast<float>(tile + mine - (end - 1));\n if (cap)",
+        "score = cap * tanhf(score / cap)",
+        f"score = cap * tanhf(({SLANT} + score) / cap) - {SLANT}",
     ),
     "no cap": ("cap * tanhf(score / cap)", "score"),
     "distances from the oldest key": ("tile + mine - (end - 1)", "tile + mine - oldest"),
