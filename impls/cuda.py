@@ -50,6 +50,11 @@ OFFERS = {
         "layout": ATTENDED,
         "dtype": ROUNDED,
         "num_splits": range(1, 65),
+        "window": {"min": 0},
+        "soft_cap": {"min": 0},
+        "sinks": {"none", "drawn", "dominant"},
+        "alibi_slopes": {"none", "drawn"},
+        "q_lens": {"min": 1},
         "into": {"out", "lse", "workspace"},
         **_INDEXED,
     },
@@ -73,7 +78,7 @@ CONVENTIONS = {
     "padding": "kept",
     "page_moves": {"apart", "swap"},
     "empty_rows": "zero",
-    "invariances": {"batch", "heads", "layouts"},  # a block has one q head of one sequence; strides are data
+    "invariances": {"batch", "heads", "layouts"},  # a block has one q head of one query row; strides are data
     "deterministic": True,
 }
 ARITHMETIC = {
@@ -219,6 +224,11 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: DeviceArray | None = None,
+    alibi_slopes: DeviceArray | None = None,
+    q_lens: DeviceArray | None = None,
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
     page_size: int | None = None,
@@ -227,10 +237,17 @@ def paged_decode(
     workspace: DeviceArray | None = None,
 ) -> tuple[DeviceArray, DeviceArray]:
     pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
-    num_seqs, num_q_heads, head_dim = q.shape
+    num_rows, num_q_heads, head_dim = q.shape
     held = workspace or DeviceArray((_workspace_bytes(q, num_splits=num_splits),), np.dtype(np.uint8))
     outs = held.part(0, (num_splits, *q.shape), np.dtype(np.float32))
     lses = held.part(4 * math.prod(outs.shape), outs.shape[:-1], outs.dtype)
+    features = arguments.Features(
+        q_lens=_tensor(q_lens),
+        sinks=_tensor(sinks),
+        alibi_slopes=_tensor(alibi_slopes),
+        window=window or 0,
+        soft_cap=soft_cap or 0.0,
+    )
     told = arguments.Decode(
         q=_tensor(q),
         k_cache=pages.k,
@@ -243,9 +260,12 @@ def paged_decode(
         group=num_q_heads // pages.num_kv_heads,
         head_dim=head_dim,
         sm_scale=sm_scale,
+        features=features,
     )
+    featured = any(given is not None for given in (q_lens, sinks, alibi_slopes, window, soft_cap))
+    kernel = "decode_features" if featured else "decode"
     shared_bytes = 2 * head_dim * outs.dtype.itemsize  # q and the accumulator
-    _launch(f"decode_{q.dtype}_{block_table.dtype}", (num_seqs, num_q_heads, num_splits), told, shared_bytes)
+    _launch(f"{kernel}_{q.dtype}_{block_table.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
     return _merge(outs, lses, q.dtype, out, lse)
 
 
@@ -255,8 +275,9 @@ def merge_states(
     return _merge(outs, lses, outs.dtype, out, lse)
 
 
-def _tensor(array: DeviceArray) -> arguments.Tensor:
-    return arguments.Tensor(array.address, array.strides)
+def _tensor(array: DeviceArray | None) -> arguments.Tensor:
+    """A null pointer for no array."""
+    return arguments.Tensor() if array is None else arguments.Tensor(array.address, array.strides)
 
 
 def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:
@@ -267,10 +288,8 @@ def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:
 
 
 def _tokens(rows: DeviceArray | None) -> arguments.Tensor:
-    """[num_tokens, num_kv_heads, head_dim], where codes have no axis of heads; a null pointer for no rows."""
-    if rows is None:
-        return arguments.Tensor()
-    if len(rows.shape) == 3:
+    """[num_tokens, num_kv_heads, head_dim], where codes have no axis of heads."""
+    if rows is None or len(rows.shape) == 3:
         return _tensor(rows)
     token, dim = rows.strides
     return arguments.Tensor(rows.address, (token, 0, dim))
@@ -287,9 +306,9 @@ def _extract(kv: DeviceArray, first_row: int) -> DeviceArray:
 def _merge(
     outs: DeviceArray, lses: DeviceArray, dtype: np.dtype[Any], out: DeviceArray | None, lse: DeviceArray | None
 ) -> tuple[DeviceArray, DeviceArray]:
-    num_parts, num_seqs, num_q_heads, head_dim = outs.shape
-    out = out or DeviceArray((num_seqs, num_q_heads, head_dim), dtype)
-    lse = lse or DeviceArray((num_seqs, num_q_heads), lses.dtype)
+    num_parts, num_rows, num_q_heads, head_dim = outs.shape
+    out = out or DeviceArray((num_rows, num_q_heads, head_dim), dtype)
+    lse = lse or DeviceArray((num_rows, num_q_heads), lses.dtype)
     told = arguments.MergeStates(_tensor(outs), _tensor(lses), _tensor(out), _tensor(lse), num_parts, head_dim)
     _launch(f"merge_{outs.dtype}_into_{dtype}", lse.shape, told)
     return out, lse

@@ -222,8 +222,10 @@ def expected(
 
 def _stacked(parts: list[Bounded]) -> Bounded:
     """The rows of several, one after another."""
-    names = ("out", "out_error", "lse", "lse_error")
-    return Bounded(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    out, out_error, lse, lse_error = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("out", "out_error", "lse", "lse_error")
+    )
+    return Bounded(out, out_error, lse, lse_error)
 
 
 def required(

@@ -27,6 +27,8 @@ PAGE_SIZE, NUM_KV_HEADS, GROUP, HEAD_DIM, NUM_PAGES = 4, 2, 2, 16, 11
 KV_LENS = (9, 0, 12, 1)
 TABLE = np.array([[7, 0, 3], [-1, -1, -1], [10, 2, 5], [4, -1, -1]], np.int32)
 SLOTS, SLOTS_OF_V = np.array([[43, -1, 0, 17, 8], [5, 30, -1, 2, 40]], np.int32)
+Q_LENS = (3, 1, 2, 2)
+"""Query tokens of each of KV_LENS; one of the last sequence's is older than its only key, and sees none."""
 SWAPS = np.array([[1, 2], [2, 1], [0, 5], [0, 9]], np.int32)
 
 
@@ -48,7 +50,8 @@ def call(operation: str, *args: Any, strides: str = "contiguous", **keywords: An
             return tuple(map(back, leaf))
         return leaf if leaf is None else cuda.to_host(leaf)
 
-    return back(getattr(cuda, operation)(*map(there, args), **keywords))
+    told = {name: there(told) if isinstance(told, np.ndarray) else told for name, told in keywords.items()}
+    return back(getattr(cuda, operation)(*map(there, args), **told))
 
 
 def bits(array: Array) -> Array:
@@ -143,11 +146,13 @@ def decode(
     sm_scale: float = 1.0,
     index: type[Any] = np.int32,
     strides: str = "contiguous",
+    table: Array = TABLE,
+    **features: Any,
 ) -> tuple[Array, Array]:
     """paged_decode of K and V [page, slot, head, dim]; `out` widened to float32."""
     cache = packed(k.astype(DTYPES[dtype]), v.astype(DTYPES[dtype]), layout)
-    table, lens = TABLE.astype(index), np.array(KV_LENS, index)
-    keywords = {"layout": layout, "sm_scale": sm_scale, "num_splits": num_splits, "strides": strides}
+    table, lens = table.astype(index), np.array(KV_LENS, index)
+    keywords = {"layout": layout, "sm_scale": sm_scale, "num_splits": num_splits, "strides": strides, **features}
     out, lse = call("paged_decode", q.astype(DTYPES[dtype]), cache, table, lens, **keywords)
     return out.astype(np.float32), lse
 
@@ -156,8 +161,26 @@ def pages_of(fill: float) -> Array:
     return np.full((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM), fill, np.float32)
 
 
-def queries(fill: float) -> Array:
-    return np.full((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM), fill, np.float32)
+def own_values() -> Array:
+    """[page, slot, head, dim]: small integers that say where they came from."""
+    page, slot, head, dim = np.indices((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM))
+    return np.asarray(page * 8 + slot * 2 + head + dim % 3, np.float32)
+
+
+def queries(fill: float, num_rows: int = len(KV_LENS)) -> Array:
+    return np.full((num_rows, NUM_KV_HEADS * GROUP, HEAD_DIM), fill, np.float32)
+
+
+def every_feature(index: type[Any] = np.int32) -> dict[str, Any]:
+    """All features of paged_decode at once, for sum(Q_LENS) query rows."""
+    sinks, slopes = np.array([[0.5, -1, 2, 0], [0.5, 0.25, 0.125, 0.0625]], np.float32)
+    return {
+        "window": 10,  # more than a tile
+        "soft_cap": 2.0,
+        "sinks": sinks,
+        "alibi_slopes": slopes,
+        "q_lens": np.array(Q_LENS, index),
+    }
 
 
 def every_movement(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
@@ -187,7 +210,22 @@ def every_movement(index: type[Any] = np.int32, strides: str = "contiguous") -> 
 
 
 def every_attention(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
-    """Results of paged_decode and merge_states, on each layout and in each format."""
+    """Results of paged_decode, without features and with all, and merge_states, on each layout and in each format."""
+    return plain_attention(index, strides) + featured_attention(index, strides)
+
+
+def featured_attention(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
+    rng = np.random.default_rng(4)
+    results: list[Any] = []
+    for dtype in ROUNDED:
+        k, v = (rng.standard_normal((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in "kv")
+        q = rng.standard_normal((sum(Q_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM))
+        how = {"index": index, "strides": strides, **every_feature(index)}
+        results += [decode(layout, dtype, k, v, q, splits, **how) for layout in PAGES for splits in (1, 3)]
+    return [leaf for result in results for leaf in _leaves(result)]
+
+
+def plain_attention(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
     rng = np.random.default_rng(3)
     results: list[Any] = []
     for dtype in ROUNDED:
@@ -214,10 +252,22 @@ BARRIERS = 3
 """`__syncthreads()` in attention.cuh: behind the query, behind the scores of a tile, before those of the next."""
 
 
-def without_barrier(missing: int, folder: Path) -> Path:
-    """The kernels' source in a folder of its own, with one of BARRIERS removed and nothing else changed."""
+def _copy_sources(folder: Path) -> None:
     for path in build.SOURCES.glob("*.cu*"):
         shutil.copy(path, folder)
+
+
+def changed(old: str, new: str, folder: Path) -> Path:
+    """The kernels' source in a folder of its own, with one piece of attention.cuh replaced that it has just once."""
+    _copy_sources(folder)
+    before, after = (folder / "attention.cuh").read_text().split(old)
+    (folder / "attention.cuh").write_text(before + new + after)
+    return folder / "kernels.cu"
+
+
+def without_barrier(missing: int, folder: Path) -> Path:
+    """The kernels' source in a folder of its own, with one of BARRIERS removed and nothing else changed."""
+    _copy_sources(folder)
     before, *after = (folder / "attention.cuh").read_text().split("__syncthreads();")
     kept = [*["__syncthreads();"] * missing, "", *["__syncthreads();"] * (BARRIERS - missing - 1)]
     (folder / "attention.cuh").write_text(before + "".join(map("".join, zip(kept, after, strict=True))))

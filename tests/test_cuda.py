@@ -32,6 +32,7 @@ from kvconform.tests.cuda_calls import (
     NUM_PAGES,
     PAGE_SIZE,
     PAGES,
+    Q_LENS,
     ROUNDED,
     SWAPS,
     TABLE,
@@ -39,10 +40,12 @@ from kvconform.tests.cuda_calls import (
     bits,
     call,
     decode,
+    every_feature,
     every_movement,
     every_operation,
     live,
     moving,
+    own_values,
     pages_of,
     queries,
     random_bits,
@@ -353,12 +356,6 @@ attends = pytest.mark.parametrize(
 )
 
 
-def own_values() -> Array:
-    """[page, slot, head, dim]: small integers that say where they came from."""
-    page, slot, head, dim = np.indices((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM))
-    return np.asarray(page * 8 + slot * 2 + head + dim % 3, np.float32)
-
-
 @attends
 def test_decode_is_the_value_of_a_key_that_outweighs_all_others(layout: str, dtype: str, num_splits: int) -> None:
     """Weights of exactly 1 and 0, at each position in turn, before and behind every tile and split."""
@@ -658,18 +655,20 @@ def test_every_barrier_of_the_decode_kernel_is_known_here() -> None:
     assert (build.SOURCES / "attention.cuh").read_text().count("__syncthreads();") == BARRIERS
 
 
+@pytest.mark.parametrize("features", [{}, every_feature()], ids=["plain", "features"])
 @pytest.mark.parametrize("missing", range(BARRIERS))
-def test_some_schedule_sees_a_missing_barrier(missing: int, tmp_path: Path, on: Call) -> None:
+def test_some_schedule_sees_a_missing_barrier(missing: int, features: dict[str, Any], tmp_path: Path, on: Call) -> None:
     mutant = host.Host(build.library(without_barrier(missing, tmp_path)))
     rng = np.random.default_rng(7)
     k, v = (rng.standard_normal((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in "kv")
-    q = rng.standard_normal((len(KV_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM))
+    num_rows = sum(Q_LENS) if features else len(KV_LENS)
+    q = rng.standard_normal((num_rows, NUM_KV_HEADS * GROUP, HEAD_DIM))
     on(shipped(), "forward")
-    right, _ = decode("nhd", "float32", k, v, q, 1)
+    right, _ = decode("nhd", "float32", k, v, q, 1, **features)
     wrong = []
     for schedule in SCHEDULES:
         on(mutant, schedule)
-        out, _ = decode("nhd", "float32", k, v, q, 1)
+        out, _ = decode("nhd", "float32", k, v, q, 1, **features)
         wrong.append(not np.array_equal(bits(out), bits(right)))
     assert any(wrong)
 
@@ -823,7 +822,8 @@ def test_the_adapter_names_every_kernel_there_is() -> None:
     paged = ("append", "gather", "copy_pages")
     moved += [f"{name}_{size}_{index}" for name in paged for size in sizes for index in indices]
     merged = {f"merge_{part}_into_{dtype}" for dtype in ROUNDED for part in ("float32", dtype)}
-    decoded = [f"decode_{dtype}_{index}" for dtype in ROUNDED for index in indices]
+    kinds = ("decode", "decode_features")
+    decoded = [f"{kind}_{dtype}_{index}" for kind in kinds for dtype in ROUNDED for index in indices]
     converted = [f"{way}_{dtype}" for way in ("widen", "narrow") for dtype in NARROW]
     assert sorted(KERNELS) == sorted([*moved, *merged, *decoded, *converted])
 

@@ -18,7 +18,20 @@ import pytest
 import kvconform
 from kvconform.impls import cuda
 from kvconform.impls.cuda_kernels import build, host, runtime
-from kvconform.tests.cuda_calls import every_attention, every_operation, without_barrier
+from kvconform.tests.cuda_calls import (
+    KV_LENS,
+    NUM_PAGES,
+    PAGE_SIZE,
+    TABLE,
+    changed,
+    decode,
+    every_operation,
+    featured_attention,
+    pages_of,
+    plain_attention,
+    queries,
+    without_barrier,
+)
 
 PROBES = r"""
 #include "cuda_on_cpu.h"
@@ -139,10 +152,30 @@ def in_child_all_operations() -> None:
         every_operation(index, strides)
 
 
-def in_child_attention(source: str) -> None:
+def _run_in(source: str) -> None:
+    """From here on this child runs the kernels of another source."""
     place = host.Host(build.library(Path(source), sanitizer=host.chosen_sanitizer()))
     runtime.current = lambda: place  # type: ignore[assignment]
-    every_attention()
+
+
+def in_child_plain_attention(source: str) -> None:
+    _run_in(source)
+    plain_attention()
+
+
+def in_child_featured_attention(source: str) -> None:
+    _run_in(source)
+    featured_attention()
+
+
+def in_child_window(source: str) -> None:
+    """Where a page lies wholly outside of the window, the table names one that the pool has not."""
+    _run_in(source)
+    table = np.array(TABLE)
+    table[:, 0] = NUM_PAGES
+    table[KV_LENS.index(1)] = TABLE[KV_LENS.index(1)]
+    for num_splits in (1, 3):
+        decode("nhd", "float32", pages_of(1), pages_of(1), queries(1), num_splits, table=table, window=PAGE_SIZE + 1)
 
 
 def in_child_probes(source: str, *kernels: str) -> None:
@@ -169,6 +202,18 @@ def test_address_sanitizer_names_the_line_of_an_overrun(kernel: str, probe_sourc
     assert "WRITE of size 4" in stderr
     top = next(text for text in stderr.splitlines() if text.lstrip().startswith("#0"))
     assert f"probes.cu:{line(kernel)}" in top
+
+
+def test_what_lies_outside_the_window_is_not_looked_up() -> None:
+    assert sanitized_child("address", "in_child_window", str(build.KERNELS)) == (0, "")
+
+
+def test_address_sanitizer_sees_a_kernel_that_looks_outside_the_window(tmp_path: Path) -> None:
+    source = changed("f.window && f.window < end ? end - f.window : 0", "0", tmp_path)
+    status, stderr = sanitized_child("address", "in_child_window", str(source))
+    assert status != 0
+    assert "ERROR: AddressSanitizer: " in stderr
+    assert "attention.cuh" in next(text for text in stderr.splitlines() if text.lstrip().startswith("#0"))
 
 
 # ---- races ----
@@ -210,12 +255,13 @@ def test_a_launch_that_hung_leaves_no_race_behind(probe_source: str) -> None:
     assert sanitized_child("thread", "in_child_probes", probe_source, *kernels) == (0, "")
 
 
+@pytest.mark.parametrize("attention", ["plain", "featured"])
 @pytest.mark.parametrize(("missing", "shared"), [*enumerate(("q[dim]", "scores[", "scores["))])
 def test_thread_sanitizer_sees_each_missing_barrier_of_the_decode_kernel(
-    missing: int, shared: str, tmp_path: Path
+    missing: int, shared: str, attention: str, tmp_path: Path
 ) -> None:
     source = without_barrier(missing, tmp_path)
-    status, stderr = sanitized_child("thread", "in_child_attention", str(source))
+    status, stderr = sanitized_child("thread", f"in_child_{attention}_attention", str(source))
     assert status == 66, stderr
     text = (tmp_path / "attention.cuh").read_text().splitlines()
     (places,) = races(stderr)  # the first race ends the process

@@ -66,22 +66,31 @@ struct CopyPages {
     i64 size[4];  // of a page
 };
 
+// What attention may have beside softmax over all keys. Null, or 0: it has not.
+struct Features {
+    Tensor q_lens;               // [num_seqs]: query rows of each sequence, the last one of its newest key; null: one
+    Tensor sinks, alibi_slopes;  // float32 [num_q_heads]
+    i64 window;                  // keys that a row sees at most, its own among them
+    double soft_cap;
+};
+
 struct Decode {
-    Tensor q;  // [num_seqs, num_q_heads, head_dim]
+    Tensor q;  // [num_rows, num_q_heads, head_dim]: sequence after sequence
     Paged k_cache, v_cache;
     Tensor block_table;  // [num_seqs, width, K or V]
     Tensor kv_lens;      // [num_seqs]
-    Tensor outs;         // float32 [num_splits, num_seqs, num_q_heads, head_dim]
-    Tensor lses;         // float32 [num_splits, num_seqs, num_q_heads]
+    Tensor outs;         // float32 [num_splits, num_rows, num_q_heads, head_dim]
+    Tensor lses;         // float32 [num_splits, num_rows, num_q_heads]
     i64 page_size, group, head_dim;
     double sm_scale;
+    Features features;  // for the kernels that have them
 };
 
 struct MergeStates {
-    Tensor outs;  // [num_parts, num_seqs, num_q_heads, head_dim]
-    Tensor lses;  // float32 [num_parts, num_seqs, num_q_heads]
-    Tensor out;   // [num_seqs, num_q_heads, head_dim]
-    Tensor lse;   // float32 [num_seqs, num_q_heads]
+    Tensor outs;  // [num_parts, num_rows, num_q_heads, head_dim]
+    Tensor lses;  // float32 [num_parts, num_rows, num_q_heads]
+    Tensor out;   // [num_rows, num_q_heads, head_dim]
+    Tensor lse;   // float32 [num_rows, num_q_heads]
     i64 num_parts, head_dim;
 };
 

@@ -73,6 +73,14 @@ class CopyPages(ctypes.Structure):
     _fields_ = [*_fields(Pages, "source target"), ("size", ctypes.c_int64 * AXES)]
 
 
+class Features(ctypes.Structure):
+    _fields_ = [
+        *_fields(Tensor, "q_lens sinks alibi_slopes"),
+        ("window", ctypes.c_int64),
+        ("soft_cap", ctypes.c_double),
+    ]
+
+
 class Decode(ctypes.Structure):
     _fields_ = [
         ("q", Tensor),
@@ -80,6 +88,7 @@ class Decode(ctypes.Structure):
         *_fields(Tensor, "block_table kv_lens outs lses"),
         *_fields(ctypes.c_int64, "page_size group head_dim"),
         ("sm_scale", ctypes.c_double),
+        ("features", Features),
     ]
 
 

@@ -21,31 +21,62 @@ __device__ inline float sum_over_lanes(float value) {
     return value;
 }
 
-// One block a (sequence, q head, split): softmax attention over the keys of that split.
+// The sequence of a query row, and the keys that the row sees: from the oldest one to before the end.
+struct Sight {
+    i64 seq, oldest, end;
+};
+
+// Without features row i is of sequence i and sees all of its keys.
+template <typename Index, bool FEATURES>
+__device__ Sight sight(const Decode& a, i64 row) {
+    if constexpr (FEATURES) {
+        const Features& f = a.features;
+        i64 seq = row, newer = 0;  // newer: tokens of the sequence behind this row's
+        if (f.q_lens.data) {
+            seq = 0;
+            i64 rows = at<const Index>(f.q_lens, seq);
+            while (rows <= row) rows += at<const Index>(f.q_lens, ++seq);
+            newer = rows - 1 - row;
+        }
+        const i64 length = at<const Index>(a.kv_lens, seq), end = length > newer ? length - newer : 0;
+        return {seq, f.window && f.window < end ? end - f.window : 0, end};
+    } else {
+        return {row, 0, at<const Index>(a.kv_lens, row)};
+    }
+}
+
+// One block a (query row, q head, split): softmax attention over that split of the keys that the row sees. What it does
+// not see, such as keys outside its window, is not touched: neither pages nor their numbers.
+//
+// FEATURES: whether a.features is looked at. Which of them there are is the same for the whole launch.
 //
 // Shared: q and the accumulator, float32 [head_dim] each (dynamic), and the scores of one tile. Every thread follows
 // the running maximum and the sum by itself; of the accumulator it owns every THREADS-th element. A split without keys
-// has lse -inf and leaves its part of `outs` as it was.
-template <typename Element, typename Index>
+// has lse -inf and leaves its part of `outs` as it was. A sink is one more key of the first split.
+template <typename Element, typename Index, bool FEATURES = false>
 __device__ void decode(const Decode& a) {
     CUDA_DYNAMIC_SHARED(float, shared);
     __shared__ float scores[TILE];
     float* const q = shared;
     float* const accumulator = shared + a.head_dim;
 
-    const i64 seq = blockIdx.x, q_head = blockIdx.y, split = blockIdx.z;
+    const i64 row = blockIdx.x, q_head = blockIdx.y, split = blockIdx.z;
     const i64 kv_head = q_head / a.group;
-    const i64 length = at<const Index>(a.kv_lens, seq), share = (length + gridDim.z - 1) / gridDim.z;
-    const i64 first = split * share, last = first + share < length ? first + share : length;
+    const auto [seq, oldest, end] = sight<Index, FEATURES>(a, row);
+    const i64 share = (end - oldest + gridDim.z - 1) / gridDim.z;
+    const i64 first = oldest + split * share, last = first + share < end ? first + share : end;
+    const bool sinks = FEATURES && a.features.sinks.data && split == 0;
+    const float slope =
+        FEATURES && a.features.alibi_slopes.data ? at<const float>(a.features.alibi_slopes, q_head) : 0.0f;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % LANES, mine = thread / LANES;
 
     for (i64 dim = thread; dim < a.head_dim; dim += THREADS) {
-        q[dim] = widen(at<const Element>(a.q, seq, q_head, dim));
+        q[dim] = widen(at<const Element>(a.q, row, q_head, dim));
         accumulator[dim] = 0.0f;
     }
     __syncthreads();
 
-    float max = minus_infinity(), sum = 0.0f;
+    float max = sinks ? at<const float>(a.features.sinks, q_head) : minus_infinity(), sum = sinks ? 1.0f : 0.0f;
     for (i64 tile = first; tile < last; tile += TILE) {
         float score = minus_infinity();
         if (const i64 key = tile + mine; key < last) {
@@ -54,8 +85,13 @@ __device__ void decode(const Decode& a) {
             score = 0.0f;
             for (i64 dim = lane; dim < a.head_dim; dim += LANES) score += q[dim] * widen(k[dim]);
         }
-        score = sum_over_lanes(score);
-        if (lane == 0) scores[mine] = score * static_cast<float>(a.sm_scale);
+        score = sum_over_lanes(score) * static_cast<float>(a.sm_scale);
+        if constexpr (FEATURES) {
+            const float cap = static_cast<float>(a.features.soft_cap);
+            if (cap != 0.0f) score = cap * tanhf(score / cap);
+            score += slope * static_cast<float>(tile + mine - (end - 1));
+        }
+        if (lane == 0) scores[mine] = score;
         __syncthreads();
 
         const float old = max;
@@ -74,10 +110,11 @@ __device__ void decode(const Decode& a) {
         __syncthreads();  // before the next tile's scores
     }
 
-    if (thread == 0) at<float>(a.lses, split, seq, q_head) = first < last ? max + logf(sum) : minus_infinity();
-    if (first >= last) return;
+    const bool live = first < last || sinks;
+    if (thread == 0) at<float>(a.lses, split, row, q_head) = live ? max + logf(sum) : minus_infinity();
+    if (!live) return;
     for (i64 dim = thread; dim < a.head_dim; dim += THREADS)
-        at<float>(a.outs, split, seq, q_head, dim) = accumulator[dim] / sum;
+        at<float>(a.outs, split, row, q_head, dim) = accumulator[dim] / sum;
 }
 
 // A part's element as it is where the formats agree, rounded where they do not.
@@ -90,11 +127,11 @@ __device__ void copy(To* to, const From& from) {
     store(to, widen(from));
 }
 
-// One block a (sequence, q head). Parts with lse -inf are empty: nothing of their outs is looked at.
+// One block a (row, q head). Parts with lse -inf are empty: nothing of their outs is looked at.
 template <typename Part, typename Out>
 __device__ void merge_states(const MergeStates& a) {
-    const i64 seq = blockIdx.x, q_head = blockIdx.y;
-    const auto lse_of = [&](i64 part) { return at<const float>(a.lses, part, seq, q_head); };
+    const i64 row = blockIdx.x, q_head = blockIdx.y;
+    const auto lse_of = [&](i64 part) { return at<const float>(a.lses, part, row, q_head); };
 
     i64 num_live = 0, only = 0;
     float max = minus_infinity();
@@ -106,8 +143,8 @@ __device__ void merge_states(const MergeStates& a) {
     }
     if (num_live == 1) {  // bit for bit, -0 and NaN included
         for (i64 dim = threadIdx.x; dim < a.head_dim; dim += blockDim.x)
-            copy(&at<Out>(a.out, seq, q_head, dim), at<const Part>(a.outs, only, seq, q_head, dim));
-        if (threadIdx.x == 0) at<float>(a.lse, seq, q_head) = lse_of(only);
+            copy(&at<Out>(a.out, row, q_head, dim), at<const Part>(a.outs, only, row, q_head, dim));
+        if (threadIdx.x == 0) at<float>(a.lse, row, q_head) = lse_of(only);
         return;
     }
 
@@ -117,11 +154,11 @@ __device__ void merge_states(const MergeStates& a) {
         float merged = 0.0f;
         for (i64 part = 0; part < a.num_parts; ++part) {
             if (lse_of(part) == minus_infinity()) continue;
-            merged += weight(lse_of(part), max) * widen(at<const Part>(a.outs, part, seq, q_head, dim));
+            merged += weight(lse_of(part), max) * widen(at<const Part>(a.outs, part, row, q_head, dim));
         }
-        store(&at<Out>(a.out, seq, q_head, dim), num_live ? merged / sum : 0.0f);
+        store(&at<Out>(a.out, row, q_head, dim), num_live ? merged / sum : 0.0f);
     }
-    if (threadIdx.x == 0) at<float>(a.lse, seq, q_head) = num_live ? max + logf(sum) : minus_infinity();
+    if (threadIdx.x == 0) at<float>(a.lse, row, q_head) = num_live ? max + logf(sum) : minus_infinity();
 }
 
 }  // namespace

@@ -59,6 +59,14 @@ KERNEL(decode_float32_int64, Decode, decode<float, i64>);
 KERNEL(decode_float16_int64, Decode, decode<Float16, i64>);
 KERNEL(decode_bfloat16_int64, Decode, decode<BFloat16, i64>);
 
+// Those that look for features: plain attention pays for none.
+KERNEL(decode_features_float32_int32, Decode, decode<float, int, true>);
+KERNEL(decode_features_float16_int32, Decode, decode<Float16, int, true>);
+KERNEL(decode_features_bfloat16_int32, Decode, decode<BFloat16, int, true>);
+KERNEL(decode_features_float32_int64, Decode, decode<float, i64, true>);
+KERNEL(decode_features_float16_int64, Decode, decode<Float16, i64, true>);
+KERNEL(decode_features_bfloat16_int64, Decode, decode<BFloat16, i64, true>);
+
 // Partial results as decode leaves them, into the format of the result.
 KERNEL(merge_float32_into_float32, MergeStates, merge_states<float, float>);
 KERNEL(merge_float32_into_float16, MergeStates, merge_states<float, Float16>);

@@ -1,0 +1,275 @@
+"""Features of attention in the `cuda` kernels, by inputs whose results are exact whatever the rounding."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvconform.impls.cuda_kernels import build, host, runtime
+from kvconform.specs.dtypes import DTYPES
+from kvconform.tests.cuda_calls import (
+    GROUP,
+    HEAD_DIM,
+    KV_LENS,
+    NUM_KV_HEADS,
+    NUM_PAGES,
+    PAGE_SIZE,
+    PAGES,
+    Q_LENS,
+    ROUNDED,
+    TABLE,
+    Array,
+    bits,
+    changed,
+    decode,
+    every_feature,
+    own_values,
+    pages_of,
+    queries,
+)
+
+NUM_Q_HEADS = NUM_KV_HEADS * GROUP
+STEEP = np.float32(1024)
+"""Of a key that scores so much less than another one the weight is exactly 0."""
+
+WINDOWS = (None, 1, 3, 5, 20)
+
+attends = pytest.mark.parametrize(
+    ("layout", "dtype", "num_splits"),
+    [(layout, dtype, splits) for layout in PAGES for dtype in ROUNDED for splits in (1, 2, 5)],
+)
+
+
+def sights(window: int | None) -> list[tuple[int, list[int]]]:
+    """The sequence of each of the query rows of Q_LENS, and the positions of the keys that it sees."""
+    rows = []
+    for seq, (length, q_len) in enumerate(zip(KV_LENS, Q_LENS, strict=True)):
+        for token in range(q_len):
+            own = length - q_len + token
+            rows.append((seq, [key for key in range(length) if key <= own and (not window or own - key < window)]))
+    return rows
+
+
+def place(seq: int, position: int) -> tuple[int, int]:
+    """Page and slot of a token."""
+    return int(TABLE[seq, position // PAGE_SIZE]), position % PAGE_SIZE
+
+
+def featured(layout: str, dtype: str, k: Array, v: Array, num_splits: int, **features: Any) -> tuple[Array, Array]:
+    """paged_decode of the query rows of Q_LENS, all ones."""
+    q = queries(1, sum(Q_LENS))
+    return decode(layout, dtype, k, v, q, num_splits, q_lens=np.array(Q_LENS, np.int32), **features)
+
+
+def check_sight(layout: str, dtype: str, num_splits: int, window: int | None, soft_cap: float | None = None) -> None:
+    """Of what a row sees, ALiBi leaves its q heads the newest key and the oldest one in turn; the rest is NaN."""
+    rows = sights(window)
+    seen = {place(seq, key) for seq, keys in rows for key in keys}
+    k, v = pages_of(np.nan), np.full_like(own_values(), np.nan)
+    for where in seen:
+        k[where], v[where] = 16, own_values()[where]
+    slopes = np.array([STEEP, -STEEP] * (NUM_Q_HEADS // 2), np.float32)
+    score = np.float32(16 * HEAD_DIM) if soft_cap is None else np.float32(soft_cap)  # tanh is 1
+    out, lse = featured(
+        layout, dtype, k, v, num_splits, window=window, soft_cap=soft_cap, alibi_slopes=slopes, sm_scale=1.0
+    )
+    want, want_lse = np.zeros_like(out), np.full_like(lse, -np.inf)
+    for row, (seq, keys) in enumerate(rows):
+        for head in range(NUM_Q_HEADS if keys else 0):
+            key = keys[0] if head % 2 else keys[-1]
+            want[row, head] = own_values()[place(seq, key)][head // GROUP]
+            want_lse[row, head] = score + (STEEP * (keys[-1] - keys[0]) if head % 2 else 0)
+    np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(lse, want_lse)
+
+
+def check_sinks(layout: str, dtype: str, num_splits: int) -> None:
+    """Sinks far above all keys are all there is, once; those far below are not there, but where there is no key."""
+    rows, v = sights(None), own_values()
+    high = np.arange(NUM_Q_HEADS, dtype=np.float32) + STEEP
+    out, lse = featured(layout, dtype, pages_of(0), v, num_splits, sinks=high)
+    np.testing.assert_array_equal(out, np.zeros_like(out))
+    np.testing.assert_array_equal(lse, np.broadcast_to(high, lse.shape))
+    plain = featured(layout, dtype, pages_of(0), v, num_splits)
+    low = featured(layout, dtype, pages_of(0), v, num_splits, sinks=-high)
+    for row, (_, keys) in enumerate(rows):
+        want = [one[row] for one in plain] if keys else [np.zeros_like(plain[0][row]), -high]
+        for got, right in zip(low, want, strict=True):
+            np.testing.assert_array_equal(bits(got[row]), bits(right))
+
+
+def check_equal_keys(layout: str, dtype: str) -> None:
+    """A sink among equal keys takes a share as each of them does: of four, a quarter."""
+    v = own_values() * 4
+    out, lse = featured(layout, dtype, pages_of(0), v, 1, window=3, sinks=np.zeros(NUM_Q_HEADS, np.float32))
+    for row, (seq, keys) in enumerate(sights(3)):
+        if len(keys) == 3:
+            mean = sum(v[place(seq, key)] for key in keys).repeat(GROUP, 0) / np.float32(4)
+            np.testing.assert_array_equal(out[row], mean.astype(DTYPES[dtype]).astype(np.float32))
+            steps = lse[row].view(np.int32) - np.float32(np.log(4)).view(np.int32)
+            assert np.abs(steps).max() <= 1, "logf: one step of float32 at most"
+
+
+def check_everything() -> None:
+    for num_splits in (1, 2, 5):
+        for window in WINDOWS:
+            check_sight("nhd", "float32", num_splits, window)
+        check_sight("nhd", "float32", num_splits, 3, soft_cap=2.0)
+        check_sinks("nhd", "float32", num_splits)
+    check_equal_keys("nhd", "float32")
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@attends
+def test_a_query_token_sees_its_window_and_nothing_newer(
+    layout: str, dtype: str, num_splits: int, window: int | None
+) -> None:
+    check_sight(layout, dtype, num_splits, window)
+
+
+@attends
+def test_a_soft_cap_bends_scores_before_alibi(layout: str, dtype: str, num_splits: int) -> None:
+    check_sight(layout, dtype, num_splits, None, soft_cap=2.0)
+    check_sight(layout, dtype, num_splits, 5, soft_cap=8.0)
+
+
+@attends
+def test_sinks_count_once_over_all_splits(layout: str, dtype: str, num_splits: int) -> None:
+    check_sinks(layout, dtype, num_splits)
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize("layout", PAGES)
+def test_a_sink_weighs_as_much_as_a_key_of_its_score(layout: str, dtype: str) -> None:
+    check_equal_keys(layout, dtype)
+
+
+SLANT = "slope * static_cast<float>(tile + mine - (end - 1))"
+MUTANTS = {
+    "a sink in each split": (" && split == 0", ""),
+    "a sink that weighs nothing": ("sinks ? 1.0f", "sinks ? 0.0f"),
+    "no row of a sink alone": ("first < last || sinks", "first < last"),
+    "newer keys are seen": ("length - newer :", "length :"),
+    "rows from the newest one on": ("newer = rows - 1 - row", "newer = row - rows + at<const Index>(f.q_lens, seq)"),
+    "a row for a sequence": ("++seq);", "++seq);\n seq = row < 4 ? row : 3;"),
+    "a window beside the own key": ("f.window < end ? end - f.window", "f.window + 1 < end ? end - f.window - 1"),
+    "a window of the newest row": ("f.window < end ? end - f.window", "f.window < length ? length - f.window"),
+    "no window": ("f.window && f.window < end", "false"),
+    "a cap behind ALiBi": (
+        "score = cap * tanhf(score / cap)",
+        f"score = cap * tanhf(({SLANT} + score) / cap) - {SLANT}",
+    ),
+    "no cap": ("cap * tanhf(score / cap)", "score"),
+    "distances from the oldest key": ("tile + mine - (end - 1)", "tile + mine - oldest"),
+    "distances within the split": ("tile + mine - (end - 1)", "tile + mine - (last - 1)"),
+    "distances of tiles": ("tile + mine - (end - 1)", "tile - (end - 1)"),
+}
+
+
+def of_one_format(source: Path) -> Path:
+    """The source without kernels that `check_everything` does not launch: it compiles in a fraction of the time."""
+    used = ("decode_float32_int32,", "decode_features_float32_int32,", "merge_float32_into_float32,")
+    lines = source.read_text().splitlines(keepends=True)
+    source.write_text("".join(line for line in lines if not line.startswith("KERNEL(") or any(u in line for u in used)))
+    return source
+
+
+@pytest.mark.parametrize("mistake", MUTANTS)
+def test_a_kernel_that_is_wrong_about_a_feature_is_seen(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = of_one_format(changed(*MUTANTS[mistake], tmp_path))
+    mutant = host.Host(build.library(source))
+    monkeypatch.setattr(runtime, "current", lambda: mutant)
+    with pytest.raises(AssertionError):
+        check_everything()
+
+
+def test_a_kernel_of_one_format_that_is_right_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = of_one_format(changed("// One block a (row", "// One block of a (row", tmp_path))
+    right = host.Host(build.library(source))
+    monkeypatch.setattr(runtime, "current", lambda: right)
+    check_everything()
+
+
+# ---- plain attention ----
+
+Launches = list[tuple[str, tuple[int, int, int]]]
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Kernels that are launched from here on and their grids. Features that are not there become all ones: NaN, and
+    addresses that nobody may follow."""
+    found: Launches = []
+    emulator = host.Host(build.library())
+    launch: Callable[..., None] = emulator.launch
+
+    def spied(kernel: str, grid: tuple[int, int, int], block: Any, shared_bytes: int, told: Any) -> None:
+        found.append((kernel, grid))
+        if kernel.startswith("decode") and "features" not in kernel:
+            ctypes.memset(ctypes.addressof(told.features), 0xFF, ctypes.sizeof(told.features))
+        launch(kernel, grid, block, shared_bytes, told)
+
+    monkeypatch.setattr(emulator, "launch", spied)
+    monkeypatch.setattr(runtime, "current", lambda: emulator)
+    return found
+
+
+def drawn(num_rows: int) -> tuple[Array, Array, Array]:
+    rng = np.random.default_rng(11)
+    k, v = (rng.standard_normal((NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in "kv")
+    return k, v, rng.standard_normal((num_rows, NUM_Q_HEADS, HEAD_DIM))
+
+
+@pytest.mark.parametrize("num_splits", [1, 5])
+def test_plain_attention_has_kernels_that_look_at_no_feature(num_splits: int, launched: Launches) -> None:
+    """They give the bits of the others on features that change nothing, and read none where all are unreadable."""
+    k, v, q = drawn(len(KV_LENS))
+    nothing: list[dict[str, Any]] = [
+        {},
+        {"window": max(KV_LENS)},
+        {"q_lens": np.ones(len(KV_LENS), np.int32)},
+        {"alibi_slopes": np.zeros(NUM_Q_HEADS, np.float32)},
+    ]
+    plain, *others = (decode("nhd", "float16", k, v, q, num_splits, **features) for features in nothing)
+    for other in others:
+        for one, same in zip(plain, other, strict=True):
+            np.testing.assert_array_equal(bits(one), bits(same))
+    kernels = [kernel for kernel, _ in launched if kernel.startswith("decode")]
+    assert kernels == ["decode_float16_int32", *["decode_features_float16_int32"] * len(others)]
+
+
+@pytest.mark.parametrize("feature", every_feature())
+def test_any_feature_is_one_launch_over_rows_heads_and_splits_and_one_that_merges(
+    feature: str, launched: Launches
+) -> None:
+    rows = sum(Q_LENS) if feature == "q_lens" else len(KV_LENS)
+    decode("hnd", "bfloat16", *drawn(rows), 3, index=np.int64, **{feature: every_feature(np.int64)[feature]})
+    assert launched == [
+        ("decode_features_bfloat16_int64", (rows, NUM_Q_HEADS, 3)),
+        ("merge_float32_into_bfloat16", (rows, NUM_Q_HEADS, 1)),
+    ]
+
+
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_a_query_token_gets_what_it_gets_as_the_newest_of_its_sequence(
+    num_splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, whatever else is asked in the same call."""
+    k, v, q = drawn(sum(Q_LENS))
+    features = every_feature()
+    together = decode("nhd", "float32", k, v, q, num_splits, **features)
+    del features["q_lens"]
+    for row, (seq, _) in enumerate(sights(None)):
+        newer = sum(Q_LENS[: seq + 1]) - 1 - row
+        lens = tuple(max(0, length - newer) for length in KV_LENS)
+        monkeypatch.setattr("kvconform.tests.cuda_calls.KV_LENS", lens)
+        alone = decode("nhd", "float32", k, v, q[row : row + 1].repeat(len(lens), 0), num_splits, **features)
+        for one, other in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(bits(one[row]), bits(other[seq]))
