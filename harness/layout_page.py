@@ -83,6 +83,23 @@ ADDED = {
 """File -> the lines that adding a layout adds to it; tests run them."""
 
 
+LEFT_OUT = {
+    "vLLM's cross-layer pools, `(num_pages, num_layers, ...)`": "one layer of them is a strided view of `beside_nhd` or "
+    "`beside_hnd`, whose page stride is num_layers times as wide; strided caches are tried (`strides`)",
+    "FlashMLA's pages that are (page_size + 1) * 656 bytes apart": "its allocator leaves one row between pages: a "
+    "strided view of `mla_656`",
+    "TensorRT-LLM's MixedKVBlockArray": "two pools of unlike types with a table each; a row has one dtype that its parts "
+    "derive from",
+    "vLLM's TurboQuant slot": "K and V of unlike widths in bits, 3 among them, which no storage type here has",
+}
+"""Layouts of the catalogue that have no row, and why."""
+
+
+def _left_out() -> str:
+    lines = ["## Without a row", "", "| layout | why |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {why} |" for name, why in LEFT_OUT.items()), ""])
+
+
 def _adding() -> str:
     diff = "\n".join(
         "\n".join([f"+++ {file}", *(f"+{line}" for line in lines.splitlines())]) for file, lines in ADDED.items()
@@ -116,7 +133,7 @@ def page(same_bytes: str = "") -> str:
     parts = [_HEAD, "## All layouts\n\n" + "\n".join(contents) + "\n"]
     parts += [same_bytes.rstrip("\n") + "\n"] if same_bytes else []
     parts += [_section(row) for row in LAYOUTS.values()]
-    return "\n".join([*parts, table_section(), _adding()])
+    return "\n".join([*parts, _left_out(), table_section(), _adding()])
 
 
 def equivalence_section(found: list[Equivalence]) -> str:
