@@ -84,12 +84,12 @@ ADDED = {
 
 
 LEFT_OUT = {
-    "vLLM's cross-layer pools, `(num_pages, num_layers, ...)`": "one layer of them is a strided view of `beside_nhd` or "
-    "`beside_hnd`, whose page stride is num_layers times as wide; strided caches are tried (`strides`)",
+    "vLLM's cross-layer pools, `(num_pages, num_layers, ...)`": "one layer of them is a strided view of `beside_nhd` "
+    "or `beside_hnd`, whose page stride is num_layers times as wide; strided caches are tried (`strides`)",
     "FlashMLA's pages that are (page_size + 1) * 656 bytes apart": "its allocator leaves one row between pages: a "
     "strided view of `mla_656`",
-    "TensorRT-LLM's MixedKVBlockArray": "two pools of unlike types with a table each; a row has one dtype that its parts "
-    "derive from",
+    "TensorRT-LLM's MixedKVBlockArray": "two pools of unlike types with a table each; a row has one dtype that its "
+    "parts derive from",
     "vLLM's TurboQuant slot": "K and V of unlike widths in bits, 3 among them, which no storage type here has",
 }
 """Layouts of the catalogue that have no row, and why."""
