@@ -108,6 +108,13 @@ def test_memory_that_nobody_wrote_is_nan():
     assert np.isnan(launch.launch(unwritten, X)).all()
 
 
+@interpreted_only
+def test_options_that_xla_does_not_know_are_left_out():
+    known = launch._known(launch.QUICKER)
+    assert "xla_backend_optimization_level" in known
+    assert launch._known({"xla_there_is_no_such_option": 1} | launch.QUICKER) == known
+
+
 # --- launches
 
 
@@ -338,5 +345,7 @@ def test_the_kernels_lower_for_a_tpu(operation):
     kernel, operands, static = LOWERED[operation]
     tpu = sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
     with sharding.use_abstract_mesh(sharding.AbstractMesh((), (), abstract_device=tpu)):
-        lowered = jax.export.export(jax.jit(functools.partial(kernel, interpret=False, **static)), platforms=["tpu"])
+        lowered = jax.export.export(
+            jax.jit(functools.partial(kernel.__wrapped__, interpret=False, **static)), platforms=["tpu"]
+        )
         assert "tpu_custom_call" in lowered(*operands).mlir_module()

@@ -7,7 +7,6 @@ that change no bit where it is off: a kernel is compiled once for all of them, a
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kvconform.impls.pallas_kernels.launch import compiled
 from kvconform.impls.pallas_kernels.layouts import Cache, Ref, Scalar, Stream, by_stream, fold, page_size
 from kvconform.impls.pallas_kernels.movement import IN_HBM
 
@@ -108,7 +108,7 @@ def _heads(stream: Stream, page: jax.Array, num_kv_heads: int, slots_a_page: int
     return jnp.moveaxis(page.astype(jnp.float32), slot_axis, 1).reshape(num_kv_heads, slots_a_page, -1)
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "num_splits", "dtype", "out_dtype", "interpret"))
+@compiled(static_argnames=("layout", "num_splits", "dtype", "out_dtype", "interpret"))
 def paged_decode(
     q: jax.Array,
     cache: Cache,
