@@ -42,7 +42,18 @@ OFFERS = {
     "append": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
     "gather": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
     "copy_pages": {"layout": _COPIED, "dtype": _MOVED, **_SLOTS},
-    "paged_decode": {"layout": _PAGED, "dtype": _ROUNDED, "group": {1, 2, 3}, "num_splits": {1, 2, 3}, **_PAGES},
+    "paged_decode": {
+        "layout": _PAGED,
+        "dtype": _ROUNDED,
+        "group": {1, 2, 3},
+        "num_splits": {1, 2, 3},
+        "window": {"min": 0},
+        "soft_cap": {"min": 0},
+        "sinks": {"none", "drawn", "dominant"},
+        "alibi_slopes": {"none", "drawn"},
+        "q_lens": {"min": 1},
+        **_PAGES,
+    },
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
 WHY_NOT = {
@@ -66,11 +77,11 @@ CONVENTIONS = {
     "deterministic": True,
 }
 ARITHMETIC = {
-    "qk_accumulator": "float32",  # decode.py, `queries` and _heads: q and k are float32 before they meet, EXACT
-    "softmax_format": "float32",  # decode.py, _seen: scores are float32 and stay so
+    "qk_accumulator": "float32",  # decode.py, Queries.q and _heads: q and k are float32 before they meet, EXACT
+    "softmax_format": "float32",  # decode.py, Queries.scores: scores are float32 and stay so, capped and slanted too
     "p_format": None,  # decode.py, _seen: `weight` meets v in float32
     "sum_rounds_p": False,  # decode.py, _seen: `total` sums the same float32 weights
-    "normalises_first": False,  # decode.py, kernel: `mixed / total`, after the last page
+    "normalises_first": False,  # decode.py, _result: `mixed / total`, after the last page
     "pv_accumulator": "float32",  # decode.py, _unseen: `mixed` is float32
     "partial_format": "float32",  # paged_decode below: with splits, out_dtype of the parts
     "merge_levels": 1,  # merge.py, kernel: one sum over all parts
@@ -115,6 +126,13 @@ def attest() -> dict[str, Any]:
 
 def _bits(cache: Cache) -> dict[str, jax.Array]:
     return {name: field.bits for name, field in cache.items()}
+
+
+def _of_heads(given: Handle | None, off: float, num_q_heads: int) -> jax.Array:
+    """Bits of float32 [num_q_heads], all of one value where nothing is given."""
+    made = to_device(np.full(num_q_heads, off, np.float32)) if given is None else given
+    assert isinstance(made, Handle)
+    return made.bits
 
 
 def merge_kv(k: Handle, v: Handle) -> Handle:
@@ -177,7 +195,16 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: Handle | None = None,
+    alibi_slopes: Handle | None = None,
+    q_lens: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
+    """Raises ValueError unless every sequence has as many query tokens as the others: their number is compiled in."""
+    if q_lens is not None and len(set(np.asarray(q_lens).tolist())) > 1:
+        raise ValueError(f"as many query tokens of each sequence, not q_lens {np.asarray(q_lens)}")
+    num_q_heads = q.bits.shape[1]
     parts = launch.launch(
         decode.paged_decode,
         q.bits,
@@ -185,6 +212,10 @@ def paged_decode(
         block_table,
         kv_lens,
         sm_scale,
+        decode.NO_CAP if soft_cap is None else soft_cap,
+        decode.ALL_KEYS if window is None else min(window, decode.ALL_KEYS),
+        _of_heads(sinks, decode.NO_SINK, num_q_heads),
+        _of_heads(alibi_slopes, decode.NO_SLOPE, num_q_heads),
         layout=layout,
         num_splits=num_splits,
         dtype=q.dtype,

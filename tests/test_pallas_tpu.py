@@ -108,6 +108,13 @@ def test_memory_that_nobody_wrote_is_nan():
     assert np.isnan(launch.launch(unwritten, X)).all()
 
 
+@interpreted_only
+def test_options_that_xla_does_not_know_are_left_out():
+    known = launch._known(launch.QUICKER)
+    assert "xla_backend_optimization_level" in known
+    assert launch._known({"xla_there_is_no_such_option": 1} | launch.QUICKER) == known
+
+
 # --- launches
 
 
@@ -135,6 +142,78 @@ def test_every_launch_is_counted():
     assert launched_by(pallas_tpu.copy_pages, cache, np.zeros((0, 2), np.int32), layout="nhd") == 0
     assert attend(layout="nhd", sm_scale=1.0, num_splits=1) == 1
     assert attend(layout="nhd", sm_scale=1.0, num_splits=2) == 2, "the parts, and their merge"
+
+
+# --- features of attention
+
+
+def attended(table=((0, 1), (2, 3)), q_len=1, spoilt="", **features):
+    """out and lse of two sequences of two pages of eight slots, in two splits.
+
+    spoilt   fields whose keys older than the newest four are NaN
+    """
+    heads, dim, lens = 2, min(pallas_tpu.OFFERS["paged_decode"]["head_dim"]), (11, 16)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((2 * q_len, 4, dim), *[(4, 8, heads, dim)] * 2))
+    for field in ({"k": k, "v": v}[name] for name in spoilt):
+        field[0, :7] = field[2] = field[3, :4] = np.nan
+    tables = (np.array(array, np.int32) for array in (table, lens))
+    given = {name: on_device(x) if isinstance(x, np.ndarray) else x for name, x in features.items()}
+    called = map(on_device, (q, {"k": k, "v": v}, *tables))
+    return [*map(np.asarray, pallas_tpu.paged_decode(*called, layout="nhd", sm_scale=0.5, num_splits=2, **given))]
+
+
+def of_heads(*values):
+    return np.array(values, np.float32)
+
+
+FEATURES = [
+    {"window": 3},
+    {"window": 12},
+    {"soft_cap": 2.0},
+    {"sinks": of_heads(1, 2, 3, 4)},
+    {"alibi_slopes": of_heads(1, 0.5, 0.25, 0.125)},
+    {"window": 5, "soft_cap": 1.0, "sinks": of_heads(0, 1, 0, 1), "alibi_slopes": of_heads(1, 1, 0.5, 0.5)},
+]
+
+
+def test_one_compilation_serves_every_feature_and_value():
+    plain = attended()
+    before = launch.compilations()
+    others = [attended(**features) for features in FEATURES]
+    assert launch.compilations() == before
+    for features, other in zip(FEATURES, others, strict=True):
+        assert not np.array_equal(other[0], plain[0]), features
+
+
+def test_a_feature_that_changes_nothing_changes_no_bit():
+    plain = attended(q_len=2)
+    idle = {"window": 17, "sinks": of_heads(*[-np.inf] * 4), "alibi_slopes": np.zeros(4, np.float32)}
+    for got, want in zip(attended(q_len=2, q_lens=np.array([2, 2], np.int32), **idle), plain, strict=True):
+        np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+@pytest.mark.parametrize("field", "kv")
+def test_keys_that_no_query_token_sees_may_hold_nan(field):
+    """They share a page with keys that are seen."""
+    for got, want in zip(attended(q_len=2, window=3, spoilt=field), attended(q_len=2, window=3), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert np.isnan(attended(q_len=2, window=4, spoilt=field)[0]).any()
+
+
+@interpreted_only
+def test_pages_that_no_query_token_sees_are_not_read():
+    """Page 99 is none: a read of it raises."""
+    features = {"q_len": 2, "window": 4}
+    for got, want in zip(attended(((0, 1), (99, 3)), **features), attended(**features), strict=True):
+        np.testing.assert_array_equal(got, want)
+    with pytest.raises(Exception, match="Out-of-bounds read"):
+        attended(((0, 1), (99, 3)), q_len=2, window=8)
+
+
+def test_query_tokens_that_are_not_as_many_of_each_sequence_are_refused():
+    with pytest.raises(ValueError, match=r"as many query tokens of each sequence, not q_lens \[1 3\]"):
+        attended(q_len=2, q_lens=np.array([1, 3], np.int32))
 
 
 # --- every bit pattern
@@ -240,6 +319,8 @@ def abstract(shape, dtype="uint16"):
 ROWS, PAGES = abstract((5, 2, 128)), {name: abstract((7, 8, 2, 128)) for name in "kv"}
 PACKED = {"kv": abstract((7, 8, 2, 2, 128))}
 TABLE, LENS = abstract((2, 3), "int32"), abstract((2,), "int32")
+SCORING = (0.5, 50.0, 3, abstract((4,), "uint32"), abstract((4,), "uint32"))
+PARTS = {"layout": "nhd", "num_splits": 2, "dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("float32")}
 LOWERED = {
     "merge_kv": (movement.merge_kv, (ROWS, ROWS), {}),
     "extract": (movement.extract, (abstract((5, 4, 128)),), {"half": 1}),
@@ -248,11 +329,8 @@ LOWERED = {
     "append packed": (movement.append, (PACKED, (ROWS, ROWS), abstract((5,), "int32")), {"layout": "packed"}),
     "gather packed": (movement.gather, (PACKED, TABLE, LENS), {"layout": "packed", "token": (2, 128)}),
     "copy_pages": (movement.copy_pages, (PACKED, abstract((2, 2), "int32")), {"layout": "packed"}),
-    "paged_decode": (
-        decode.paged_decode,
-        (abstract((2, 4, 128)), PAGES, TABLE, LENS, 0.5),
-        {"layout": "nhd", "num_splits": 2, "dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("float32")},
-    ),
+    "paged_decode": (decode.paged_decode, (abstract((2, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
+    "paged_decode of two tokens": (decode.paged_decode, (abstract((4, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
     "merge_states": (
         merge.merge_states,
         (abstract((3, 2, 4, 128)), abstract((3, 2, 4), "uint32")),
@@ -267,5 +345,7 @@ def test_the_kernels_lower_for_a_tpu(operation):
     kernel, operands, static = LOWERED[operation]
     tpu = sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
     with sharding.use_abstract_mesh(sharding.AbstractMesh((), (), abstract_device=tpu)):
-        lowered = jax.export.export(jax.jit(functools.partial(kernel, interpret=False, **static)), platforms=["tpu"])
+        lowered = jax.export.export(
+            jax.jit(functools.partial(kernel.__wrapped__, interpret=False, **static)), platforms=["tpu"]
+        )
         assert "tpu_custom_call" in lowered(*operands).mlir_module()

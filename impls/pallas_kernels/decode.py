@@ -1,11 +1,13 @@
 """Paged decode attention: pages brought by hand, two in flight, online softmax in float32.
 
-One program serves all heads of one part of one sequence. The parts' results are merged by `merge.merge_states`.
+One program serves all heads and query tokens of one part of one sequence. The parts' results are merged by
+`merge.merge_states`; a sink is counted in the first one. Every feature of attention is there in every call, at numbers
+that change no bit where it is off: a kernel is compiled once for all of them, and pages that no query sees stay away.
 """
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,36 +16,87 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kvconform.impls.pallas_kernels.launch import compiled
 from kvconform.impls.pallas_kernels.layouts import Cache, Ref, Scalar, Stream, by_stream, fold, page_size
 from kvconform.impls.pallas_kernels.movement import IN_HBM
 
 EXACT = lax.Precision.HIGHEST  # a TPU multiplies float32 in one pass of bfloat16 unless told otherwise
 
+ALL_KEYS = 1 << 30
+"""A window that leaves no key out: longer than any sequence, and an int32 yet when a position is taken from it."""
+
+NO_CAP = 0.0
+NO_SINK = -jnp.inf
+NO_SLOPE = 0.0
+
 State = tuple[jax.Array, jax.Array, jax.Array]
-"""Of the keys seen so far: greatest score, sum of weights, weighted sum of v; [num_kv_heads, group, ...]."""
+"""Of the keys seen so far: greatest score, sum of weights, weighted sum of v; [num_kv_heads, row, ...]."""
 
 
-def _unseen(num_kv_heads: int, group: int, head_dim: int) -> State:
-    row = (num_kv_heads, group, 1)
-    return jnp.full(row, -jnp.inf), jnp.zeros(row), jnp.zeros((num_kv_heads, group, head_dim))
+@dataclass(frozen=True)
+class Queries:
+    """The rows of one sequence's query tokens, token after token, and what they see of it.
 
-
-def _seen(state: State, q: jax.Array, k: jax.Array, v: jax.Array, sm_scale: jax.Array, num_live: jax.Array) -> State:
-    """The state after the keys of one page, of which the first `num_live` are live, at least one.
-
-    q      float32 [num_kv_heads, group, head_dim]
-    k, v   float32 [num_kv_heads, slot, head_dim]
+    q          float32 [num_kv_heads, row, head_dim]   row: token * group + q head of the kv head
+    slopes     float32 [num_kv_heads, row, 1]
+    sm_scale, soft_cap, window, kv_len   scalars
     """
+
+    q: jax.Array
+    slopes: jax.Array
+    sm_scale: Scalar
+    soft_cap: Scalar
+    window: Scalar
+    kv_len: Scalar
+    q_len: int
+
+    @property
+    def oldest(self) -> Scalar:
+        """The position of the oldest key that any of them sees; below 0 where that is the first one."""
+        return self.kv_len - self.q_len + 1 - self.window
+
+    def scores(self, k: jax.Array, first: Scalar) -> jax.Array:
+        """[num_kv_heads, row, slot] of a page float32 [num_kv_heads, slot, head_dim] whose first slot is key `first`.
+
+        A key that a row does not see may hold anything: -inf is put in place of its score.
+        """
+        num_rows, slots = self.q.shape[1], k.shape[1]
+        row = lax.broadcasted_iota(jnp.int32, (1, num_rows, 1), 1)
+        group = num_rows // self.q_len
+        token = sum(((row >= later * group).astype(jnp.int32) for later in range(1, self.q_len)), jnp.zeros_like(row))
+        distance = first + lax.broadcasted_iota(jnp.int32, (1, 1, slots), 2) - (self.kv_len - self.q_len + token)
+        scores = jnp.einsum("hrd,hsd->hrs", self.q, k, precision=EXACT) * self.sm_scale
+        scores = jnp.where(self.soft_cap == NO_CAP, scores, self.soft_cap * jnp.tanh(scores / self.soft_cap))
+        scores = scores + self.slopes * distance.astype(jnp.float32)
+        return jnp.where((distance <= 0) & (distance > -self.window), scores, -jnp.inf)
+
+    def values(self, v: jax.Array, first: Scalar) -> jax.Array:
+        """A page as `scores` takes it, with zeros for the keys that no row sees: 0 * NaN is NaN."""
+        key = first + lax.broadcasted_iota(jnp.int32, (1, v.shape[1], 1), 1)
+        return jnp.where((key >= self.oldest) & (key < self.kv_len), v, 0.0)
+
+
+def _unseen(sinks: jax.Array, head_dim: int) -> State:
+    """The state before any key; a sink [num_kv_heads, row, 1] is one key more, whose value is zero."""
+    return sinks, jnp.where(sinks == NO_SINK, 0.0, 1.0), jnp.zeros((*sinks.shape[:2], head_dim))
+
+
+def _seen(state: State, scores: jax.Array, v: jax.Array) -> State:
+    """The state after the keys of one page; all of a row's may be masked."""
     peak, total, mixed = state
-    slots = k.shape[1]
-    scores = jnp.einsum("hgd,hsd->hgs", q, k, precision=EXACT) * sm_scale
-    scores = jnp.where(lax.broadcasted_iota(jnp.int32, (1, 1, slots), 2) < num_live, scores, -jnp.inf)
-    v = jnp.where(lax.broadcasted_iota(jnp.int32, (1, slots, 1), 1) < num_live, v, 0.0)  # 0 * NaN is NaN
     new_peak = jnp.maximum(peak, scores.max(axis=-1, keepdims=True))
-    keep, weight = jnp.exp(peak - new_peak), jnp.exp(scores - new_peak)
+    reference = jnp.where(new_peak == -jnp.inf, 0.0, new_peak)  # -inf - -inf is NaN
+    keep, weight = jnp.exp(peak - reference), jnp.exp(scores - reference)
     total = total * keep + weight.sum(axis=-1, keepdims=True)
-    mixed = mixed * keep + jnp.einsum("hgs,hsd->hgd", weight, v, precision=EXACT)
+    mixed = mixed * keep + jnp.einsum("hrs,hsd->hrd", weight, v, precision=EXACT)
     return new_peak, total, mixed
+
+
+def _result(state: State) -> tuple[jax.Array, jax.Array]:
+    """out and lse of a state: 0 and -inf of rows that saw nothing."""
+    peak, total, mixed = state
+    nothing = total == 0.0
+    return jnp.where(nothing, 0.0, mixed / total), jnp.where(nothing, -jnp.inf, peak + jnp.log(total))
 
 
 def _heads(stream: Stream, page: jax.Array, num_kv_heads: int, slots_a_page: int) -> jax.Array:
@@ -55,13 +108,17 @@ def _heads(stream: Stream, page: jax.Array, num_kv_heads: int, slots_a_page: int
     return jnp.moveaxis(page.astype(jnp.float32), slot_axis, 1).reshape(num_kv_heads, slots_a_page, -1)
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "num_splits", "dtype", "out_dtype", "interpret"))
+@compiled(static_argnames=("layout", "num_splits", "dtype", "out_dtype", "interpret"))
 def paged_decode(
     q: jax.Array,
     cache: Cache,
     block_table: jax.Array,
     kv_lens: jax.Array,
     sm_scale: float,
+    soft_cap: float,
+    window: int,
+    sinks: jax.Array,
+    slopes: jax.Array,
     *,
     layout: str,
     num_splits: int,
@@ -71,13 +128,17 @@ def paged_decode(
 ) -> tuple[jax.Array, jax.Array]:
     """Attend to each of `num_splits` runs of pages of every sequence on its own.
 
-    q            bits of dtype [num_seqs, num_q_heads, head_dim]
+    q            bits of dtype [num_rows, num_q_heads, head_dim]   the newest tokens of each sequence, as many of each
     cache        {field: bits of dtype} of the layout
     block_table  int32 [num_seqs, width]   entries beyond a sequence's pages are never read
     kv_lens      int32 [num_seqs]          slots beyond them may hold anything, NaN included
     sm_scale     factor of q . k
-    returns      out out_dtype [num_splits, num_seqs, num_q_heads, head_dim];
-                 lse float32 [num_splits, num_seqs, num_q_heads], natural; a part without keys: 0 and -inf
+    soft_cap     what that is bent to by tanh; NO_CAP: it is not
+    window       keys that a token sees at most, its own among them; ALL_KEYS: no fewer than there are
+    sinks        bits of float32 [num_q_heads]   scores of one more key each; NO_SINK: there is none
+    slopes       bits of float32 [num_q_heads]   times a key's distance from the token: <= 0; NO_SLOPE: nothing
+    returns      out out_dtype [num_splits, num_rows, num_q_heads, head_dim];
+                 lse float32 [num_splits, num_rows, num_q_heads], natural; a row that sees nothing: 0 and -inf
     """
     q = lax.bitcast_convert_type(q, dtype)
     fields = fold(layout, {name: lax.bitcast_convert_type(field, dtype) for name, field in cache.items()})
@@ -86,16 +147,20 @@ def paged_decode(
     }  # of a field that holds both sides, either
     keys, key_field = by_stream(layout, fields)[0]
     slots_a_page, num_kv_heads = page_size(layout, fields), keys.row_shape(key_field.shape)[0]
-    num_seqs, num_q_heads, head_dim = q.shape
-    group = num_q_heads // num_kv_heads
+    num_seqs, (_, num_q_heads, head_dim) = len(kv_lens), q.shape
+    q_len, group = q.shape[0] // num_seqs, num_q_heads // num_kv_heads
+    num_rows = q_len * group
+    by_head = jnp.moveaxis(q.reshape(num_seqs, q_len, num_kv_heads, group, head_dim), 1, 2)
+    of_heads = lax.bitcast_convert_type(jnp.stack([sinks, slopes]), jnp.float32).reshape(2, num_kv_heads, 1, group)
 
-    def kernel(table: Ref, lens: Ref, scale: Ref, q_ref: Ref, *refs: Ref) -> None:
+    def kernel(table: Ref, lens: Ref, span: Ref, factors: Ref, heads: Ref, q_ref: Ref, *refs: Ref) -> None:
         sources, (out, lse, *buffers, done) = refs[: len(fields)], refs[len(fields) :]
         seq, split = pl.program_id(0), pl.program_id(1)
-        kv_len, factor, queries = lens[seq], scale[0], q_ref[...].astype(jnp.float32)
-        num_pages = pl.cdiv(kv_len, slots_a_page)
-        share = pl.cdiv(num_pages, num_splits)
-        first = jnp.minimum(split * share, num_pages)
+        rows = Queries(q_ref[...].astype(jnp.float32), heads[1], factors[0], factors[1], span[0], lens[seq], q_len)
+        unread = lax.div(jnp.maximum(rows.oldest, 0), slots_a_page)
+        num_pages = pl.cdiv(rows.kv_len, slots_a_page)
+        share = pl.cdiv(num_pages - unread, num_splits)
+        first = jnp.minimum(unread + split * share, num_pages)
         end = jnp.minimum(first + share, num_pages)
 
         def start(i: Scalar) -> None:
@@ -111,27 +176,28 @@ def paged_decode(
         def attend(i: Scalar, state: State) -> State:
             pl.when(i + 1 < end)(lambda: start(i + 1))
             k, v = (_heads(stream, page, num_kv_heads, slots_a_page) for stream, page in by_stream(layout, arrived(i)))
-            return _seen(state, queries, k, v, factor, kv_len - i * slots_a_page)
+            return _seen(state, rows.scores(k, i * slots_a_page), rows.values(v, i * slots_a_page))
 
         pl.when(first < end)(lambda: start(first))
-        peak, total, mixed = lax.fori_loop(first, end, attend, _unseen(num_kv_heads, group, head_dim))
-        out[...] = jnp.where(first < end, mixed / total, 0.0).astype(out.dtype)
-        lse[...] = jnp.where(first < end, peak + jnp.log(total), -jnp.inf)
+        counted = jnp.where(split == 0, heads[0], NO_SINK)
+        mixed, total = _result(lax.fori_loop(first, end, attend, _unseen(counted, head_dim)))
+        out[...], lse[...] = mixed.astype(out.dtype), total
 
     def of_part(last: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, None, num_kv_heads, group, last), lambda seq, split, *_: (split, seq, 0, 0, 0))
+        return pl.BlockSpec((None, None, num_kv_heads, num_rows, last), lambda seq, split, *_: (split, seq, 0, 0, 0))
 
     out, lse = pl.pallas_call(
         kernel,
         out_shape=[
-            jax.ShapeDtypeStruct((num_splits, num_seqs, num_kv_heads, group, head_dim), out_dtype),
-            jax.ShapeDtypeStruct((num_splits, num_seqs, num_kv_heads, group, 1), jnp.float32),
+            jax.ShapeDtypeStruct((num_splits, num_seqs, num_kv_heads, num_rows, head_dim), out_dtype),
+            jax.ShapeDtypeStruct((num_splits, num_seqs, num_kv_heads, num_rows, 1), jnp.float32),
         ],
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
+            num_scalar_prefetch=4,
             grid=(num_seqs, num_splits),
             in_specs=[
-                pl.BlockSpec((None, num_kv_heads, group, head_dim), lambda seq, split, *_: (seq, 0, 0, 0)),
+                pl.BlockSpec(memory_space=pltpu.VMEM),
+                pl.BlockSpec((None, num_kv_heads, num_rows, head_dim), lambda seq, split, *_: (seq, 0, 0, 0)),
                 *[IN_HBM] * len(fields),
             ],
             out_specs=[of_part(head_dim), of_part(1)],
@@ -144,8 +210,15 @@ def paged_decode(
     )(
         block_table,
         kv_lens,
-        jnp.full(1, sm_scale, jnp.float32),
-        q.reshape(num_seqs, num_kv_heads, group, head_dim),
+        jnp.full(1, window, jnp.int32),
+        jnp.stack([jnp.float32(sm_scale), jnp.float32(soft_cap)]),
+        jnp.broadcast_to(of_heads, (2, num_kv_heads, q_len, group)).reshape(2, num_kv_heads, num_rows, 1),
+        by_head.reshape(num_seqs, num_kv_heads, num_rows, head_dim),
         *fields.values(),
     )
-    return out.reshape(num_splits, *q.shape), lse.reshape(num_splits, *q.shape[:2])
+
+    def by_token(rows: jax.Array) -> jax.Array:
+        """[split, seq, num_kv_heads, row, n] as [split, seq, token, num_kv_heads, group, n]."""
+        return jnp.moveaxis(rows.reshape(*rows.shape[:3], q_len, group, -1), 3, 2)
+
+    return by_token(out).reshape(num_splits, *q.shape), by_token(lse).reshape(num_splits, *q.shape[:2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -10,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from kvconform.impls.pallas_kernels.launch import compiled
 from kvconform.impls.pallas_kernels.layouts import Ref
 
 
-@functools.partial(jax.jit, static_argnames=("dtype", "out_dtype", "interpret"))
+@compiled(static_argnames=("dtype", "out_dtype", "interpret"))
 def merge_states(
     outs: jax.Array, lses: jax.Array, *, dtype: Any, out_dtype: Any, interpret: Any
 ) -> tuple[jax.Array, jax.Array]:

@@ -6,7 +6,6 @@ they left: NaN payloads, -0.0 and subnormals too. (Mosaic takes no float16 opera
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kvconform.impls.pallas_kernels.launch import compiled
 from kvconform.impls.pallas_kernels.layouts import LAYOUTS, Cache, Ref, Scalar, by_stream, fold, page_size, pair_rows
 
 IN_HBM = pl.BlockSpec(memory_space=pl.ANY)
@@ -35,7 +35,7 @@ def _copy(sources: Sequence[Ref], targets: Sequence[Ref], done: Ref) -> None:
         copy.wait()
 
 
-@functools.partial(jax.jit, static_argnames="interpret")
+@compiled(static_argnames="interpret")
 def merge_kv(k: jax.Array, v: jax.Array, *, interpret: Any) -> jax.Array:
     """Interleave K and V by head.
 
@@ -59,7 +59,7 @@ def merge_kv(k: jax.Array, v: jax.Array, *, interpret: Any) -> jax.Array:
     return lax.bitcast_convert_type(kv, k.dtype).reshape(num_tokens, 2 * num_kv_heads, head_dim)
 
 
-@functools.partial(jax.jit, static_argnames=("half", "interpret"))
+@compiled(static_argnames=("half", "interpret"))
 def extract(kv: jax.Array, *, half: int, interpret: Any) -> jax.Array:
     """Take K (half 0) or V (half 1) out of interleaved rows.
 
@@ -82,7 +82,7 @@ def extract(kv: jax.Array, *, half: int, interpret: Any) -> jax.Array:
     return lax.bitcast_convert_type(out, kv.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "interpret"))
+@compiled(static_argnames=("layout", "interpret"))
 def append(
     cache: Cache, tokens: tuple[jax.Array, ...], slot_mapping: jax.Array, *, layout: str, interpret: Any
 ) -> dict[str, jax.Array]:
@@ -134,7 +134,7 @@ def append(
     }
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "token", "interpret"))
+@compiled(static_argnames=("layout", "token", "interpret"))
 def gather(
     cache: Cache, block_table: jax.Array, kv_lens: jax.Array, *, layout: str, token: tuple[int, ...], interpret: Any
 ) -> tuple[jax.Array, ...]:
@@ -196,7 +196,7 @@ def gather(
     return tuple(lax.bitcast_convert_type(side, dtype) for side in LAYOUTS[layout].part(tuple(gathered), token))
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "interpret"))
+@compiled(static_argnames=("layout", "interpret"))
 def copy_pages(cache: Cache, page_mapping: jax.Array, *, layout: str, interpret: Any) -> dict[str, jax.Array]:
     """Give each target page what its source page held before the call; every other byte stays.
 
