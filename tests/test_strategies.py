@@ -24,6 +24,7 @@ from kvconform.specs.strategies import (
     each,
     every_bit_pattern,
     high_pages,
+    schedule,
     sparse_pool,
 )
 
@@ -99,6 +100,19 @@ def test_a_static_offer_has_few_shapes_and_many_lengths():
     }
     assert len(shapes) <= 3
     assert len({c.kv_lens for c in found}) > 20
+
+
+@pytest.mark.parametrize(
+    ("layout", "offer"), [("nhd", STATIC | {"page_size": {1}}), ("bshd", {"page_size": {4}}), ("bshd", STATIC)]
+)
+def test_sequences_of_the_schedule_are_no_longer_than_their_pages(layout, offer):
+    features = {"window": {"min": 0}, "q_lens": {"min": 1}}
+    made = schedule(Cell("paged_decode", layout, "float32", offer | features, FREE))
+    assert made
+    for case in made:
+        x = inputs(case)
+        assert x.num_rows >= x.num_tokens, case
+        assert all(n <= x.block_table.shape[1] * case.page_size for n in case.kv_lens), case
 
 
 def test_static_shapes_do_not_depend_on_the_law_and_are_shared_by_dtypes_of_one_width():
