@@ -46,7 +46,18 @@ OFFERS = {
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {"layout": _ATTENDED, "dtype": _ROUNDED, "num_splits": range(1, 65), "pool": _POOL, **_INDEXED},
+    "paged_decode": {
+        "layout": _ATTENDED,
+        "dtype": _ROUNDED,
+        "num_splits": range(1, 65),
+        "window": {"min": 0},
+        "soft_cap": {"min": 0},
+        "sinks": {"none", "drawn", "dominant"},
+        "alibi_slopes": {"none", "drawn"},
+        "q_lens": {"min": 1},
+        "pool": _POOL,
+        **_INDEXED,
+    },
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, **_ANY},
 }
 CONVENTIONS = {
@@ -63,6 +74,7 @@ CONVENTIONS = {
 ARITHMETIC = {
     "tile": decode.TILE,
     "exp_error": 2.0**-21,  # ex2.approx of a GPU is within 2 ulp, numpy's exp in the interpreter within 2.6
+    "tanh_error": 2.0**-21,  # decode.py, _bent: half an exp_error, and roundings of 1 - e, of 1 + e and of their quotient
     "normalises_first": False,  # decode.py: one division, when the last key is in
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
@@ -133,10 +145,28 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    alibi_slopes: torch.Tensor | None = None,
+    q_lens: torch.Tensor | None = None,
     **told: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (k,), (v,) = views.sides(cache, layout, **told)
-    return decode.paged_decode(q, k, v, block_table, kv_lens, sm_scale, num_splits)
+    return decode.paged_decode(
+        q,
+        k,
+        v,
+        block_table,
+        kv_lens,
+        sm_scale,
+        num_splits,
+        window=window,
+        soft_cap=soft_cap,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
+        q_lens=q_lens,
+    )
 
 
 def merge_states(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
