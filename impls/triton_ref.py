@@ -74,7 +74,7 @@ CONVENTIONS = {
 ARITHMETIC = {
     "tile": decode.TILE,
     "exp_error": 2.0**-21,  # ex2.approx of a GPU is within 2 ulp, numpy's exp in the interpreter within 2.6
-    "tanh_error": 2.0**-21,  # decode.py, _bent: half an exp_error, and roundings of 1 - e, of 1 + e and of their quotient
+    "tanh_error": 2.0**-21,  # decode.py, _bent: half an exp_error, and three roundings of numbers up to 1
     "normalises_first": False,  # decode.py: one division, when the last key is in
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
