@@ -182,7 +182,7 @@ def paged_decode(
         of_rows = q[rows].astype(np.float32)
         grouped = _by_kv_head(of_rows, num_kv_heads)
         bias = bias_of(len(of_rows), int(n), window, slopes)
-        bias = None if bias is None else _queries_together(bias, grouped.shape[1])
+        bias = None if bias is None else _queries_together(bias, q.shape[1] // num_kv_heads)
         once = {} if sinks is None else {"sinks": _by_kv_head(np.tile(sinks, (len(of_rows), 1)), num_kv_heads)}
         extra = {} if soft_cap is None else {"soft_cap": soft_cap}
         ends = [int(n) * i // num_splits for i in range(num_splits + 1)]
@@ -201,20 +201,21 @@ def paged_decode(
 def _by_kv_head(array, num_kv_heads):
     """[rows, num_q_heads, ...] as [num_kv_heads, rows * group, ...]."""
     rows, num_q_heads, *rest = array.shape
-    cut = array.reshape(rows, num_kv_heads, num_q_heads // num_kv_heads, *rest)
-    return cut.swapaxes(0, 1).reshape(num_kv_heads, -1, *rest)
+    group = num_q_heads // num_kv_heads
+    return array.reshape(rows, num_kv_heads, group, *rest).swapaxes(0, 1).reshape(num_kv_heads, rows * group, *rest)
 
 
 def _by_row(array, num_rows):
     """[num_kv_heads, rows * group, ...] as [rows, num_q_heads, ...]."""
     heads, queries, *rest = array.shape
-    return array.reshape(heads, num_rows, queries // num_rows, *rest).swapaxes(0, 1).reshape(num_rows, -1, *rest)
+    group = queries // max(1, num_rows)
+    return array.reshape(heads, num_rows, group, *rest).swapaxes(0, 1).reshape(num_rows, heads * group, *rest)
 
 
-def _queries_together(bias, num_queries):
+def _queries_together(bias, group):
     """[heads or 1, rows, group or 1, keys] as [heads or 1, rows * group, keys]."""
     heads, rows, _, keys = bias.shape
-    return np.broadcast_to(bias, (heads, rows, num_queries // rows, keys)).reshape(heads, num_queries, keys)
+    return np.broadcast_to(bias, (heads, rows, group, keys)).reshape(heads, rows * group, keys)
 
 
 def merge_states(outs, lses, *, out=None, lse=None):

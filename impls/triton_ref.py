@@ -51,6 +51,11 @@ OFFERS = {
         "layout": _ATTENDED,
         "dtype": _ROUNDED,
         "num_splits": range(1, 65),
+        "window": {"min": 0},
+        "soft_cap": {"min": 0},
+        "sinks": {"none", "drawn", "dominant"},
+        "alibi_slopes": {"none", "drawn"},
+        "q_lens": {"min": 1},
         "pool": _POOL,
         "into": {*_RESULTS, "workspace"},
         **_INDEXED,
@@ -72,6 +77,7 @@ CONVENTIONS = {
 ARITHMETIC = {
     "tile": decode.TILE,
     "exp_error": 2.0**-21,  # ex2.approx of a GPU is within 2 ulp, numpy's exp in the interpreter within 2.6
+    "tanh_error": 2.0**-21,  # decode.py, _bent: half an exp_error, and three roundings of numbers up to 1
     "normalises_first": False,  # decode.py: one division, when the last key is in
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
@@ -155,13 +161,33 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    alibi_slopes: torch.Tensor | None = None,
+    q_lens: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     lse: torch.Tensor | None = None,
     workspace: torch.Tensor | None = None,
     **told: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (k,), (v,) = views.sides(cache, layout, **told)
-    return decode.paged_decode(q, k, v, block_table, kv_lens, sm_scale, num_splits, (out, lse), workspace)
+    return decode.paged_decode(
+        q,
+        k,
+        v,
+        block_table,
+        kv_lens,
+        sm_scale,
+        num_splits,
+        window=window,
+        soft_cap=soft_cap,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
+        q_lens=q_lens,
+        into=(out, lse),
+        workspace=workspace,
+    )
 
 
 def merge_states(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kvconform.specs import data
 from kvconform.specs import families as structured
-from kvconform.specs.case import DEFAULTS, Case
+from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
 from kvconform.specs.features import FEATURES, covering
@@ -150,7 +150,7 @@ class Cell:
 
     def takes(self, **values: tuple[Any, ...]) -> bool:
         """Whether the offer allows each of some values of each axis."""
-        return all(_all_hold(self.predicates(axis), value) for axis, some in values.items() for value in some)
+        return all(all_hold(self.predicates(axis), value) for axis, some in values.items() for value in some)
 
     @property
     def row(self) -> Layout:
@@ -168,7 +168,7 @@ class Cell:
         predicates = self.predicates(axis)
         pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
         if predicates and len(pool) > 1:
-            pool = [v for v in _with_members(pool, predicates) if _all_hold(predicates, v)]
+            pool = [v for v in _with_members(pool, predicates) if all_hold(predicates, v)]
         if axis in SIZE_OF:
             pool = self._sizes(axis, pool, predicates)
         if axis == "poison":
@@ -221,12 +221,12 @@ class Cell:
     def _sizes(self, axis: str, pool: list[int], predicates: list[Any]) -> list[int]:
         """Those of a pool that the layout can be built with; where they are not two, the least that it can, too."""
         if SIZE_OF[axis] in self.row.fixed:
-            pool = [n for n in (self.row.fixed[SIZE_OF[axis]],) if _all_hold(predicates, n)]
+            pool = [n for n in (self.row.fixed[SIZE_OF[axis]],) if all_hold(predicates, n)]
         beside = self._beside(axis)
         fits = [n for n in pool if _admits(self.layout, self.dtype, axis, n, beside)]
         if len(fits) > 1 or (fits and (SIZE_OF[axis] in self.row.fixed or len(fits) == len(pool))):
             return fits
-        others = (n for n in range(1, _ROOM) if n not in fits and _all_hold(predicates, n))
+        others = (n for n in range(1, _ROOM) if n not in fits and all_hold(predicates, n))
         return [*fits, *islice((n for n in others if _admits(self.layout, self.dtype, axis, n, beside)), 2 - len(fits))]
 
     def narrows(self, only: Mapping[str, tuple[Any, ...]]) -> bool:
@@ -246,7 +246,7 @@ class Cell:
             all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
             and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
             and all(
-                _all_hold(self.predicates(axis), value)
+                all_hold(self.predicates(axis), value)
                 for axis in OPERATIONS[self.op].case_axes
                 for value in each(case, axis)
             )
@@ -323,12 +323,12 @@ def _admits(layout: str, dtype: str, axis: str, value: int, beside: _Beside) -> 
 def _with_members(pool: list[Any], predicates: list[Any]) -> list[Any]:
     """A pool and what predicates name beside it: each value of a set, and of ranges where the pool has none."""
     named = [v for predicate in predicates if not is_span(predicate) for v in members(predicate)]
-    if not any(_all_hold(predicates, v) for v in [*pool, *named]):
+    if not any(all_hold(predicates, v) for v in [*pool, *named]):
         named = [v for predicate in predicates for v in members(predicate)]
     return list(dict.fromkeys([*pool, *named]))
 
 
-def _all_hold(predicates: list[Any], value: Any) -> bool:
+def all_hold(predicates: list[Any], value: Any) -> bool:
     return all(holds(predicate, value) for predicate in predicates)
 
 
@@ -376,13 +376,13 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> _Lengths:
     edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
     least = 1 if cell.conventions["empty_rows"] == "undefined" else 0
     limits = cell.predicates("kv_lens")
-    fits = [n for n in edges if least <= n <= longest and _all_hold(limits, n)]
-    anywhere = [n for n in range(1, longest + 1) if _all_hold(limits, n)]
+    fits = [n for n in edges if least <= n <= longest and all_hold(limits, n)]
+    anywhere = [n for n in range(1, longest + 1) if all_hold(limits, n)]
     if not fits and not anywhere:
         asked = " and ".join(map(repr, limits))
         raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {asked}")
     fits, anywhere = fits or anywhere, anywhere or fits
-    tiles = [n for n in _TILE_EDGES if (n <= longest or not bounded) and _all_hold(limits, n)]
+    tiles = [n for n in _TILE_EDGES if (n <= longest or not bounded) and all_hold(limits, n)]
     thinned = anywhere[:: -(-len(anywhere) // _FEW)]
     on_edges = (fits * (len(thinned) // len(fits) or 1))[:_FEW]
     shortest_first = sorted((*on_edges, *thinned, *tiles), key=lambda n: n or 1.5)  # but an empty one says little
@@ -451,12 +451,12 @@ def _drawn(
             values["kv_lens"] = tuple(one_of(length.some) for _ in range(count))
         else:
             values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
-        values |= _query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1))
+        values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1))
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
 
 
-def _query_tokens(cell: Cell, kv_lens: tuple[int, ...], most: int) -> dict[str, tuple[int, ...]]:
+def query_tokens(cell: Cell, kv_lens: tuple[int, ...], most: int) -> dict[str, tuple[int, ...]]:
     """So many query tokens a sequence; fewer where it has fewer keys, but of a compiled shape the same in each."""
     if most == FEATURES["q_lens"].off:
         return {}
@@ -480,183 +480,3 @@ def _uneven(batch: str, length: _Lengths, count: int, odd: int) -> tuple[int, ..
     else:
         one, others = length.longest, shortest
     return tuple(one if seq == odd else others for seq in range(count))
-
-
-def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
-    """One Case of a fused operation in which K and V each hold every bit pattern of an 8- or 16-bit type."""
-    bits = width(cell.dtype)
-    if bits > 16:
-        return ()
-    heads, dim = cell.allowed("num_kv_heads")[-1], cell.allowed("head_dim")[-1]
-    least = -(-(2**bits) // (heads * dim))
-    tokens = next((n for n in range(least, 2 * least + 1) if cell.takes(num_tokens=(n,))), 0)
-    case = Case(
-        op=cell.op,
-        layout=cell.layout,
-        dtype=cell.dtype,
-        family="patterns",
-        num_tokens=tokens,
-        num_kv_heads=heads,
-        head_dim=dim,
-    )
-    return (case,) if tokens else ()
-
-
-HIGH_PAGES = (1 << 15, 1 << 16)
-"""Page numbers that a signed and an unsigned 16-bit integer cannot hold."""
-
-LARGEST = 1 << 23
-"""Bytes of the largest cache that is allocated to have pages of such numbers."""
-
-
-def _every_bit(cell: Cell) -> str:
-    """The family whose values use every bit that the operation's verdict allows for."""
-    return data.FINE if OPERATIONS[cell.op].rounds else "bits"
-
-
-def pinned(cell: Cell, **values: Any) -> Case:
-    """A Case of some values, and of the simplest one that is offered along any axis whose default is not."""
-    free = [axis for axis in cell.axes if axis in POOL and axis not in values]
-    silent = DEFAULTS | {name: row.off for name, row in FEATURES.items()}
-    needed = {axis: cell.allowed(axis)[0] for axis in free if not cell.takes(**{axis: (silent[axis],)})}
-    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, **(needed | values))
-
-
-def _sizes(cell: Cell, which: int) -> dict[str, Any]:
-    """Of each size of the layout the first that is offered, or the last."""
-    return {axis: cell.allowed(axis)[which] for axis in SIZE_OF if axis in cell.axes}
-
-
-def high_pages(cell: Cell) -> tuple[Case, ...]:
-    """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
-    least = _sizes(cell, 0)
-    sizes = {**{axis: least.get(name, 1) for name, axis in SIZE_OF.items()}, **cell.row.fixed}
-    found = []
-    lens = (2 * least["page_size"] + 1, 1)
-    if cell.row.contiguous or not cell.takes(kv_lens=lens):
-        return ()
-    shape = {**least, "kv_lens": lens, "page_ids": "high", "family": _every_bit(cell), "capacity": 3 * cell.static}
-    if "dead" in cell.axes and cell.takes(dead=("finite",)):
-        shape["dead"] = "finite"  # whatever else is read shows, and is told from zeros
-    for number in HIGH_PAGES:
-        num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
-        if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
-            found.append(pinned(cell, spare_pages=number, **shape))
-    return tuple(found)
-
-
-SHOWN = {"window": (3,), "soft_cap": (2.0,), "sinks": ("drawn",), "alibi_slopes": ("drawn",), "q_lens": (3, 2)}
-"""Of each feature the value of the covering schedule; of query tokens that of a compiled shape as well."""
-
-
-_SHOWING = ("plain", "sharp", "huge", "sharp")
-"""Contents of its cases in turn: scores of about 1, of a few units, far above a cap."""
-
-
-def schedule(cell: Cell) -> tuple[Case, ...]:
-    """Cases in which any two features that are offered meet, and each with several splits and with one.
-
-    Sequences are longer than the window, and scores such that every feature shows in some of them.
-    """
-    pools = {}
-    for axis in (*FEATURES, "num_splits"):
-        offered = cell.allowed(axis)
-        pools[axis] = (offered[0], *[v for v in SHOWN.get(axis, offered[1:]) if v in offered and v != offered[0]][:1])
-    if all(len(some) == 1 for some in pools.values()):
-        return ()
-    shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": cell.allowed("page_size")[-1]}]
-    shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
-    if cell.static:
-        pools["num_splits"] = (shape["num_splits"],)
-    size = shape["page_size"]
-    room = shape["capacity"] * size if cell.static else size if cell.row.contiguous else 0
-    lengths = (room or 2 * size + 3, 5, 7)
-    wish = [n for n in lengths if (not room or n <= room) and cell.takes(kv_lens=(n,))]
-    if not wish:
-        return ()
-    lens = (wish * 3)[: shapes[-1].get("num_seqs", 2)]
-    made = []
-    for seed, row in enumerate(covering(pools)):
-        values = {axis: value for axis, value in row.items() if axis != "q_lens"}
-        values |= _query_tokens(cell, tuple(lens), row["q_lens"])
-        family = _SHOWING[seed % len(_SHOWING)]
-        made.append(pinned(cell, **(shape | values | {"kv_lens": tuple(lens), "family": family, "seed": seed})))
-    return tuple(made)
-
-
-def equal_scores(cell: Cell) -> tuple[Case, ...]:
-    """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
-    shapes = cell.geometries() if cell.static else [_sizes(cell, 0) | {"page_size": cell.allowed("page_size")[-1]}]
-    unsplit = [shape for shape in shapes if shape.get("num_splits", 1) == 1]
-    if not unsplit or not cell.takes(num_splits=(1,)):
-        return ()
-    shape = unsplit[-1]
-    fits = [n for n in range(1, (shape.get("capacity", 0) or 1) * shape["page_size"] + 1) if cell.takes(kv_lens=(n,))]
-    if not fits:
-        return ()
-    lens = (fits[0], *[fits[-1]] * (shape.get("num_seqs", 2) - 1))
-    axes = {axis: value for axis, value in shape.items() if axis in OPERATIONS[cell.op].case_axes}
-    return (pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
-
-
-def sparse_pool(cell: Cell) -> tuple[Case, ...]:
-    """One Case whose cache has more elements than 31 bits count, where that is offered."""
-    specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
-    offered = [dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)]
-    narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
-    sizes = _sizes(cell, -1)
-    lens = (2 * sizes["page_size"] + 1, 1)
-    if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
-        return ()
-    return (pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
-
-
-LONG = 8192 + 3
-"""Tokens of a long context: no whole number of pages, tiles or splits."""
-
-_LONG_FAMILIES = ("read_out", "needle", "zero_sum")
-
-
-def long_contexts(cell: Cell) -> tuple[Case, ...]:
-    """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
-    compiled, or are too long for the offer."""
-    lens = (LONG, 5)
-    sizes = _sizes(cell, 0) | {"page_size": LONG if cell.row.contiguous else cell.allowed("page_size")[-1]}
-    if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
-        return ()
-    sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])
-    return tuple(pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
-
-
-BENCH_LENGTHS = (512, 1, 130, 64)
-"""kv_lens that benchmarks use where shapes are free: long, shortest, ragged, whole pages."""
-
-
-def bench_case(cell: Cell) -> Case:
-    """The one Case of a cell that is timed: its largest static geometry, or a modest serving batch.
-
-    Raises OfferError where the offer leaves nothing to draw.
-    """
-    seen = OPERATIONS[cell.op].case_axes
-    wish: dict[str, Any] = {
-        "page_size": 16,
-        "num_kv_heads": 2,
-        "group": 4,
-        "head_dim": 64,
-        "num_subspaces": 32,
-        "num_splits": 2,
-    }
-    wish |= {"num_parts": 8, "num_seqs": 4, "num_tokens": 256, "spare_pages": 1}
-    if cell.row.contiguous:
-        wish |= {"page_size": max(BENCH_LENGTHS), "spare_pages": 0}
-    if cell.static:
-        wish |= cell.geometries()[-1]
-    for axis, value in wish.items():
-        if axis in POOL and not (_all_hold(cell.predicates(axis), value) and cell.admits(axis, value)):
-            wish[axis] = cell.allowed(axis)[-1]
-    if "kv_lens" in seen:
-        longest = wish.get("capacity", 0) * wish["page_size"]
-        wish["kv_lens"] = (longest,) * wish["num_seqs"] if cell.static else BENCH_LENGTHS
-    scale = cell.allowed("sm_scale")[0] if "sm_scale" in seen else None
-    values = {axis: value for axis, value in wish.items() if axis in seen} | ({"sm_scale": scale} if scale else {})
-    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, seed=1, **values)

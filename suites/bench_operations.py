@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvconform.oracles.verdict import Violation
-from kvconform.specs.strategies import bench_case
+from kvconform.specs.pinned import bench_case
 from kvconform.suites.law import LAWS
 
 for _suite in sorted(Path(__file__).parent.glob("test_*.py")):

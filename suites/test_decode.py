@@ -9,13 +9,13 @@ from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
-from kvconform.specs.strategies import equal_scores, schedule
+from kvconform.specs.pinned import equal_scores, evicted, schedule
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
 
 
 def _pinned(cell):
-    return (*equal_scores(cell), *schedule(cell))
+    return (*equal_scores(cell), *schedule(cell), *evicted(cell))
 
 
 @law("paged_decode", pinned=_pinned)
@@ -27,6 +27,7 @@ def test_decode_is_within_the_bound(subject, case):
 @law(
     "paged_decode",
     only={"dead": ("finite", "nan", "inf")},
+    pinned=evicted,
     wants=lambda conventions: set(conventions["dead"]) - {"zero"},
 )
 def test_decode_ignores_dead_slots(subject, case):

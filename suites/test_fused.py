@@ -8,7 +8,7 @@ from kvconform.oracles import fused, mistakes
 from kvconform.oracles.verdict import by_axes, require, require_same
 from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import K, V
-from kvconform.specs.strategies import every_bit_pattern
+from kvconform.specs.pinned import every_bit_pattern
 from kvconform.suites.law import law
 
 HEADS = (2, 3, 5, 8)

@@ -5,7 +5,7 @@ from functools import partial
 from kvconform.oracles import mistakes, paged
 from kvconform.oracles.verdict import require, require_any, require_raised
 from kvconform.specs.inputs import inputs
-from kvconform.specs.strategies import high_pages
+from kvconform.specs.pinned import high_pages
 from kvconform.suites.calls import BUFFERS, LEFT_OVER, ORDINARY, appending, gathering, require_tokens
 from kvconform.suites.law import law
 

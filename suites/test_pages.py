@@ -5,7 +5,7 @@ from functools import partial
 from kvconform.oracles import paged, pages
 from kvconform.oracles.verdict import Violation, require, require_same
 from kvconform.specs.inputs import inputs
-from kvconform.specs.strategies import high_pages, sparse_pool
+from kvconform.specs.pinned import high_pages, sparse_pool
 from kvconform.suites.calls import LEFT_OVER, ORDINARY, appending, gathering, require_tokens
 from kvconform.suites.law import law
 

@@ -10,7 +10,8 @@ from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.strategies import Cell, high_pages, long_contexts, offers_cell, sparse_pool
+from kvconform.specs.pinned import high_pages, long_contexts, sparse_pool
+from kvconform.specs.strategies import Cell, offers_cell
 from kvconform.suites.calls import appending, attend, require_agreement, require_attention, require_decoded
 from kvconform.suites.law import law
 

@@ -12,21 +12,8 @@ from kvconform.oracles.mistakes import MISTAKES
 from kvconform.specs.conventions import declared
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import (
-    HIGH_PAGES,
-    LARGEST,
-    POOL,
-    Cell,
-    OfferError,
-    bench_case,
-    cases,
-    cells,
-    each,
-    every_bit_pattern,
-    high_pages,
-    schedule,
-    sparse_pool,
-)
+from kvconform.specs.pinned import HIGH_PAGES, LARGEST, bench_case, every_bit_pattern, high_pages, schedule, sparse_pool
+from kvconform.specs.strategies import POOL, Cell, OfferError, cases, cells, each
 
 FREE = declared(numpy_ref.CONVENTIONS)
 STATIC = {"layout": {"nhd"}, "dtype": {"float32"}, "static": True, "page_size": {4, 8}, "head_dim": {8, 16}}

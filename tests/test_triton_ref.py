@@ -111,6 +111,10 @@ def test_every_launch_is_counted():
     assert launched_by(triton_ref.copy_pages, cache, pairs[:0], layout="nhd") == 0, "nothing to do"
     assert attend(layout="nhd", sm_scale=1.0, num_splits=1) == 1
     assert attend(layout="nhd", sm_scale=1.0, num_splits=2) == 2, "the parts, and their merge"
+    per_head, lengths = on_device(np.ones(2, np.float32)), on_device(np.array([1], np.int32))
+    features = {"window": 2, "soft_cap": 2.0, "sinks": per_head, "alibi_slopes": per_head, "q_lens": lengths}
+    assert attend(layout="nhd", sm_scale=1.0, num_splits=1, **features) == 1, "no feature takes a kernel of its own"
+    assert attend(layout="nhd", sm_scale=1.0, num_splits=2, **features) == 2
 
 
 # --- rounding
@@ -208,6 +212,52 @@ def test_pages_of_many_programs_are_all_swapped():
     swaps = np.stack([order, order[::-1]], axis=1)
     after = triton_ref.copy_pages(on_device({"codes": before.copy()}), on_device(swaps), layout="code_rows")
     np.testing.assert_array_equal(triton_ref.to_host(after["codes"]), before[::-1])
+
+
+NOWHERE = 39
+"""A page that nobody may read: its K and V are NaN."""
+
+
+def attended(num_q_heads, kv_lens, q_lens, table, **told):
+    """Results of paged_decode on the host, of the same numbers for as many query tokens."""
+    drawn = np.random.default_rng(0).standard_normal
+    q, cache = drawn((sum(q_lens), num_q_heads, 24)), {side: drawn((NOWHERE + 1, 4, 2, 24)) for side in "kv"}
+    for buffer in cache.values():
+        buffer[NOWHERE] = np.nan
+    told |= {"sinks": np.linspace(-1, 1, num_q_heads), "sm_scale": 0.5, "layout": "nhd"}
+    lens = [np.array(one, np.int32) for one in (kv_lens, q_lens)]
+    q, k, v, sinks = (on_device(one.astype(np.float32)) for one in (q, cache["k"], cache["v"], told.pop("sinks")))
+    kv_lens, q_lens, table = map(on_device, (*lens, table.astype(np.int32)))
+    got = triton_ref.paged_decode(q, {"k": k, "v": v}, table, kv_lens, q_lens=q_lens, sinks=sinks, **told)
+    return [triton_ref.to_host(one) for one in got]
+
+
+@pytest.mark.parametrize("num_q_heads", [2, 6])
+@pytest.mark.parametrize("capped", [{}, {"soft_cap": 1.0}])
+def test_a_query_token_gets_the_bits_that_it_gets_alone(num_q_heads, capped):
+    """Ragged, which compiled shapes are not drawn: several blocks a sequence, one sequence without a query token, one
+    with more of them than keys."""
+    q_lens, kv_lens = (1, 11, 0, 3, 7), (3, 40, 9, 20, 5)
+    table = np.arange(50).reshape(5, 10) % NOWHERE
+    seq_of, newer = np.repeat(np.arange(5), q_lens), np.concatenate([np.arange(n)[::-1] for n in q_lens])
+    seen = np.maximum(np.array(kv_lens)[seq_of] - newer, 0)
+    together = attended(num_q_heads, kv_lens, q_lens, table, **capped)
+    alone = attended(num_q_heads, seen, (1,) * len(seen), table[seq_of], **capped)
+    for got, want in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_a_page_that_no_query_token_has_in_its_window_is_not_looked_up(num_splits):
+    kv_lens, q_lens, told = (35, 23), (5, 2), {"window": 3, "num_splits": num_splits}
+    table = np.arange(18).reshape(2, 9)
+    whole = attended(4, kv_lens, q_lens, table, **told)
+    oldest = [n - tokens - (told["window"] - 1) for n, tokens in zip(kv_lens, q_lens, strict=True)]
+    for entries, first in zip(table, oldest, strict=True):
+        entries[: first // 4] = NOWHERE
+    assert (table == NOWHERE).sum(axis=1).tolist() == [7, 4]
+    for got, want in zip(attended(4, kv_lens, q_lens, table, **told), whole, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather")])

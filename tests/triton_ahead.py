@@ -21,7 +21,8 @@ from kvconform.harness.subject import Subject
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import Cell, bench_case, cells
+from kvconform.specs.pinned import bench_case, schedule
+from kvconform.specs.strategies import Cell, cells
 from kvconform.suites import test_decode, test_fused, test_paged, test_pages, test_states  # noqa: F401  (their laws)
 from kvconform.suites.law import LAWS
 
@@ -82,12 +83,19 @@ def images(adapter: Any, launch: Any) -> dict[str, list[dict[str, Any]]]:
         law = next(law for law in LAWS.values() if law.op == op)
         for cell in cells(op, offer, subject.conventions):
             found.clear()
-            is_served = (cell.layout, cell.dtype) == ("nhd", "bfloat16")
-            for variant in (*VARIANTS, SERVED) if is_served else VARIANTS:
+            for case in asked(cell):
                 with suppress(Violation):
-                    law.check(subject, sized(cell, variant))
+                    law.check(subject, case)
             named[f"{op} {cell.layout} {cell.dtype}"] = list(found)
     return named
+
+
+def asked(cell: Cell) -> list[Case]:
+    """The Cases of a cell; one cell of each operation has more: large sizes, and in attention any two features."""
+    variants = [sized(cell, variant) for variant in VARIANTS]
+    if (cell.layout, cell.dtype) != ("nhd", "bfloat16"):
+        return variants
+    return [*variants, sized(cell, SERVED), *(schedule(cell) if cell.op == "paged_decode" else ())]
 
 
 def sized(cell: Cell, variant: dict[str, Any]) -> Case:

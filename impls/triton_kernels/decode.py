@@ -22,6 +22,11 @@ TILE = 16
 MOST_TASKS = 1 if COMPILED else 128
 """Of one program; the interpreter pays by the program, whatever its size."""
 
+MOST_ROWS = 8
+"""Of a task, if its q heads are not more, where sequences have several query tokens: a key is loaded once for all rows.
+Whatever the lengths of a call are, so that no row's sums go another way for its neighbours' sake.
+"""
+
 
 @triton.jit
 def _in_head(dims, slow_step, fast_step, CUT: tl.constexpr, UNIT: tl.constexpr):
@@ -29,46 +34,98 @@ def _in_head(dims, slow_step, fast_step, CUT: tl.constexpr, UNIT: tl.constexpr):
     return dims * fast_step if CUT == 0 else tl.multiple_of(dims // CUT * slow_step, UNIT) + dims % CUT * fast_step
 
 
+@triton.jit
+def _owners(blocks, q_starts, num_seqs, search, QUERIES: tl.constexpr):
+    """The sequence of each block of QUERIES query tokens, and the first of the block's tokens among its sequence's.
+
+    Every sequence begins with a block of its own, number q_starts // QUERIES + seq, so that nobody has to count them
+    beforehand; a few blocks are left without a token.
+    """
+    seqs = blocks * 0
+    while search > 0:
+        probes = seqs + search
+        is_seq = probes < num_seqs
+        begins = tl.load(q_starts + probes, mask=is_seq, other=0) // QUERIES + probes
+        seqs = tl.where(is_seq & (begins <= blocks), probes, seqs)
+        search = search // 2
+    return seqs, (blocks - seqs - tl.load(q_starts + seqs) // QUERIES) * QUERIES
+
+
+@triton.jit
+def _bent(scores, soft_cap, bend):
+    """soft_cap * tanh(scores / soft_cap), of one exponential that cannot overflow; bend is -2 / soft_cap."""
+    e = tl.exp(tl.abs(scores) * bend)
+    size = tl.div_rn(1.0 - e, 1.0 + e) * soft_cap
+    return tl.where(scores < 0.0, -size, size)
+
+
 @launch.kernel("k_cache", "v_cache", "k_dim", "v_dim", "head_dim")
 def _decode(
-    q, q_seq, q_head, q_dim,
+    q, q_row, q_head, q_dim,
     k_cache, k_page, k_slow_slot, k_slot, k_slow_head, k_head, k_slow_dim, k_dim,
     v_cache, v_page, v_slow_slot, v_slot, v_slow_head, v_head, v_slow_dim, v_dim,
     block_table, table_seq, table_column, kv_lens, lens_step,
-    outs, out_split, out_seq, out_head, out_dim, lses, lse_split, lse_seq, lse_head,
-    num_tasks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
+    outs, out_split, out_row, out_head, out_dim, lses, lse_split, lse_row, lse_head,
+    sinks, sinks_step, slopes, slopes_step, window, soft_cap, bend, q_starts, search,
+    num_tasks, num_blocks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
     K_SLOT_CUT: tl.constexpr, K_HEAD_CUT: tl.constexpr, K_DIM_CUT: tl.constexpr,
     V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
     K_UNIT: tl.constexpr, V_UNIT: tl.constexpr,
-    TASKS: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr, DIMS: tl.constexpr,
+    TASKS: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
-    """A task attends with all q heads of one kv head to one split of one sequence; a program has some tasks.
+    """A task attends with all q heads of one kv head, of some query tokens, to one split of the keys that they see; a
+    program has some tasks.
 
     Every stride of K or V but the innermost is a multiple of its UNIT: so many elements can be loaded at once.
-    Axes of blocks: task, q head in its group, key, dim. What is masked is loaded as 0: no dead slot can be a NaN.
+    Axes of blocks: task, row (query token and q head in its group), key, dim. A key that no row sees is not loaded but
+    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts) is not compiled.
     """
     tasks = tl.program_id(0).to(tl.int64) * TASKS + tl.arange(0, TASKS)
     is_task = tasks < num_tasks
-    heads = tasks % num_kv_heads
-    seqs, splits = tasks // num_kv_heads % num_seqs, tasks // num_kv_heads // num_seqs
-    members, dims = tl.arange(0, GROUP).to(tl.int64), tl.arange(0, DIMS).to(tl.int64)
+    heads, blocks = tasks % num_kv_heads, tasks // num_kv_heads % num_blocks
+    splits = tasks // num_kv_heads // num_blocks
+    rows, dims = tl.arange(0, QUERIES * GROUP).to(tl.int64), tl.arange(0, DIMS).to(tl.int64)
     is_dim = dims < head_dim
+    members = rows % GROUP
     is_row = is_task[:, None] & (members < group)[None, :]
-    is_out = is_row[:, :, None] & is_dim[None, None, :]
     q_heads = heads[:, None] * group + members[None, :]
-    q_at = (seqs * q_seq)[:, None] + q_heads * q_head
+    if q_starts is None:  # a block is a sequence, and its one query token stands at the last key
+        seqs, q_rows = blocks, blocks[:, None]
+        lengths = tl.load(kv_lens + seqs * lens_step, mask=is_task, other=0).to(tl.int64)
+        places, ends = lengths[:, None] - 1, lengths
+    else:
+        seqs, block_starts = _owners(blocks, q_starts, num_seqs, search, QUERIES)
+        lengths = tl.load(kv_lens + seqs * lens_step, mask=is_task, other=0).to(tl.int64)
+        starts = tl.load(q_starts + seqs)
+        q_lengths = tl.load(q_starts + seqs + 1) - starts
+        tokens = block_starts[:, None] + (rows // GROUP)[None, :]
+        is_row &= tokens < q_lengths[:, None]
+        q_rows, places = starts[:, None] + tokens, (lengths - q_lengths)[:, None] + tokens
+        ends = tl.max(tl.where(is_row, places + 1, 0), 1)
+    is_out = is_row[:, :, None] & is_dim[None, None, :]
+    q_at = q_rows * q_row + q_heads * q_head
     queries = widen(tl.load(q + q_at[:, :, None] + (dims * q_dim)[None, None, :], mask=is_out, other=0.0))
 
-    lengths = tl.load(kv_lens + seqs * lens_step, mask=is_task, other=0).to(tl.int64)
-    first, last = lengths * splits // num_splits, lengths * (splits + 1) // num_splits
+    if window is None:
+        first, last = ends * splits // num_splits, ends * (splits + 1) // num_splits
+    else:
+        oldest = tl.minimum(tl.maximum(tl.min(places, 1) + 1 - window, 0), ends)
+        first = oldest + (ends - oldest) * splits // num_splits
+        last = oldest + (ends - oldest) * (splits + 1) // num_splits
     tables = (block_table + seqs * table_seq)[:, None]
     k_dims = _in_head(dims, k_slow_dim, k_dim, K_DIM_CUT, K_UNIT)
     v_dims = _in_head(dims, v_slow_dim, v_dim, V_DIM_CUT, V_UNIT)
     k_heads = along(heads, k_slow_head, k_head, K_HEAD_CUT)
     v_heads = along(heads, v_slow_head, v_head, V_HEAD_CUT)
-    top = tl.full([TASKS, GROUP], float("-inf"), tl.float32)
-    total = tl.full([TASKS, GROUP], 0.0, tl.float32)
-    mixed = tl.full([TASKS, GROUP, DIMS], 0.0, tl.float32)
+    top = tl.full([TASKS, QUERIES * GROUP], float("-inf"), tl.float32)
+    total = tl.full([TASKS, QUERIES * GROUP], 0.0, tl.float32)
+    mixed = tl.full([TASKS, QUERIES * GROUP, DIMS], 0.0, tl.float32)
+    if sinks is not None:  # a key that the first split has already seen
+        has_sink = is_row & (splits == 0)[:, None]
+        top = tl.load(sinks + q_heads * sinks_step, mask=has_sink, other=float("-inf"))
+        total = tl.where(has_sink, 1.0, total)
+    if slopes is not None:
+        slants = tl.load(slopes + q_heads * slopes_step, mask=is_row, other=0.0)[:, :, None]
     longest, done = tl.max(last - first, 0), 0
     while done < longest:  # not `for`: with numpy 2.4 the interpreter of Triton 3.6 takes no range of numbers it loaded
         keys = (first + done)[:, None] + tl.arange(0, KEYS)[None, :]
@@ -82,9 +139,18 @@ def _decode(
         k = tl.load(k_cache + k_keys[:, :, None] + k_dims[None, None, :], mask=is_read, other=0.0)
         v = tl.load(v_cache + v_keys[:, :, None] + v_dims[None, None, :], mask=is_read, other=0.0)
         scores = tl.sum(queries[:, :, None, :] * widen(k)[:, None, :, :], 3) * sm_scale
-        scores = tl.where(is_key[:, None, :], scores, float("-inf"))
+        is_seen = is_key[:, None, :]
+        if soft_cap is not None:
+            scores = _bent(scores, soft_cap, bend)
+        if slopes is not None:
+            scores += slants * (keys[:, None, :] - places[:, :, None]).to(tl.float32)
+        if q_starts is not None:
+            is_seen &= keys[:, None, :] <= places[:, :, None]
+            if window is not None:
+                is_seen &= keys[:, None, :] > places[:, :, None] - window
+        scores = tl.where(is_seen, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 2))
-        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a task that is done, or has no key
+        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a task that is done, or a row without keys
         fade, p = tl.exp(top - reference), tl.exp(scores - reference[:, :, None])
         total = total * fade + tl.sum(p, 2)
         mixed = mixed * fade[:, :, None] + tl.sum(p[:, :, :, None] * widen(v)[:, None, :, :], 2)
@@ -92,9 +158,9 @@ def _decode(
         done += KEYS
 
     denominator = tl.where(total == 0.0, 1.0, total)  # no keys: out 0, lse -inf
-    out = tl.div_rn(mixed, tl.broadcast_to(denominator[:, :, None], [TASKS, GROUP, DIMS]))
-    out_at = (splits * out_split + seqs * out_seq)[:, None] + q_heads * out_head
-    lse_at = (splits * lse_split + seqs * lse_seq)[:, None] + q_heads * lse_head
+    out = tl.div_rn(mixed, tl.broadcast_to(denominator[:, :, None], [TASKS, QUERIES * GROUP, DIMS]))
+    out_at = (splits * out_split)[:, None] + q_rows * out_row + q_heads * out_head
+    lse_at = (splits * lse_split)[:, None] + q_rows * lse_row + q_heads * lse_head
     out = narrow(out, outs.dtype.element_ty)
     tl.store(outs + out_at[:, :, None] + (dims * out_dim)[None, None, :], out, mask=is_out)
     tl.store(lses + lse_at, top + tl.log(denominator), mask=is_row)
@@ -123,29 +189,48 @@ def paged_decode(
     kv_lens: torch.Tensor,
     sm_scale: float,
     num_splits: int,
+    *,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    alibi_slopes: torch.Tensor | None = None,
+    q_lens: torch.Tensor | None = None,
     into: Results = (None, None),
     workspace: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out in q's dtype and lse, [num_seqs, num_q_heads, head_dim] and [num_seqs, num_q_heads].
+    """out in q's dtype and lse, [num_q_rows, num_q_heads, head_dim] and [num_q_rows, num_q_heads].
 
     into, workspace   where they, and partial results, are written, if it is given
     """
-    num_seqs, num_q_heads, head_dim = q.shape
-    num_kv_heads = k.num_heads
+    num_rows, num_q_heads, head_dim = q.shape
+    num_seqs, num_kv_heads = len(kv_lens), k.num_heads
     group = num_q_heads // num_kv_heads
     if num_splits == 1:
         outs = (torch.empty_like(q, memory_format=torch.contiguous_format) if into[0] is None else into[0])[None]
-        lses = (q.new_empty(num_seqs, num_q_heads, dtype=torch.float32) if into[1] is None else into[1])[None]
+        lses = (q.new_empty(num_rows, num_q_heads, dtype=torch.float32) if into[1] is None else into[1])[None]
     else:
         outs, lses = _partials(q, num_splits, workspace)
-    num_tasks = num_splits * num_seqs * num_kv_heads
-    tasks_block = min(MOST_TASKS, triton.next_power_of_2(max(1, num_tasks)))
     group_block, dims_block = triton.next_power_of_2(group), max(32, triton.next_power_of_2(head_dim))
+    queries, num_blocks, q_starts = 1, num_seqs, None
+    if q_lens is not None:
+        queries = max(1, MOST_ROWS // group_block)
+        num_blocks = num_rows // queries + num_seqs
+        q_starts = torch.nn.functional.pad(q_lens.cumsum(0), (1, 0))
+    num_tasks = num_splits * num_blocks * num_kv_heads
+    tasks_block = min(MOST_TASKS, triton.next_power_of_2(max(1, num_tasks)))
     launch.launch(
         _decode,
         (triton.cdiv(num_tasks, tasks_block),),
         *strided(q, k.tensor, v.tensor, block_table, kv_lens, outs, lses),
+        *_optional(sinks),
+        *_optional(alibi_slopes),
+        window,
+        soft_cap,
+        None if soft_cap is None else -2.0 / soft_cap,
+        q_starts,
+        triton.next_power_of_2(num_seqs) // 2,
         num_tasks,
+        num_blocks,
         num_seqs,
         num_kv_heads,
         group,
@@ -158,9 +243,15 @@ def paged_decode(
         K_UNIT=unit(k.tensor),
         V_UNIT=unit(v.tensor),
         TASKS=tasks_block,
+        QUERIES=queries,
         GROUP=group_block,
         KEYS=TILE,
         DIMS=dims_block,
-        num_warps=4 if group_block * dims_block <= 512 else 8,
+        num_warps=4 if queries * group_block * dims_block <= 512 else 8,
     )
     return (outs[0], lses[0]) if num_splits == 1 else merge_states(outs, lses, q.dtype, into)
+
+
+def _optional(tensor: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:
+    """A tensor of one axis and its stride, as `_decode` takes them."""
+    return (None, 0) if tensor is None else (tensor, tensor.stride(0))

@@ -24,8 +24,9 @@ from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.pinned import pinned
 from kvconform.specs.row import Sizes
-from kvconform.specs.strategies import POOL, SIZE_OF, Cell, pinned
+from kvconform.specs.strategies import POOL, SIZE_OF, Cell
 
 PAGES = 5
 """Pages of the caches in which sizes are compared."""

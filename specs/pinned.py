@@ -1,0 +1,207 @@
+"""Pinned cases: what a law tries in every cell before anything is drawn, since chance would not bring it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from kvconform.specs import data
+from kvconform.specs.case import DEFAULTS, Case
+from kvconform.specs.dtypes import width
+from kvconform.specs.features import FEATURES, covering
+from kvconform.specs.offers import holds
+from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens
+
+
+def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
+    """One Case of a fused operation in which K and V each hold every bit pattern of an 8- or 16-bit type."""
+    bits = width(cell.dtype)
+    if bits > 16:
+        return ()
+    heads, dim = cell.allowed("num_kv_heads")[-1], cell.allowed("head_dim")[-1]
+    least = -(-(2**bits) // (heads * dim))
+    tokens = next((n for n in range(least, 2 * least + 1) if cell.takes(num_tokens=(n,))), 0)
+    case = Case(
+        op=cell.op,
+        layout=cell.layout,
+        dtype=cell.dtype,
+        family="patterns",
+        num_tokens=tokens,
+        num_kv_heads=heads,
+        head_dim=dim,
+    )
+    return (case,) if tokens else ()
+
+
+HIGH_PAGES = (1 << 15, 1 << 16)
+"""Page numbers that a signed and an unsigned 16-bit integer cannot hold."""
+
+LARGEST = 1 << 23
+"""Bytes of the largest cache that is allocated to have pages of such numbers."""
+
+
+def _every_bit(cell: Cell) -> str:
+    """The family whose values use every bit that the operation's verdict allows for."""
+    return data.FINE if OPERATIONS[cell.op].rounds else "bits"
+
+
+def pinned(cell: Cell, **values: Any) -> Case:
+    """A Case of some values, and of the simplest one that is offered along any axis whose default is not."""
+    free = [axis for axis in cell.axes if axis in POOL and axis not in values]
+    silent = DEFAULTS | {name: row.off for name, row in FEATURES.items()}
+    needed = {axis: cell.allowed(axis)[0] for axis in free if not cell.takes(**{axis: (silent[axis],)})}
+    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, **(needed | values))
+
+
+def _sizes(cell: Cell, which: int) -> dict[str, Any]:
+    """Of each size of the layout the first that is offered, or the last."""
+    return {axis: cell.allowed(axis)[which] for axis in SIZE_OF if axis in cell.axes}
+
+
+def high_pages(cell: Cell) -> tuple[Case, ...]:
+    """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
+    least = _sizes(cell, 0)
+    sizes = {**{axis: least.get(name, 1) for name, axis in SIZE_OF.items()}, **cell.row.fixed}
+    found = []
+    lens = (2 * least["page_size"] + 1, 1)
+    if cell.row.contiguous or not cell.takes(kv_lens=lens):
+        return ()
+    shape = {**least, "kv_lens": lens, "page_ids": "high", "family": _every_bit(cell), "capacity": 3 * cell.static}
+    if "dead" in cell.axes and cell.takes(dead=("finite",)):
+        shape["dead"] = "finite"  # whatever else is read shows, and is told from zeros
+    for number in HIGH_PAGES:
+        num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
+        if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
+            found.append(pinned(cell, spare_pages=number, **shape))
+    return tuple(found)
+
+
+SHOWN = {"window": (3,), "soft_cap": (2.0,), "sinks": ("drawn",), "alibi_slopes": ("drawn",), "q_lens": (3, 2)}
+"""Of each feature the value of the covering schedule; of query tokens that of a compiled shape as well."""
+
+
+_SHOWING = ("plain", "sharp", "huge", "sharp")
+"""Contents of its cases in turn: scores of about 1, of a few units, far above a cap."""
+
+
+def schedule(cell: Cell) -> tuple[Case, ...]:
+    """Cases in which any two features that are offered meet, and each with several splits and with one.
+
+    Sequences are longer than the window, and scores such that every feature shows in some of them.
+    """
+    pools = {}
+    for axis in (*FEATURES, "num_splits"):
+        offered = cell.allowed(axis)
+        pools[axis] = (offered[0], *[v for v in SHOWN.get(axis, offered[1:]) if v in offered and v != offered[0]][:1])
+    if all(len(some) == 1 for some in pools.values()):
+        return ()
+    shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": cell.allowed("page_size")[-1]}]
+    shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
+    if cell.static:
+        pools["num_splits"] = (shape["num_splits"],)
+    size = shape["page_size"]
+    room = shape["capacity"] * size if cell.static else size if cell.row.contiguous else 0
+    lengths = (room or 2 * size + 3, 5, 7)
+    wish = [n for n in lengths if (not room or n <= room) and cell.takes(kv_lens=(n,))]
+    if not wish:
+        return ()
+    shape["kv_lens"] = tuple((wish * 3)[: shapes[-1].get("num_seqs", 2)])
+    narrower = [w for w in cell.allowed("window") if 0 < w < max(shape["kv_lens"])]
+    if len(pools["window"]) > 1 and narrower:
+        pools["window"] = (pools["window"][0], narrower[0])
+    made = []
+    for seed, row in enumerate(covering(pools)):
+        values = {axis: value for axis, value in row.items() if axis != "q_lens"}
+        values |= query_tokens(cell, shape["kv_lens"], row["q_lens"])
+        made.append(pinned(cell, **(shape | values | {"family": _SHOWING[seed % len(_SHOWING)], "seed": seed})))
+    return tuple(made)
+
+
+def evicted(cell: Cell) -> tuple[Case, ...]:
+    """One Case of attention in which the worst that dead slots may hold lies where a window keeps everybody from."""
+    of_window = [
+        case for case in schedule(cell) if case.window and max(case.kv_lens) > case.window + max(case.q_lens, default=1)
+    ]
+    worst = [contents for contents in ("nan", "inf", "finite") if cell.takes(dead=(contents,))]
+    if not of_window or not worst or "evicted" not in cell.allowed("poison"):
+        return ()
+    return (replace(of_window[0], poison="evicted", dead=worst[0]),)
+
+
+def equal_scores(cell: Cell) -> tuple[Case, ...]:
+    """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
+    shapes = cell.geometries() if cell.static else [_sizes(cell, 0) | {"page_size": cell.allowed("page_size")[-1]}]
+    unsplit = [shape for shape in shapes if shape.get("num_splits", 1) == 1]
+    if not unsplit or not cell.takes(num_splits=(1,)):
+        return ()
+    shape = unsplit[-1]
+    fits = [n for n in range(1, (shape.get("capacity", 0) or 1) * shape["page_size"] + 1) if cell.takes(kv_lens=(n,))]
+    if not fits:
+        return ()
+    lens = (fits[0], *[fits[-1]] * (shape.get("num_seqs", 2) - 1))
+    axes = {axis: value for axis, value in shape.items() if axis in OPERATIONS[cell.op].case_axes}
+    return (pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
+
+
+def sparse_pool(cell: Cell) -> tuple[Case, ...]:
+    """One Case whose cache has more elements than 31 bits count, where that is offered."""
+    specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
+    offered = [dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)]
+    narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
+    sizes = _sizes(cell, -1)
+    lens = (2 * sizes["page_size"] + 1, 1)
+    if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
+        return ()
+    return (pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
+
+
+LONG = 8192 + 3
+"""Tokens of a long context: no whole number of pages, tiles or splits."""
+
+_LONG_FAMILIES = ("read_out", "needle", "zero_sum")
+
+
+def long_contexts(cell: Cell) -> tuple[Case, ...]:
+    """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
+    compiled, or are too long for the offer."""
+    lens = (LONG, 5)
+    sizes = _sizes(cell, 0) | {"page_size": LONG if cell.row.contiguous else cell.allowed("page_size")[-1]}
+    if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
+        return ()
+    sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])
+    return tuple(pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
+
+
+BENCH_LENGTHS = (512, 1, 130, 64)
+"""kv_lens that benchmarks use where shapes are free: long, shortest, ragged, whole pages."""
+
+
+def bench_case(cell: Cell) -> Case:
+    """The one Case of a cell that is timed: its largest static geometry, or a modest serving batch.
+
+    Raises OfferError where the offer leaves nothing to draw.
+    """
+    seen = OPERATIONS[cell.op].case_axes
+    wish: dict[str, Any] = {
+        "page_size": 16,
+        "num_kv_heads": 2,
+        "group": 4,
+        "head_dim": 64,
+        "num_subspaces": 32,
+        "num_splits": 2,
+    }
+    wish |= {"num_parts": 8, "num_seqs": 4, "num_tokens": 256, "spare_pages": 1}
+    if cell.row.contiguous:
+        wish |= {"page_size": max(BENCH_LENGTHS), "spare_pages": 0}
+    if cell.static:
+        wish |= cell.geometries()[-1]
+    for axis, value in wish.items():
+        if axis in POOL and not (all_hold(cell.predicates(axis), value) and cell.admits(axis, value)):
+            wish[axis] = cell.allowed(axis)[-1]
+    if "kv_lens" in seen:
+        longest = wish.get("capacity", 0) * wish["page_size"]
+        wish["kv_lens"] = (longest,) * wish["num_seqs"] if cell.static else BENCH_LENGTHS
+    scale = cell.allowed("sm_scale")[0] if "sm_scale" in seen else None
+    values = {axis: value for axis, value in wish.items() if axis in seen} | ({"sm_scale": scale} if scale else {})
+    return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, seed=1, **values)
