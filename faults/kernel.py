@@ -128,7 +128,11 @@ def attend(
         for seq in range(len(lens)):
             k, v = (rows.astype(np.float64) for rows in paged.sequence(x, given["cache"], seq, reading))
             rows = q[starts[seq] : starts[seq] + q_lens[seq]]
-            results.append(_of_sequence(_sequence(case, seq, rows, k, v, given, conventions), steps))
+            one = _sequence(case, seq, rows, k, v, given, conventions)
+            out, lse = _of_sequence(one, steps)
+            if one.sinks is not None and not conventions["sinks_in_lse"]:
+                lse = _of_sequence(replace(one, sinks=None), steps)[1]
+            results.append((out, lse))
     if not results:
         return np.zeros(q.shape), np.zeros(q.shape[:2])
     out, lse = (np.concatenate(some) for some in zip(*results, strict=True))

@@ -43,6 +43,7 @@ class Booked:
     findings         the expectations whose witness belongs to this cell and still violates: reason, link, when, said
                      (the violation's message), witness, replay
     looks_like       the one mistake that explains every violating case
+    meant            what to declare where that is no mistake
     suspect          the one key whose omission, repetition or intrusion explains the counterexample
     diagnosis        what is used instead of the claimed layout, told from probes
     replay           the line that shows the violation again
@@ -71,6 +72,7 @@ class Booked:
     witness_conforms: bool = False
     findings: list[dict[str, Any]] = field(default_factory=list)
     looks_like: str | None = None
+    meant: str = ""
     suspect: str | None = None
     diagnosis: str | None = None
     replay: str | None = None
@@ -95,7 +97,8 @@ def paste(cell: Booked) -> str:
         if case.family != SIMPLEST:
             lines.append(f"    contents    {case.family}: {CLAIMS[case.family]}")
     if cell.looks_like:
-        lines.append(f"    looks like  {cell.looks_like}")
+        declare = f"; if that is meant, declare {cell.meant}" if cell.meant else ""
+        lines.append(f"    looks like  {cell.looks_like}{declare}")
     if cell.suspect:
         lines.append(f"    as if       {cell.suspect}")
     if cell.diagnosis:

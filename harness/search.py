@@ -30,6 +30,7 @@ from kvconform.harness.plan import Options, offered, planned
 from kvconform.harness.subject import Subject
 from kvconform.oracles import screen
 from kvconform.oracles.bound import OutsideDomain
+from kvconform.oracles.mistakes import meant_by
 from kvconform.oracles.verdict import Raised, Violation, resolution
 from kvconform.specs.case import Case, without_defaults
 from kvconform.specs.inputs import digest
@@ -371,6 +372,7 @@ class _Trial:
             self._book_violation(self.witness, str(self.failures[self.witness]))
             if self.searcher.options.explains:
                 booked.looks_like = self._name()
+                booked.meant = meant_by(booked.looks_like, self.subject.conventions)
                 booked.suspect = self.failures[self.witness].hint()
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED

@@ -41,12 +41,14 @@ class Mistake:
     ops       operations in which it can be made
     changes   ways of making it; each maps (inputs, right reading) to a wrong reading
     applies   whether an input can show it; where it cannot, what is wrong there is something else
+    meant     the convention, and the choice of it, by which the reading would be right
     """
 
     claim: str
     ops: tuple[str, ...]
     changes: tuple[Change, ...]
     applies: Callable[[PagedInputs], bool] = lambda inputs: True
+    meant: tuple[str, Any] | None = None
 
 
 # --- how the pages are found
@@ -302,6 +304,7 @@ MISTAKES: dict[str, Mistake] = {
             f"lse is given in base {base}",
             ("paged_decode",),
             (_lse_unit(unit),),
+            meant=("lse_base", base),
         )
         for base, unit in NATS.items()
     },
@@ -313,12 +316,14 @@ MISTAKES: dict[str, Mistake] = {
         ("paged_decode",),
         (_moved("window", lambda window: window + 1),),
         applies=_on("window"),
+        meant=("window_counts", "left"),
     ),
     "window_is_one_narrower": Mistake(
         "the window is one key short",
         ("paged_decode",),
         (_moved("window", lambda window: window - 1),),
         applies=lambda inputs: inputs.case.window > 1,
+        meant=("window_counts", "keys"),
     ),
     "window_starts_at_the_newest_key": Mistake(
         "every query token has the window of the newest one",
@@ -334,19 +339,29 @@ MISTAKES: dict[str, Mistake] = {
         ("paged_decode",),
         (lambda inputs, right: replace(right, soft_cap=inputs.case.soft_cap * inputs.sm_scale),),
         applies=_on("soft_cap"),
+        meant=("soft_cap_order", "unscaled"),
     ),
     "soft_cap_bends_scaled_scores": Mistake(
         "soft_cap is applied after sm_scale",
         ("paged_decode",),
         (lambda inputs, right: replace(right, soft_cap=inputs.case.soft_cap),),
         applies=_on("soft_cap"),
+        meant=("soft_cap_order", "scaled"),
     ),
     "sinks_are_ignored": Mistake("no sink is counted", ("paged_decode",), (_with(sinks=None),), applies=_on("sinks")),
     "sinks_are_not_in_lse": Mistake(
-        "the sink weighs in out and not in lse", ("paged_decode",), (_with(lse_sinks=False),), applies=_on("sinks")
+        "the sink weighs in out and not in lse",
+        ("paged_decode",),
+        (_with(lse_sinks=False),),
+        applies=_on("sinks"),
+        meant=("sinks_in_lse", False),
     ),
     "sinks_are_in_lse": Mistake(
-        "the sink weighs in lse as it does in out", ("paged_decode",), (_with(lse_sinks=True),), applies=_on("sinks")
+        "the sink weighs in lse as it does in out",
+        ("paged_decode",),
+        (_with(lse_sinks=True),),
+        applies=_on("sinks"),
+        meant=("sinks_in_lse", True),
     ),
     "sinks_are_counted_in_each_split": Mistake(
         "every split counts the sink again",
@@ -375,6 +390,7 @@ MISTAKES: dict[str, Mistake] = {
             ("paged_decode",),
             (_with(origin=origin),),
             applies=_on("alibi_slopes"),
+            meant=("alibi_from", origin),
         )
         for origin in CONVENTIONS["alibi_from"].choices
     },
@@ -412,6 +428,15 @@ MISTAKES: dict[str, Mistake] = {
     ),
 }
 """Mistakes of the operations on paged caches."""
+
+
+def meant_by(name: str | None, conventions: Mapping[str, Any]) -> str:
+    """What to declare where a mistake is no mistake, such as `CONVENTIONS["lse_base"] = "2"`; nothing where none is."""
+    mistake = MISTAKES.get(name or "")
+    if mistake is None or mistake.meant is None or conventions[mistake.meant[0]] == mistake.meant[1]:
+        return ""
+    name_of, choice = mistake.meant
+    return f'CONVENTIONS["{name_of}"] = {choice!r}'.replace("'", '"')
 
 
 def _readings(op: str, inputs: PagedInputs, right: Any) -> Iterator[tuple[str, Any]]:

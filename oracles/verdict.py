@@ -219,10 +219,22 @@ def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable
             return None
         except Violation:  # a mistake may be measured by calling again
             return False
-        return set(unmet) <= set(expected) and all(
-            name in got and got[name].shape == want.want.shape and not want.unmet(got[name]).any()
-            for name, want in expected.items()
-        )
+        if not set(unmet) <= set(expected):
+            return False
+        said = [_meets(got[name], want) if name in got else False for name, want in expected.items()]
+    return False if False in said else None if None in said else True
+
+
+def _meets(got: Array, want: Exact | Interval) -> bool | None:
+    """Whether an output is what a mistake would have given; None where it reads NaN, and NaN went farther than that."""
+    if got.shape != want.want.shape:
+        return False
+    bad = want.unmet(got)
+    if not bad.any():
+        return True
+    if not isinstance(want, Interval) or not np.isnan(want.want).any():
+        return False
+    return None if np.isnan(got.astype(np.float64))[bad].all() else False
 
 
 def _differing(a: Array, b: Array) -> Array:

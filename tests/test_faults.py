@@ -1,5 +1,6 @@
 """Faults of attention's features: each is seen, the kernel they are made of is right, what is equivalent is proved."""
 
+import ast
 import json
 from collections import Counter
 
@@ -11,9 +12,13 @@ from kvconform.faults.kernel import Steps
 from kvconform.faults.of_features import FEATURE_FAULTS
 from kvconform.harness import power_command
 from kvconform.harness.adapters import find
+from kvconform.harness.booking import CONFORMS, paste
 from kvconform.harness.cli import commands
+from kvconform.harness.faulty import FaultySubject
 from kvconform.harness.laws import all_laws
-from kvconform.harness.power import Tried, made, to_kill, tried
+from kvconform.harness.plan import Options
+from kvconform.harness.power import EFFORT, OP, Tried, made, to_kill, tried
+from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.specs.features import FEATURES
 
@@ -83,3 +88,33 @@ def test_the_command_prints_what_is_seen_and_writes_it(tmp_path):
 def test_a_fault_that_no_law_sees_is_red(monkeypatch):
     monkeypatch.setattr(power_command, "FEATURE_FAULTS", {"nothing": Fault(name="nothing", steps=Steps())})
     assert run("--law", "decode_repeats_bit_for_bit").return_value == 1
+
+
+DECLARED = {
+    "window_is_one_wider": 'CONVENTIONS["window_counts"] = "left"',
+    "soft_cap_bends_unscaled_scores": 'CONVENTIONS["soft_cap_order"] = "unscaled"',
+    "sinks_are_not_in_lse": 'CONVENTIONS["sinks_in_lse"] = False',
+    "distance_is_from_the_first_key": 'CONVENTIONS["alibi_from"] = "first_key"',
+}
+"""Fault -> what to declare if it is none."""
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_fault_that_is_somebody_s_convention_says_what_to_declare(reference, name):
+    faulty = FaultySubject(reference, FEATURE_FAULTS[name])
+    options = Options(EFFORT, ops=(OP,), layouts=LAYOUT, dtypes=("float32",), laws=tuple(BOUND))
+    searcher = Searcher(faulty, options)
+    searcher.begin(1)
+    (cell,) = searcher.run(*BOUND.values())
+    assert cell.meant == DECLARED[name]
+    assert f"looks like  {cell.looks_like}; if that is meant, declare {DECLARED[name]}" in paste(cell)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_is_declared_so_is_right(reference, name):
+    convention, _, choice = DECLARED[name].removeprefix('CONVENTIONS["').partition('"] = ')
+    faulty = FaultySubject(reference, None)
+    faulty.conventions = {**faulty.conventions, convention: ast.literal_eval(choice)}
+    searcher = Searcher(faulty, Options(EFFORT, ops=(OP,), layouts=LAYOUT, laws=tuple(BOUND)))
+    searcher.begin(1)
+    assert {cell.outcome for cell in searcher.run(*BOUND.values())} == {CONFORMS}
