@@ -72,7 +72,7 @@ def by_lse(parts: Partials) -> tuple[Floats, Floats]:
     top = lses.max(0)
     weight = np.exp(lses - np.where(np.isneginf(top), 0.0, top))
     total = weight.sum(0)
-    live = total > 0
+    live = ~(total <= 0)  # NaN stays NaN
     out = (weight[..., None] * outs).sum(0) / np.where(live, total, 1.0)[..., None]
     return out, np.where(live, top + np.log(np.where(live, total, 1.0)), -np.inf)
 
