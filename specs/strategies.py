@@ -552,8 +552,10 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
     shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
     if cell.static:
         pools["num_splits"] = (shape["num_splits"],)
-    room = shape["capacity"] * shape["page_size"] if cell.static else 2 * shape["page_size"] + 3
-    wish = [n for n in (room if not cell.row.contiguous else shape["page_size"], 5, 7) if cell.takes(kv_lens=(n,))]
+    size = shape["page_size"]
+    room = shape["capacity"] * size if cell.static else size if cell.row.contiguous else 0
+    lengths = (room or 2 * size + 3, 5, 7)
+    wish = [n for n in lengths if (not room or n <= room) and cell.takes(kv_lens=(n,))]
     if not wish:
         return ()
     lens = (wish * 3)[: shapes[-1].get("num_seqs", 2)]
