@@ -53,5 +53,5 @@ def _widened(table: jax.Array, num_splits: int) -> jax.Array:
 def paged_decode(
     q: jax.Array, cache: Mapping[str, jax.Array], table: jax.Array, kv_lens: jax.Array, num_splits: int, **told: object
 ) -> jax.Array:
-    asked = {"k_splits": num_splits, "attn_logits_soft_cap": told["soft_cap"]}
+    asked = {"k_splits": num_splits, "attn_logits_soft_cap": told.get("soft_cap")}
     return _kernel(q, cache["k"], cache["v"], _widened(table, num_splits), kv_lens, **asked)

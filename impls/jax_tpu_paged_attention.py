@@ -22,7 +22,7 @@ OFFERS = {
         "num_kv_heads": {1, 2},
         "group": {5, 8},  # multiples of 8 go another way than all others
         "head_dim": {8, 16},
-        "soft_cap": {"min": 0},
+        "soft_cap": {0.0, 2.0},  # each is compiled anew
         "sm_scale": {1.0},  # scores are q . k
         "returns": {"out"},
         "index_dtype": {"int32"},
@@ -51,5 +51,5 @@ def paged_decode(
 ) -> jax.Array:
     width = block_table.shape[1]
     pages = 1 if width % 2 else width // 2  # has no default, and must divide the width
-    asked = {"pages_per_compute_block": pages, "attn_logits_soft_cap": told["soft_cap"]}
+    asked = {"pages_per_compute_block": pages, "attn_logits_soft_cap": told.get("soft_cap")}
     return _kernel(q, cache["k"], cache["v"], kv_lens, block_table, **asked)

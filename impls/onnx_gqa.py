@@ -48,7 +48,7 @@ def paged_decode(q, cache, table, kv_lens, *, layout, sm_scale, sinks=None, alib
         ahead = np.arange(kv_lens.max()) - own[:, None, :, None]
         told["attention_bias"] = (alibi_slopes[:, None, None] * ahead).astype(q.dtype)
     asked = {"num_heads": q.shape[1], "kv_num_heads": cache["k"].shape[1], "scale": sm_scale}
-    asked |= {"softcap": bounds["soft_cap"] or 0.0, "local_window_size": bounds["window"] or -1}
+    asked |= {"softcap": bounds.get("soft_cap") or 0.0, "local_window_size": bounds.get("window") or -1}
     out = session.run(told | past, **asked)
     calls["launches"] += 1
     return out.reshape(*own.shape, *q.shape[1:])[seq, at]

@@ -42,7 +42,7 @@ to_device, to_host, synchronize = handles.to_device, handles.to_host, handles.sy
 
 
 def paged_decode(
-    q: torch.Tensor, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any, **masked: Any
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **masked: Any
 ) -> torch.Tensor:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)

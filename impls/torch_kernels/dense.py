@@ -64,7 +64,10 @@ def seen(ahead: Any, window: int | None) -> Any:
 
 
 def mask(
-    kv_lens: torch.Tensor, shape: tuple[int, int], window: int | None, alibi_slopes: torch.Tensor | None
+    kv_lens: torch.Tensor,
+    shape: tuple[int, int],
+    window: int | None = None,
+    alibi_slopes: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """bool [num_seqs, 1, num_rows, num_slots]; under ALiBi float32 [num_seqs, num_q_heads, num_rows, num_slots].
 

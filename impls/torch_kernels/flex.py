@@ -17,8 +17,8 @@ WHY_NOT = dense.WHY_NOT | {"sinks": "its users rescale what it returns by its ls
 
 
 def block_mask(kv_lens: torch.Tensor, num_rows: int, window: int | None, num_slots: int, **blocks: int) -> BlockMask:
-    """Which slots each row of each sequence sees."""
-    size = None if window is None else torch.tensor(window)
+    """Which slots each row of each sequence sees; a window of all slots is none."""
+    size = torch.tensor(window or num_slots)
 
     def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
         return dense.seen(dense.ahead(kv_lens, b, i, j, num_rows), size)
