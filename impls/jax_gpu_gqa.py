@@ -25,6 +25,7 @@ OFFERS = {
         "dtype": {"float32", "float16", "bfloat16"},
         "page_size": {96},  # an error unless k_splits cuts the cache into whole blocks of block_k >= 16 slots
         "num_splits": {1, 2, 3},
+        "window": {"min": 0},
         **({"head_dim": {16}} if handles.COMPILED else {}),  # Triton: powers of 2, dots from 16
         "index_dtype": {"int32"},
         "static": True,
@@ -47,7 +48,9 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int,
+    window: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    asked = {"kv_seq_len": kv_lens, "sm_scale": sm_scale, "k_splits": num_splits}
+    first = None if window is None else kv_lens - window
+    asked = {"start_idx": first, "kv_seq_len": kv_lens, "sm_scale": sm_scale, "k_splits": num_splits}
     out, (total, top) = _kernel(q, cache["k"], cache["v"], **asked, block_k=16, return_residuals=True)
     return out, top + jnp.log(total)

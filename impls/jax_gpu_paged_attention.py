@@ -25,6 +25,7 @@ OFFERS = {
         "dtype": {"float32", "float16", "bfloat16"},
         **({"page_size": {16}, "head_dim": {16}} if handles.COMPILED else {}),  # Triton: powers of 2, dots from 16
         "num_splits": {1, 2, 3},
+        "soft_cap": {"min": 0},
         "sm_scale": {1.0},  # scores are q . k
         "returns": {"out"},
         "index_dtype": {"int32"},
@@ -50,6 +51,7 @@ def _widened(table: jax.Array, num_splits: int) -> jax.Array:
 
 
 def paged_decode(
-    q: jax.Array, cache: Mapping[str, jax.Array], table: jax.Array, kv_lens: jax.Array, num_splits: int, **fixed: object
+    q: jax.Array, cache: Mapping[str, jax.Array], table: jax.Array, kv_lens: jax.Array, num_splits: int, **told: object
 ) -> jax.Array:
-    return _kernel(q, cache["k"], cache["v"], _widened(table, num_splits), kv_lens, k_splits=num_splits)
+    asked = {"k_splits": num_splits, "attn_logits_soft_cap": told.get("soft_cap")}
+    return _kernel(q, cache["k"], cache["v"], _widened(table, num_splits), kv_lens, **asked)

@@ -22,6 +22,7 @@ OFFERS = {
         "num_kv_heads": {1, 2},
         "group": {5, 8},  # multiples of 8 go another way than all others
         "head_dim": {8, 16},
+        "soft_cap": {0.0, 2.0},  # each is compiled anew
         "sm_scale": {1.0},  # scores are q . k
         "returns": {"out"},
         "index_dtype": {"int32"},
@@ -46,8 +47,9 @@ to_device, to_host, attest = _kernel.to_device, handles.to_host, _kernel.attest
 
 
 def paged_decode(
-    q: jax.Array, cache: Mapping[str, jax.Array], block_table: jax.Array, kv_lens: jax.Array, **fixed: object
+    q: jax.Array, cache: Mapping[str, jax.Array], block_table: jax.Array, kv_lens: jax.Array, **told: object
 ) -> jax.Array:
     width = block_table.shape[1]
     pages = 1 if width % 2 else width // 2  # has no default, and must divide the width
-    return _kernel(q, cache["k"], cache["v"], kv_lens, block_table, pages_per_compute_block=pages)
+    asked = {"pages_per_compute_block": pages, "attn_logits_soft_cap": told.get("soft_cap")}
+    return _kernel(q, cache["k"], cache["v"], kv_lens, block_table, **asked)

@@ -6,34 +6,31 @@ is given the pages of a sequence's table row as its free ones, and deals them ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.nn.attention.experimental._paged_attention import PagedAttention
-from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
-from kvconform.impls import torch_flex_attention as flex
-from kvconform.impls.torch_kernels import dense, handles
+from kvconform.impls import torch_flex_attention as of_flex
+from kvconform.impls.torch_kernels import dense, flex, handles
 
 NAME = "torch_paged_attention"
 BACKEND = "torch"
 REQUIRES = ("torch", "ml_dtypes")
+ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small
 
 OFFERS = {
     "append": {"layout": {"heads_first"}, "skip": 0},  # a token that is passed is written: nothing says "not this one"
-    "paged_decode": {"layout": {"heads_first"}, "dtype": dense.ROUNDED, "static": True},
+    "paged_decode": {"layout": {"heads_first"}, "dtype": dense.ROUNDED, "static": True, **flex.FEATURES},
 }
-WHY_NOT = dense.WHY_NOT | {"layout": "its cache is this one", "strides": "they are one axis", "sparse": "it is copied"}
-CONVENTIONS = flex.CONVENTIONS | {"table_padding": {"valid", "minus_one"}}  # its own tables end in -1
-ARITHMETIC = flex.ARITHMETIC
-IN_PLACE = {"append": "cache"}
+WHY_NOT = flex.WHY_NOT | {"layout": "its cache is this one", "strides": "they are one axis", "sparse": "it is copied"}
+CONVENTIONS = of_flex.CONVENTIONS | {"table_padding": {"valid", "minus_one"}}  # its own tables end in -1
+ARITHMETIC, IN_PLACE = of_flex.ARITHMETIC, {"append": "cache"}
 calls = dense.Calls()
-attest = calls.attest
-to_device, to_host = dense.to_cpu, handles.to_host
+attest, to_device, to_host = calls.attest, dense.to_cpu, handles.to_host
 
 
-def _paged(cache: Mapping[str, torch.Tensor], rows: list[list[int]]) -> tuple[PagedAttention, list[torch.Tensor]]:
+def _paged(cache: Any, rows: list[list[int]]) -> tuple[PagedAttention, list[torch.Tensor]]:
     """Sequences that own these pages, and K and V with page and slot as one axis."""
     pages, page_size = cache["k"].shape[1:3]
     paged = PagedAttention(pages, page_size, len(rows), device="cpu")
@@ -50,11 +47,14 @@ def append(cache: Any, k: torch.Tensor, v: torch.Tensor, slot_mapping: torch.Ten
     return cache
 
 
-def paged_decode(q: torch.Tensor, cache: Any, block_table: Any, kv_lens: Any, *, layout: str, sm_scale: float) -> Any:
-    owned = zip(block_table.tolist(), (-(-kv_lens // (size := cache["k"].shape[2]))).tolist(), strict=True)
+def paged_decode(
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **mods: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    owned = zip(table.tolist(), (-(-kv_lens // (size := cache["k"].shape[2]))).tolist(), strict=True)
     paged, (k, v) = _paged(cache, [row[:pages] for row, pages in owned])
-    logical = create_block_mask(lambda b, h, i, j: j < kv_lens[b], len(q), None, 1, k.shape[2], "cpu", BLOCK_SIZE=size)
-    mask, aux = paged.convert_logical_block_mask(logical), AuxRequest(lse=True)
-    out, said = flex_attention(q[:, :, None], k, v, block_mask=mask, scale=sm_scale, enable_gqa=True, return_aux=aux)
+    rows, own = dense.padded(q, q_lens)
+    at = kv_lens, rows.shape[2]
+    logical = flex.block_mask(*at, mods.pop("window", None), k.shape[2], BLOCK_SIZE=size)
+    mask, changed = paged.convert_logical_block_mask(logical), paged.get_score_mod(flex.score_mod(*at, **mods))
     calls.launches += 1
-    return out[:, :, 0], said.lse[:, :, 0]
+    return flex.attend(rows, own, k, v, score_mod=changed, block_mask=mask, scale=sm_scale)

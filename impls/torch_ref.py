@@ -38,6 +38,11 @@ OFFERS = {
         "layout": views.ATTENDED,
         "dtype": _ROUNDED,
         "num_splits": range(1, 65),
+        "window": {"min": 0},
+        "soft_cap": {"min": 0},
+        "sinks": {"none", "drawn", "dominant"},
+        "alibi_slopes": {"none", "drawn"},
+        "q_lens": {"min": 1},
         "into": {"out", "lse"},
         **_POOL,
         **_ANY,
@@ -224,6 +229,26 @@ def _mean(score: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return mean, (top + total.log()).squeeze(axis)
 
 
+def _queries(q_lens: Tensor | None, kv_lens: Tensor) -> tuple[Tensor, Tensor]:
+    """[num_q_rows] sequence and position of each row of q: the newest tokens of every sequence, oldest first."""
+    seqs = torch.arange(len(kv_lens), device=kv_lens.device)
+    if q_lens is None:
+        return seqs, kv_lens - 1
+    seq = seqs.repeat_interleave(q_lens)
+    newer = q_lens.cumsum(0)[seq] - 1 - torch.arange(len(seq), device=seq.device)
+    return seq, kv_lens[seq] - 1 - newer
+
+
+def _with_sinks(score: Tensor, value: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+    """One more key in each part, of value 0: in the first one a head's sink [head, group], in all others masked.
+
+    score [row, part, key, head, group], value [row, part, key, head, 1, dim]
+    """
+    one = score.new_full((*score.shape[:2], 1, *score.shape[3:]), -torch.inf)
+    one[:, 0, 0] = sinks
+    return torch.cat([score, one], 2), torch.cat([value, torch.zeros_like(value[:, :, :1])], 2)
+
+
 @_kernel
 def paged_decode(
     q: Tensor,
@@ -234,17 +259,31 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    q_lens: Tensor | None = None,
     out: Tensor | None = None,
     lse: Tensor | None = None,
     **told: int | None,
 ) -> tuple[Tensor, Tensor]:
-    pairs = [(view, views.of_side(block_table, i, 2)) for i, (view,) in enumerate(views.sides(cache, layout, **told))]
+    seq, own = _queries(q_lens, kv_lens)  # each row of q has a table of its own, that of its sequence
+    sides = views.sides(cache, layout, **told)
+    pairs = [(view, views.of_side(block_table, side, 2)[seq]) for side, (view,) in enumerate(sides)]
     position = _positions(*pairs[0], num_splits)
-    k, v = (_rows(view, table, position).float().unsqueeze(-2) for view, table in pairs)  # seq part key head 1 dim
-    grouped = q.float().unflatten(1, (k.shape[3], -1))  # seq head group dim
-    score = (grouped[:, None, None] * k).sum(-1) * sm_scale  # seq part key head group
-    dead = position >= kv_lens[:, None, None]
-    score = score.masked_fill_(dead[..., None, None], -torch.inf)
+    k, v = (_rows(view, table, position).float().unsqueeze(-2) for view, table in pairs)  # row part key head 1 dim
+    grouped = (k.shape[3], -1)
+    score = (q.float().unflatten(1, grouped)[:, None, None] * k).sum(-1) * sm_scale  # row part key head group
+    if soft_cap is not None:
+        score = (score / soft_cap).tanh() * soft_cap
+    ahead = (position - own[:, None, None])[..., None, None]  # of the query, row part key 1 1
+    if alibi_slopes is not None:
+        score = score + alibi_slopes.unflatten(0, grouped) * ahead
+    unseen = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
+    score = score.masked_fill_(unseen, -torch.inf)
+    if sinks is not None:
+        score, v = _with_sinks(score, v, sinks.unflatten(0, grouped))
     outs, lses = _mean(score, v, axis=2)
     merged, total = _mean(lses, outs, axis=1)
     return _into(out, merged.flatten(1, 2).to(q.dtype)), _into(lse, total.flatten(1, 2))

@@ -1,12 +1,11 @@
 """torch's CPU flash attention, which scaled_dot_product_attention takes on a CPU, called where it returns its lse.
 
-The mask of live slots is additive, 0 and -inf in the type of q, as scaled_dot_product_attention makes it of a boolean
-one.
+The mask is additive: ALiBi's is float32, any other 0 and -inf in the type of q, as scaled_dot_product_attention makes
+it of a boolean one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from kvconform.impls.torch_kernels import dense, handles
 NAME = "torch_sdpa_flash"
 BACKEND = "torch"
 REQUIRES = ("torch", "ml_dtypes")
+ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small
 
-OFFERS = {"paged_decode": {"layout": dense.LAYOUTS, "dtype": dense.ROUNDED, "strides": dense.STRIDES}}
+OFFERS = {"paged_decode": {"layout": dense.LAYOUTS, "dtype": dense.ROUNDED, "strides": dense.STRIDES, **dense.MASKED}}
 WHY_NOT = dense.WHY_NOT
 CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero", "deterministic": True}
 ARITHMETIC = {
@@ -34,11 +34,14 @@ to_device, to_host = dense.to_cpu, handles.to_host
 
 
 def paged_decode(
-    q: torch.Tensor, cache: Mapping[str, torch.Tensor], block_table: Any, kv_lens: Any, *, layout: str, sm_scale: float
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **masked: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     k, v = dense.keys_and_values(cache, layout)
-    mask = torch.zeros((), dtype=q.dtype).where(dense.live(kv_lens, k.shape[2]), -torch.inf)
+    rows, own = dense.padded(q, q_lens)
+    mask = dense.mask(kv_lens, (rows.shape[2], k.shape[2]), **masked)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros((), dtype=q.dtype).where(mask, -torch.inf)
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, lse = attention(q[:, :, None], k, v, attn_mask=mask, scale=sm_scale)
+    out, lse = attention(rows, k, v, attn_mask=mask, scale=sm_scale)
     calls.launches += 1
-    return out[:, :, 0], lse[:, :, 0]
+    return dense.unpadded(out, own), dense.unpadded(lse, own)

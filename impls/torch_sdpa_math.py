@@ -1,4 +1,4 @@
-"""torch.nn.functional.scaled_dot_product_attention, its math backend, under a boolean mask of the live slots.
+"""torch.nn.functional.scaled_dot_product_attention, its math backend, under a mask: boolean, or ALiBi's float32.
 
 It is composed of torch's own operations (torch 2.13, seen with a TorchDispatchMode): 16-bit operands become float32, q
 and k are multiplied by sqrt(scale) each, an additive mask of 0 and -inf follows, `_safe_softmax` makes zeros of rows
@@ -7,7 +7,6 @@ without a key, and the result is rounded at the end. No lse is returned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from kvconform.impls.torch_kernels import dense, handles
 NAME = "torch_sdpa_math"
 BACKEND = "torch"
 REQUIRES = ("torch", "ml_dtypes")
+ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small
 
 OFFERS = {
     "paged_decode": {
@@ -26,6 +26,7 @@ OFFERS = {
         "dtype": dense.ROUNDED,
         "strides": dense.STRIDES,
         "returns": {"out"},
+        **dense.MASKED,
     }
 }
 WHY_NOT = dense.WHY_NOT | {"lse": "the function returns none"}
@@ -41,11 +42,12 @@ to_device, to_host, synchronize = handles.to_device, handles.to_host, handles.sy
 
 
 def paged_decode(
-    q: torch.Tensor, cache: Mapping[str, torch.Tensor], block_table: Any, kv_lens: Any, *, layout: str, sm_scale: float
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **masked: Any
 ) -> torch.Tensor:
     k, v = dense.keys_and_values(cache, layout)
-    mask = dense.live(kv_lens, k.shape[2])
+    rows, own = dense.padded(q, q_lens)
+    mask = dense.mask(kv_lens, (rows.shape[2], k.shape[2]), **masked)
     with sdpa_kernel(SDPBackend.MATH):
-        out = scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=mask, scale=sm_scale, enable_gqa=True)
+        out = scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=sm_scale, enable_gqa=True)
     calls.launches += 1
-    return out[:, :, 0]
+    return dense.unpadded(out, own)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ assert triton_ref.NAME  # imported first: what these tests call imports triton, 
 
 SUBJECT = Subject(torch_ref, "torch_ref", torch_ref.__file__)
 CASE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(5, 0), page_size=4, head_dim=8, num_splits=2)
+FEATURES = {"window": 3, "soft_cap": 2.0, "sinks": "drawn", "alibi_slopes": "drawn", "q_lens": (2, 1)}
 MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot"}
 
 
@@ -48,10 +50,11 @@ def test_a_matrix_product_would_be_seen():
     assert MATRIX_PRODUCTS & set(recorded.calls)
 
 
-def test_attention_is_two_passes_a_level_and_no_matrix_product():
+@pytest.mark.parametrize("features", [{}, FEATURES], ids=["plain", "with every feature"])
+def test_attention_is_two_passes_a_level_and_no_matrix_product(features):
     """TF32 and bfloat16 products are settings of the process; here nothing heeds them, and no maximum is updated."""
     with Recorded() as recorded:
-        test_decode.test_decode_is_within_the_bound.law.check(SUBJECT, CASE)
+        test_decode.test_decode_is_within_the_bound.law.check(SUBJECT, replace(CASE, **features))
     assert recorded.calls["amax"] == recorded.calls["exp"] == 2, "of the keys of each part, and of the parts"
     assert not MATRIX_PRODUCTS & set(recorded.calls)
 

@@ -25,6 +25,8 @@ WHY_NOT = {
     "index_dtype": "JAX without x64 has no int64",
     "strides": "a jax.Array has no strides",
     "sparse": "to_device copies",
+    "feature": "the kernel has no such argument",
+    "q_lens": "q is one token of each sequence",
 }
 
 _DOT = "tfloat32" if COMPILED else None  # dot without a precision: Triton takes tf32

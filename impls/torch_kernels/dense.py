@@ -1,4 +1,6 @@
-"""Contiguous caches as torch's dense attention takes them: keys [seq, head, slot, dim] and a mask of live slots.
+"""Contiguous caches as torch's dense attention takes them: keys [seq, head, slot, dim] and a mask of what is seen.
+
+Of several query tokens a sequence each has as many rows, the newest last: those before its own are padding.
 
 Some of torch's kernels are asked for on the CPU, whatever else the machine has: `to_cpu` and `Calls` are theirs.
 """
@@ -17,11 +19,15 @@ from kvconform.impls.torch_kernels import handles
 LAYOUTS = {"bshd", "bhsd"}
 ROUNDED = {"float32", "float16", "bfloat16"}
 STRIDES = {"contiguous", "outer", "all"}
+MASKED = {"window": {"min": 0}, "alibi_slopes": {"none", "drawn"}, "q_lens": {"min": 1}}
+"""Features that a mask makes, of booleans or of numbers that are added to scores."""
+
 WHY_NOT = {
     "into": "the function takes no out",
     "operation": "the kernel attends; writing and reading caches is left to its caller",
     "layout": "the kernel takes whole sequences side by side",
     "num_splits": "the kernel has no such argument",
+    "feature": "the kernel has no such argument",
     "sparse": "a contiguous cache has no pool",
 }
 
@@ -32,9 +38,46 @@ def keys_and_values(cache: Mapping[str, torch.Tensor], layout: str) -> tuple[tor
     return k, v
 
 
-def live(kv_lens: torch.Tensor, capacity: int) -> torch.Tensor:
-    """bool [num_seqs, 1, 1, capacity]: slots that hold a token."""
-    return torch.arange(capacity, device=kv_lens.device) < kv_lens[:, None, None, None]
+def padded(q: torch.Tensor, q_lens: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """q as [num_seqs, num_q_heads, num_rows, head_dim], and which rows are no padding: bool [num_seqs, num_rows]."""
+    if q_lens is None:
+        return q[:, :, None], q.new_ones((len(q), 1), dtype=torch.bool)
+    most = int(q_lens.max())
+    own = torch.arange(most, device=q.device) >= most - q_lens[:, None]
+    rows = q.new_zeros((*own.shape, *q.shape[1:]))
+    rows[own] = q
+    return rows.transpose(1, 2), own
+
+
+def unpadded(result: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """[num_seqs, num_q_heads, num_rows, ...] as [num_q_rows, num_q_heads, ...]."""
+    return result.transpose(1, 2)[own]
+
+
+def ahead(kv_lens: torch.Tensor, seq: Any, row: Any, slot: Any, num_rows: int) -> Any:
+    """How far a key stands ahead of a query; the last row of a sequence stands at its last key."""
+    return slot - (kv_lens[seq] - num_rows + row)
+
+
+def seen(ahead: Any, window: int | None) -> Any:
+    """Whether a key that stands so far ahead of a query is seen by it."""
+    return ahead <= 0 if window is None else (ahead <= 0) & (ahead > -window)
+
+
+def mask(
+    kv_lens: torch.Tensor,
+    shape: tuple[int, int],
+    window: int | None = None,
+    alibi_slopes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """bool [num_seqs, 1, num_rows, num_slots]; under ALiBi float32 [num_seqs, num_q_heads, num_rows, num_slots].
+
+    shape   num_rows, num_slots
+    """
+    seq, row, slot = (torch.arange(n, device=kv_lens.device) for n in (len(kv_lens), *shape))
+    distance = ahead(kv_lens, seq[:, None, None, None], row[:, None], slot, shape[0])
+    found: torch.Tensor = seen(distance, window)
+    return found if alibi_slopes is None else (alibi_slopes[:, None, None] * distance).where(found, -torch.inf)
 
 
 def to_cpu(array: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""What the adapter of onnxruntime's own kernel needs beside itself."""
