@@ -21,6 +21,7 @@ WHY_NOT |= {"into": "a session returns arrays of its own"}
 WHY_NOT |= {"layout": "its past is this one", "strides": "its tensors have none", "int64": "seqlens_k is int32"}
 WHY_NOT |= {"bfloat16": "not implemented on the CPU", "sparse": "a contiguous cache has no pool"}
 CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "undefined"}  # seqlens_k = -1 is out of range
+CONVENTIONS |= {"sinks_dtype": "q"}
 ARITHMETIC = {"sum_rounds_p": False, "tile": 2**20}  # one softmax a row, in float32 where the CPU has no half gemm
 
 calls = {"launches": 0, "device": "cpu", "mode": "eager"}
@@ -44,7 +45,7 @@ def paged_decode(q, cache, table, kv_lens, *, layout, sm_scale, sinks=None, alib
     for field in past.values():
         field[new] = np.nan
     told |= {"seqlens_k": kv_lens - 1, "total_sequence_length": kv_lens.max(keepdims=True), "query_seqlens": q_lens}
-    told["head_sink"] = None if sinks is None else sinks.astype(q.dtype)
+    told["head_sink"] = sinks
     if alibi_slopes is not None:
         ahead = np.arange(kv_lens.max()) - own[:, None, :, None]
         told["attention_bias"] = (alibi_slopes[:, None, None] * ahead).astype(q.dtype)

@@ -91,7 +91,7 @@ class DecodeReading(Reading):
             newer=newer,
             window=case.window,
             soft_cap=case.soft_cap * (abs(inputs.sm_scale) if conventions["soft_cap_order"] == "unscaled" else 1.0),
-            sinks=inputs.sinks,
+            sinks=inputs.sinks_in(conventions["sinks_dtype"]),
             slopes=inputs.alibi_slopes,
             origin=conventions["alibi_from"],
             lse_unit=NATS[conventions["lse_base"]],

@@ -86,6 +86,16 @@ CONVENTIONS: dict[str, Convention] = {
             sources={True: "vLLM's FlashAttention (s_aux), FlashAttention 4, JAX splash attention"},
         ),
         Convention(
+            name="sinks_dtype",
+            meaning="dtype in which sinks are given: float32, or that of q",
+            choices=("float32", "q"),
+            default="float32",
+            sources={
+                "float32": "JAX, FlashInfer, llama.cpp",
+                "q": "vLLM's FlashAttention (s_aux), onnxruntime (head_sink)",
+            },
+        ),
+        Convention(
             name="window_counts",
             meaning="what window counts: the keys that a query sees, its own among them, or the keys left of it",
             choices=("keys", "left"),

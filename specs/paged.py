@@ -258,6 +258,10 @@ class PagedInputs:
             "sinks", lambda h, head: np.ldexp((h >> np.uint64(45)).astype(np.float64), -16) - 4 + high
         )
 
+    def sinks_in(self, dtype: str) -> Array | None:
+        """The sinks in float32, or in q's dtype, as the convention `sinks_dtype` says."""
+        return self.sinks.astype(self.q.dtype) if self.sinks is not None and dtype == "q" else self.sinks
+
     @cached_property
     def alibi_slopes(self) -> Array | None:
         """float32 [num_q_heads]: a power of two in (0, 1], lower from head to head, times 8/16 to 15/16."""

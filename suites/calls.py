@@ -47,7 +47,7 @@ def attending(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[s
     case = x.case
     given: dict[str, Any] = {"sm_scale": x.sm_scale, "num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
     given["window"] = case.window - (conventions["window_counts"] == "left") if case.window else None
-    given |= {"sinks": x.sinks, "alibi_slopes": x.alibi_slopes, "q_lens": x.q_lens}
+    given |= {"sinks": x.sinks_in(conventions["sinks_dtype"]), "alibi_slopes": x.alibi_slopes, "q_lens": x.q_lens}
     return {"q": x.q, **gathering(x, cache), **given}
 
 

@@ -108,7 +108,11 @@ def test_decode_turns_with_its_heads(subject, case):
     order = np.roll(np.arange(case.num_kv_heads)[::-1], _chosen(case, "turn", case.num_kv_heads))
     turned = variations.with_heads_in_order(x, order)
     before = attend(subject, case, paged.filled(x, "zero"))
-    of_heads = {"q": turned.q, "sinks": turned.sinks, "alibi_slopes": turned.alibi_slopes}
+    of_heads = {
+        "q": turned.q,
+        "sinks": turned.sinks_in(subject.conventions["sinks_dtype"]),
+        "alibi_slopes": turned.alibi_slopes,
+    }
     after = attend(subject, case, paged.filled(turned, "zero"), **of_heads)
     at = variations.q_heads(x, order)
     require_attention(after, {name: before[name][:, at] for name in before}, f"with kv heads in the order {order}")
