@@ -22,7 +22,7 @@ def markdown(laws: Mapping[str, Law]) -> str:
         "Layouts have a page of their own, [layouts.md](layouts.md).\n",
         page_table("Operations", ("operation", "arguments", "returns", "dtypes", "claim"), _operations()),
         page_table("Laws", ("operation", "law", "claim"), _laws(laws)),
-        page_table("Conventions", ("name", "meaning", "choices", "default"), _conventions()),
+        page_table("Conventions", ("name", "meaning", "choices", "default", "who has it"), _conventions()),
         page_table("Mistakes", ("name", "what such a kernel does", "operations"), _mistakes()),
         page_table("Contents of a case", ("family", "what it holds, and what for"), _families()),
         page_table("Axes of a case", ("axis", "drawn from, simplest first"), _axes()),
@@ -55,7 +55,9 @@ def _laws(laws: Mapping[str, Law]) -> Iterable[tuple[str, ...]]:
 def _conventions() -> Iterable[tuple[str, ...]]:
     for row in CONVENTIONS.values():
         default = sorted(row.default) if row.several else [row.default]
-        yield f"`{row.name}`", row.meaning, "a set out of " * row.several + _all(row.choices), _all(default)
+        sources = "; ".join(f"{choice!r}: {systems}" for choice, systems in row.sources.items())
+        choices = "a set out of " * row.several + _all(row.choices)
+        yield f"`{row.name}`", row.meaning, choices, _all(default), sources
 
 
 def _all(values: Iterable[Any]) -> str:
