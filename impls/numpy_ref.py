@@ -9,9 +9,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from kvconform.impls.numpy_kernels.attention import TILE, bias_of
-from kvconform.impls.numpy_kernels.attention import merge as _merge
-from kvconform.impls.numpy_kernels.attention import online_softmax as _online_softmax
 from kvconform.impls.numpy_kernels.parts import Told
 from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
 
@@ -61,6 +58,7 @@ WHY_NOT = {
     "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory"
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
+TILE = 16  # keys between two updates of the running maximum
 ARITHMETIC = {"tile": TILE, "merge_levels": 1, "renormalises": True}
 IN_PLACE = {}
 
@@ -133,6 +131,63 @@ def gather(cache, block_table, kv_lens, *, layout, k=None, v=None, **told):
     return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2), (k, v)))
 
 
+def _bias_of(num_rows, num_keys, window, slopes):
+    """What is added to scores, float32 [heads or 1, rows * group or rows, keys]: ALiBi, and -inf where masked.
+
+    The last of the rows stands at the last key. slopes [heads, group], or None; None where nothing is added at all.
+    """
+    if window is None and slopes is None and num_rows == 1:
+        return None
+    distance = np.arange(num_keys) - (num_keys - num_rows + np.arange(num_rows)[:, None])
+    seen = distance <= 0 if window is None else (distance <= 0) & (distance > -window)
+    if slopes is None:
+        return np.where(seen, np.float32(0), np.float32(-np.inf))[None, :, None]
+    slant = slopes[:, None, :, None] * distance[None, :, None].astype(np.float32)
+    return np.where(seen[None, :, None], slant, np.float32(-np.inf))
+
+
+def _online_softmax(q, k, v, sm_scale, soft_cap=None, bias=None, sinks=None):
+    """q [heads, queries, dim], k and v [keys, heads, dim], all float32: out, lse.
+
+    bias [heads, queries, keys], sinks [heads, queries].
+    """
+    top = np.full(q.shape[:2], -np.inf, np.float32)
+    total = np.zeros(q.shape[:2], np.float32)
+    if sinks is not None:
+        top, total = np.array(sinks, np.float32), np.ones(q.shape[:2], np.float32)
+    out = np.zeros((*q.shape[:2], v.shape[-1]), np.float32)
+    for start in range(0, len(k), TILE):
+        tile = slice(start, start + TILE)
+        score, values = np.einsum("hgd,nhd->hgn", q, k[tile]) * np.float32(sm_scale), v[tile]
+        if soft_cap is not None:
+            score = np.float32(soft_cap) * np.tanh(score / np.float32(soft_cap))
+        if bias is not None:
+            masked = np.isneginf(bias[..., tile])
+            score = np.where(masked, bias[..., tile], score + bias[..., tile])  # a masked key may hold anything
+            values = np.where(masked.all((0, 1))[:, None, None], np.float32(0), values)
+        new_top = np.maximum(top, score.max(-1))
+        reference = np.where(np.isneginf(new_top), np.float32(0), new_top)
+        keep = np.exp(top - reference)
+        p = np.exp(score - reference[..., None])
+        total = total * keep + p.sum(-1)
+        out = out * keep[..., None] + np.einsum("hgn,nhd->hgd", p, values)
+        top = new_top
+    live = total > 0
+    safe = np.where(live, total, np.float32(1))
+    return out / safe[..., None], np.where(live, top + np.log(safe), np.float32(-np.inf))
+
+
+def _merge(outs, lses):
+    """float32 partials, [num_parts, ..., dim] and [num_parts, ...], weighted by exp(lse)."""
+    top = lses.max(0)
+    weight = np.exp(lses - np.where(np.isneginf(top), np.float32(0), top))
+    total = weight.sum(0)
+    safe = np.where(total > 0, total, np.float32(1))
+    outs = np.where(weight[..., None] > 0, outs, np.float32(0))
+    out = (weight[..., None] * outs).sum(0) / safe[..., None]
+    return out, np.where(total > 0, top + np.log(safe), np.float32(-np.inf))
+
+
 def _workspace_bytes(q, cache, block_table, kv_lens, *, num_splits=1, **options):
     """The partial results of one sequence, of which all query rows may be: out and lse of each split."""
     rows, num_q_heads, dim = q.shape
@@ -181,7 +236,7 @@ def paged_decode(
         rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
         of_rows = q[rows].astype(np.float32)
         grouped = _by_kv_head(of_rows, num_kv_heads)
-        bias = bias_of(len(of_rows), int(n), window, slopes)
+        bias = _bias_of(len(of_rows), int(n), window, slopes)
         bias = None if bias is None else _queries_together(bias, q.shape[1] // num_kv_heads)
         once = {} if sinks is None else {"sinks": _by_kv_head(np.tile(sinks, (len(of_rows), 1)), num_kv_heads)}
         extra = {} if soft_cap is None else {"soft_cap": soft_cap}

@@ -10,5 +10,5 @@ REQUIRES = ("torch", "triton")
 OFFERS = {"paged_decode": {"layout": {"hnd"}, "dtype": {"float16"}, "static": True}}
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
-_wrong = triton_with(decode, '        scores = tl.where(is_key[:, None, :], scores, float("-inf"))\n', "")
+_wrong = triton_with(decode, '        scores = tl.where(is_seen, scores, float("-inf"))\n', "")
 to_device, to_host, attest, paged_decode = _wrong.to_device, _wrong.to_host, _wrong.attest, _wrong.paged_decode

@@ -6,7 +6,9 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "null_mean"
 BACKEND = "numpy"
-OFFERS = {op: right.OFFERS[op] for op in ("paged_decode", "merge_states")}
+OFFERS = {op: {**right.OFFERS[op]} for op in ("paged_decode", "merge_states")}
+for _offer in OFFERS.values():
+    _offer.pop("into")
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 

@@ -6,7 +6,9 @@ from kvconform.impls import numpy_ref as right
 
 NAME = "null_previous"
 BACKEND = "numpy"
-OFFERS = {op: one | {"dtype": one["dtype"] - {"float16", "float8_e5m2"}} for op, one in right.OFFERS.items()}
+OFFERS = {op: {**one, "dtype": one["dtype"] - {"float16", "float8_e5m2"}} for op, one in right.OFFERS.items()}
+for _offer in OFFERS.values():
+    _offer.pop("into", None)
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 

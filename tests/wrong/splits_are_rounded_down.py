@@ -14,7 +14,7 @@ CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 _wrong = triton_with(
     decode,
-    "first, last = lengths * splits // num_splits, lengths * (splits + 1) // num_splits",
-    "first, last = lengths // num_splits * splits, lengths // num_splits * (splits + 1)",
+    "first, last = ends * splits // num_splits, ends * (splits + 1) // num_splits",
+    "first, last = ends // num_splits * splits, ends // num_splits * (splits + 1)",
 )
 to_device, to_host, attest, paged_decode = _wrong.to_device, _wrong.to_host, _wrong.attest, _wrong.paged_decode
