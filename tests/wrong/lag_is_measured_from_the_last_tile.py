@@ -11,7 +11,8 @@ from kvconform.tests.wrong._reference import reference_with
 NAME = "lag_is_measured_from_the_last_tile"
 BACKEND = "numpy"
 LAG, TILE = 2.0, 1
-LAYOUTS = {"nhd", "hnd", "kv_first_nhd", "kv_first_hnd", "beside_nhd", "page_first_nhd"}
+_NAMES = "nhd hnd kv_first_nhd kv_first_hnd beside_nhd beside_hnd page_first_nhd page_first_hnd split_x heads_first"
+LAYOUTS = {*_NAMES.split(), "tokens_last"}
 OFFERS = {"paged_decode": {"layout": LAYOUTS, "dtype": {"float32", "bfloat16"}, "kv_lens": {"min": 25, "max": 64}}}
 CONVENTIONS = {"dead": {"zero"}, "deterministic": False}
 ARITHMETIC = right.ARITHMETIC | {"tile": 1, "max_lag": LAG, "p_format": "float16"}
