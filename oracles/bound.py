@@ -112,7 +112,7 @@ def attention_bound(
     k_size = np.abs(k) if k_magnitude is None else _masked(np.asarray(k_magnitude, np.float64), live)
     v_size = np.abs(v) if v_magnitude is None else _masked(np.asarray(v_magnitude, np.float64), live)
 
-    _require("an element of v", v_size, profile.v_format or profile.pv_accumulator)
+    require_range("an element of v", v_size, profile.v_format or profile.pv_accumulator)
     score, score_error = _scored(q, k, k_size, sm_scale, profile)
     if soft_cap:
         score, score_error = _capped(score, score_error, soft_cap, profile)
@@ -183,7 +183,7 @@ def operand_underflow(format: str | None, profile: Profile) -> float:
     return underflow(format, profile) if format else flushed("float32", profile)
 
 
-def _require(what: str, magnitude: Floats, format: str | None, share: float = 1.0) -> None:
+def require_range(what: str, magnitude: Floats, format: str | None, share: float = 1.0) -> None:
     """Raise unless `magnitude` stays within that share of the format's range."""
     greatest = float(magnitude.max(initial=0.0))
     if format and greatest > share * FORMATS[format].largest:
@@ -205,10 +205,10 @@ def _scored(q: Floats, k: Floats, k_size: Floats, sm_scale: float, profile: Prof
     scale, upscale = abs(sm_scale), max(1.0, abs(sm_scale))  # the scale may come before the dot or after it
     score = sm_scale * np.matmul(k, q[..., None])[..., 0]
     size = np.matmul(k_size, np.abs(q)[..., None])[..., 0]
-    _require("an element of q", np.abs(q), profile.q_format or profile.qk_accumulator)
-    _require("an element of k", k_size, profile.k_format or profile.qk_accumulator)
+    require_range("an element of q", np.abs(q), profile.q_format or profile.qk_accumulator)
+    require_range("an element of k", k_size, profile.k_format or profile.qk_accumulator)
     for format in (profile.qk_accumulator, profile.score_format, profile.softmax_format):
-        _require("a score", upscale * size, format, share=0.5)
+        require_range("a score", upscale * size, format, share=0.5)
 
     depth = _dot_depth(q, profile)
     relative = (1 + profile.qk_error) * (1 + unit(profile.q_format)) * (1 + unit(profile.k_format)) * (
@@ -435,13 +435,15 @@ def _evaluation_error(keys: _Keys, facts: _Facts, profile: Profile) -> Floats:
     argument = np.abs(keys.score) + keys.score_error + np.abs(keys.bias) + facts.top
     argument = argument + np.log(facts.count) + profile.max_lag + 1
     level = 6 * facts.u * argument + facts.call
-    return (1 + facts.levels) * level + facts.rescales * (profile.exp_error + facts.u)
+    stored = unit(profile.partial_lse_format) * argument + underflow(profile.partial_lse_format, profile)
+    return (1 + facts.levels) * level + facts.levels * stored + facts.rescales * (profile.exp_error + facts.u)
 
 
 def _lse_rounding(facts: _Facts, profile: Profile) -> Floats:
     """U: one lse as a number, rounded at every level; it is common to all keys, and nothing cancels it."""
     argument = facts.top + facts.lse_top + np.log(facts.count) + profile.max_lag + 1
-    return (1 + facts.levels) * (6 * facts.u * argument + facts.call)
+    stored = unit(profile.partial_lse_format) * argument + underflow(profile.partial_lse_format, profile)
+    return (1 + facts.levels) * (6 * facts.u * argument + facts.call) + facts.levels * stored
 
 
 def _sum_error(facts: _Facts, profile: Profile) -> Floats:
@@ -509,8 +511,8 @@ def _lost(keys: _Keys, facts: _Facts, mean: Floats, term_error: Floats, profile:
 def _require_range(keys: _Keys, facts: _Facts, mean_size: Floats, profile: Profile) -> None:
     """Raise where weighted sums or partial results may overflow."""
     sums = np.exp(profile.max_lag) * facts.most * mean_size
-    _require("a sum of weighted values", sums, profile.pv_accumulator, share=0.5)
-    _require("a partial result", mean_size, profile.partial_format)
+    require_range("a sum of weighted values", sums, profile.pv_accumulator, share=0.5)
+    require_range("a partial result", mean_size, profile.partial_format)
 
 
 def _masked(values: Floats, live: Bools) -> Floats:

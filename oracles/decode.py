@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kvconform.oracles import paged, screen
-from kvconform.oracles.bound import Bounded, OutsideDomain, attention_bound
+from kvconform.oracles.bound import Bounded, OutsideDomain, attention_bound, require_range
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Expected, Interval, Locate, by_axes
 from kvconform.specs.case import DEFAULTS, Case
@@ -115,7 +115,8 @@ class DecodeReading(Reading):
         if self.slopes is None:
             return np.zeros((len(own), 1, len(key)))
         origin = {"query": own, "last_key": self.lens[seq] - 1, "first_key": 0}[self.origin]
-        return np.asarray(self.slopes.astype(np.float64)[:, None] * np.atleast_2d(key - origin)[:, None])
+        distance = np.broadcast_to(key - origin, (len(own), len(key)))
+        return np.asarray(self.slopes.astype(np.float64)[:, None] * distance[:, None])
 
     def bias(self, seq: int) -> Array:
         """[rows, num_q_heads or 1, keys] what is added to scores, -inf where a key is masked."""
@@ -134,14 +135,16 @@ def rounding(profile: Profile, dtype: str, **parts: Any) -> Profile:
 def tree(profile: Profile, dtype: str, num_parts: int, depth: int) -> Profile:
     """The profile of `num_parts` results merged by calls, `depth` calls deep; each call stores its result."""
     one_call = profile.merge_levels or 2
-    return rounding(profile, dtype, splits=num_parts, merge_levels=one_call * depth, partial_format=dtype)
+    stored = {"partial_format": dtype, "partial_lse_format": profile.lse_format}
+    return rounding(profile, dtype, splits=num_parts, merge_levels=one_call * depth, **stored)
 
 
 def twice_merged(profile: Profile, dtype: str, num_splits: int, num_parts: int) -> Profile:
     """The profile of decoding `num_parts` parts in `num_splits` splits each, and merging once more."""
     inside = (profile.merge_levels or num_splits) if num_splits > 1 else 0
     levels = inside + (profile.merge_levels or num_parts)
-    return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=levels, partial_format=dtype)
+    stored = {"partial_format": dtype, "partial_lse_format": profile.lse_format}
+    return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=levels, **stored)
 
 
 def attended(
@@ -216,6 +219,7 @@ def expected(
     said = locate(reading)
     want = {"out": Interval(found.out, found.out_error, profile.out_format, said["out"], likely)}
     if reading.join is None or not np.isnan(found.lse_error).any():  # a mistaken join may leave it open
+        require_range("lse", np.abs(np.where(np.isinf(found.lse), 0.0, found.lse)) / unit, profile.lse_format)
         want["lse"] = Interval(found.lse / unit, found.lse_error / unit, profile.lse_format, said["lse"])
     return want
 

@@ -117,7 +117,7 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="alibi_from",
-            meaning="where the distance of ALiBi is counted from; the same softmax, another lse",
+            meaning="where the distance of ALiBi is counted from: another lse; beside a sink another softmax, too",
             choices=("query", "last_key", "first_key"),
             default="query",
             sources={

@@ -41,4 +41,5 @@ def convert(lse: Array, source: Mapping[str, Any], target: Mapping[str, Any], *,
     if not numbers:
         return lse
     factor = NATS[source["lse_base"]] / NATS[target["lse_base"]]
-    return (lse.astype(np.float64) * factor).astype(DTYPES[target["lse_dtype"]])
+    with np.errstate(over="ignore"):  # what is too large for the target is infinite there
+        return (lse.astype(np.float64) * factor).astype(DTYPES[target["lse_dtype"]])

@@ -49,6 +49,7 @@ class Profile:
     splits: int = 1
     merge_levels: int | None = None  # merges that one partial goes through: flat 1, tree log2; None: splits
     partial_format: str | None = None  # partials, and each merge's result, are stored in this format
+    partial_lse_format: str | None = None  # so is their lse, which weighs them
     renormalises: bool = False  # weights are divided by their own sum rather than used as exp(lse_k - lse)
     # hardware and result
     flushes_subnormals: bool = True  # of float32, tfloat32 and bfloat16

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from kvconform.oracles import decode, mistakes, states
+from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Exact, require, require_same
 from kvconform.specs import data, lse
 from kvconform.specs.inputs import inputs
@@ -17,6 +18,8 @@ def _parts(subject, case):
     x = inputs(case)
     unit = lse.NATS[subject.conventions["lse_base"]]
     given = lse.convert(x.lses, lse.OWN, lse.OWN | {n: subject.conventions[n] for n in ("lse_base", "lse_dtype")})
+    if np.isinf(given[np.isfinite(x.lses)]).any():
+        raise OutsideDomain("an lse of this case is more than the declared lse_dtype holds")
     return x.outs, given, given.astype(np.float64) * unit, unit
 
 

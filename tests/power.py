@@ -565,5 +565,6 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "chunks_are_of_a_fixed_size": (SPLITS, BATCH, APPENDED, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "every_head_of_every_row_is_alone": (BATCH, HEADS, LAYOUTS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "writes_where_it_is_told": (BUFFERS, BOUND, DEAD, PAGES, GATHER, MERGE, MERGE_REPEATS),
+    "has_every_other_convention": (BOUND, DEAD, PAGES, REPEATS, PARTS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

@@ -95,6 +95,7 @@ DECLARED = {
     "soft_cap_bends_unscaled_scores": 'CONVENTIONS["soft_cap_order"] = "unscaled"',
     "sinks_are_not_in_lse": 'CONVENTIONS["sinks_in_lse"] = False',
     "distance_is_from_the_first_key": 'CONVENTIONS["alibi_from"] = "first_key"',
+    "distance_is_from_the_newest_key": 'CONVENTIONS["alibi_from"] = "last_key"',
 }
 """Fault -> what to declare if it is none."""
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("__init__.py", "__main__.py", "conftest.py", "pytest.ini", "py.typed")
-ROOMS = ("specs", "oracles", "impls", "suites", "numerics", "claims", "harness")
+ROOMS = ("specs", "oracles", "impls", "suites", "numerics", "claims", "faults", "harness")
 ONE_OP = ("--kv-impl", "numpy_ref", "--kv-op", "append", "--kv-layout", "nhd")  # ends long before its time is up
 
 
