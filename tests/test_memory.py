@@ -204,3 +204,18 @@ def test_law_about_used_memory_judges_who_offers_it_and_nobody_else():
     offering, silent = (Searcher(one, options).run(all_laws()[BUFFERS]) for one in some)
     assert {cell.outcome for cell in offering} == {CONFORMS}
     assert silent == []
+
+
+def test_call_that_leaves_used_memory_has_a_key_for_each_query_token_as_it_may_be_undefined_otherwise():
+    def decode(q, cache, table, kv_lens, *, q_lens=None, **options):
+        if (np.asarray(kv_lens) < (1 if q_lens is None else q_lens)).any():
+            raise ValueError("a query token without keys")
+        return numpy_ref.paged_decode(q, cache, table, kv_lens, q_lens=q_lens, **options)
+
+    offer = {"into": {"out"}, "q_lens": {"min": 1}, "layout": {"nhd"}, "dtype": {"float32"}}
+    conventions = {"empty_rows": "undefined"}
+    adapter = SimpleNamespace(OFFERS={"paged_decode": offer}, CONVENTIONS=conventions, paged_decode=decode)
+    (cell,) = Searcher(Subject(adapter, "some", "some.py"), Options(EFFORT, 0, laws=(BUFFERS,))).run(
+        all_laws()[BUFFERS]
+    )
+    assert cell.outcome == CONFORMS
