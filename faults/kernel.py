@@ -150,6 +150,7 @@ def _sequence(
     seen = (key <= own) & ((key > own - window) if window else True)
     shape = (num_rows, q.shape[1], num_keys)
     origins: dict[str, Any] = {"query": own, "last_key": num_keys - 1, "first_key": 0}
+    origins |= {"first_query": num_keys - num_rows, "query_index": np.arange(num_rows)[:, None, None]}
     origin = origins[conventions["alibi_from"]]
     slant = np.zeros(shape) if slopes is None else slopes.astype(np.float64)[:, None] * (key - origin)
     num_splits = given.get("num_splits", 1)

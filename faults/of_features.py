@@ -368,7 +368,7 @@ ALIBI = (
         "distance_is_from_the_first_key",
         lambda s, m: m * s.keys,
         {"returns": "lse"},
-        claims=lambda c: c["alibi_from"] != "first_key",
+        claims=lambda c: c["alibi_from"] not in ("first_key", "query_index"),
         source="O32b; FlashAttention 2 with causal masking",
     ),
     _slants(
@@ -376,6 +376,20 @@ ALIBI = (
         lambda s, m: m * (s.keys - s.k.shape[1] + 1),
         {"returns": "lse", "q_lens": 2},
         claims=lambda c: c["alibi_from"] != "last_key",
+    ),
+    _slants(
+        "distance_is_from_the_oldest_query_token",
+        lambda s, m: m * (s.keys - s.own[:1]),
+        {"returns": "lse", "q_lens": 2},
+        claims=lambda c: c["alibi_from"] != "first_query",
+        source="vLLM's unified Triton kernel",
+    ),
+    _slants(
+        "distance_is_from_the_index_of_the_query_token",
+        lambda s, m: m * (s.keys - (s.own - s.own[:1])),
+        {"returns": "lse", "q_lens": 2},
+        claims=lambda c: c["alibi_from"] != "query_index",
+        source="FlashInfer",
     ),
     _slants(
         "distance_is_from_one_past_the_query",

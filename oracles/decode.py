@@ -56,7 +56,7 @@ class DecodeReading(Reading):
     window     keys that a row sees at most; 0: all;  one_window: counted from the newest key, for all rows
     soft_cap   what scaled scores are bent to; 0: they are not
     sinks      [num_q_heads] a score each, or None
-    slopes     [num_q_heads], or None;  origin: where distances are counted from: query, last_key, first_key
+    slopes     [num_q_heads], or None;  origin: where distances are counted from (convention alibi_from)
     lse_unit   nats in a unit of lse
     lse_sinks  whether lse counts the sink
     join       how the partial results of splits become one; None: by log-sum-exp
@@ -114,7 +114,9 @@ class DecodeReading(Reading):
         key, own = self._keys(seq)
         if self.slopes is None:
             return np.zeros((len(own), 1, len(key)))
-        origin = {"query": own, "last_key": self.lens[seq] - 1, "first_key": 0}[self.origin]
+        origins = {"query": own, "last_key": self.lens[seq] - 1, "first_key": 0}
+        origins |= {"first_query": own[:1], "query_index": own - own[:1]}
+        origin = origins[self.origin]
         distance = np.broadcast_to(key - origin, (len(own), len(key)))
         return np.asarray(self.slopes.astype(np.float64)[:, None] * distance[:, None])
 

@@ -118,12 +118,14 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             name="alibi_from",
             meaning="where the distance of ALiBi is counted from: another lse; beside a sink another softmax, too",
-            choices=("query", "last_key", "first_key"),
+            choices=("query", "last_key", "first_key", "first_query", "query_index"),
             default="query",
             sources={
-                "query": "FlashInfer",
-                "last_key": "vLLM's paged attention and unified Triton kernel",
+                "query": "llama.cpp, FlashAttention 2 without causal masking",
+                "last_key": "vLLM's paged attention",
                 "first_key": "FlashAttention 2 with causal masking",
+                "first_query": "vLLM's unified Triton kernel: key position - context_len",
+                "query_index": "FlashInfer: kv_idx - qo_idx, which is 0 in decode",
             },
         ),
         Convention(

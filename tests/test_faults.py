@@ -96,6 +96,7 @@ DECLARED = {
     "sinks_are_not_in_lse": 'CONVENTIONS["sinks_in_lse"] = False',
     "distance_is_from_the_first_key": 'CONVENTIONS["alibi_from"] = "first_key"',
     "distance_is_from_the_newest_key": 'CONVENTIONS["alibi_from"] = "last_key"',
+    "distance_is_from_the_oldest_query_token": 'CONVENTIONS["alibi_from"] = "first_query"',
 }
 """Fault -> what to declare if it is none."""
 
@@ -111,9 +112,9 @@ def test_a_fault_that_is_somebody_s_convention_says_what_to_declare(reference, n
     assert f"looks like  {cell.looks_like}; if that is meant, declare {DECLARED[name]}" in paste(cell)
 
 
-@pytest.mark.parametrize("name", DECLARED)
-def test_what_is_declared_so_is_right(reference, name):
-    convention, _, choice = DECLARED[name].removeprefix('CONVENTIONS["').partition('"] = ')
+@pytest.mark.parametrize("declared", [*DECLARED.values(), 'CONVENTIONS["alibi_from"] = "query_index"'])
+def test_what_is_declared_so_is_right(reference, declared):
+    convention, _, choice = declared.removeprefix('CONVENTIONS["').partition('"] = ')
     faulty = FaultySubject(reference, None)
     faulty.conventions = {**faulty.conventions, convention: ast.literal_eval(choice)}
     searcher = Searcher(faulty, Options(EFFORT, ops=(OP,), layouts=LAYOUT, laws=tuple(BOUND)))

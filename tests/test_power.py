@@ -149,7 +149,7 @@ def test_right_adapter_passes_whatever_its_conventions(name):
 
 
 NOT_EACH = ("dead", "table_padding", "empty_rows", "deterministic", "lse_dtype", "alibi_from")
-"""Conventions of which right adapters have some choices; alibi_from's third is tried in tests/test_faults.py."""
+"""Conventions of which right adapters have some choices; others of alibi_from are tried in tests/test_faults.py."""
 
 
 @pytest.mark.parametrize("convention", [name for name in CONVENTIONS if name not in NOT_EACH])
