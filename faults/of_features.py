@@ -258,6 +258,7 @@ SINKS = (
         "sinks_are_rounded_to_bfloat16",
         lambda s, a: _rounded(a),
         {"dtype": "float32"},
+        claims=lambda conventions: conventions["sinks_dtype"] == "float32",
         source="s_aux of vLLM's FlashAttention is bfloat16",
     ),
     _sinks(

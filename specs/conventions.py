@@ -70,7 +70,7 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="lse_of_empty",
-            meaning="lse of a row without keys",
+            meaning="lse of a row without keys; one whose lse counts a sink has the sink",
             choices=("-inf", "inf"),
             default="-inf",
             sources={
@@ -83,16 +83,20 @@ CONVENTIONS: dict[str, Convention] = {
             meaning="whether lse counts the sink",
             choices=(True, False),
             default=True,
-            sources={True: "vLLM's FlashAttention (s_aux), FlashAttention 4, JAX splash attention"},
+            sources={
+                True: "vLLM's FlashAttention (s_aux), FlashAttention 4, FlashInfer, JAX splash attention",
+                False: "FlashMLA",
+            },
         ),
         Convention(
             name="sinks_dtype",
-            meaning="dtype in which sinks are given: float32, or that of q",
-            choices=("float32", "q"),
+            meaning="dtype in which sinks are given: always the same, or that of q",
+            choices=("float32", "q", "bfloat16"),
             default="float32",
             sources={
                 "float32": "JAX, FlashInfer, llama.cpp",
-                "q": "vLLM's FlashAttention (s_aux), onnxruntime (head_sink)",
+                "q": "onnxruntime (head_sink)",
+                "bfloat16": "vLLM's FlashAttention (s_aux)",
             },
         ),
         Convention(
@@ -180,7 +184,7 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="empty_rows",
-            meaning="a sequence without keys: out 0 and lse -inf, or undefined (then never drawn)",
+            meaning="a sequence without keys: out 0 and lse as lse_of_empty says, or undefined (then never drawn)",
             choices=("zero", "undefined"),
             default="zero",
             bars={"empty_parts": ("some", "all")},

@@ -13,6 +13,7 @@ import numpy as np
 from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
+from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.row import SIDES, Part
 
 SPARSE = 1 << 31
@@ -259,8 +260,8 @@ class PagedInputs:
         )
 
     def sinks_in(self, dtype: str) -> Array | None:
-        """The sinks in float32, or in q's dtype, as the convention `sinks_dtype` says."""
-        return self.sinks.astype(self.q.dtype) if self.sinks is not None and dtype == "q" else self.sinks
+        """The sinks in a dtype, or in q's, as the convention `sinks_dtype` says."""
+        return None if self.sinks is None else self.sinks.astype(self.q.dtype if dtype == "q" else DTYPES[dtype])
 
     @cached_property
     def alibi_slopes(self) -> Array | None:

@@ -64,6 +64,15 @@ def test_a_fault_is_left_out_where_there_is_no_room_for_it(reference):
     assert made(not_at_all, reference) == "its conventions make it right"
 
 
+def test_rounding_of_sinks_is_no_fault_where_they_are_given_rounded(reference):
+    fault = FEATURE_FAULTS["sinks_are_rounded_to_bfloat16"]
+    assert made(fault, reference) == ""
+    for choice in ("q", "bfloat16"):
+        other = FaultySubject(reference, None)
+        other.conventions = {**other.conventions, "sinks_dtype": choice}
+        assert made(fault, other) == "its conventions make it right"
+
+
 def test_a_law_that_passes_with_one_seed_has_not_seen_a_fault():
     seen, missed = (Tried("f", "l", "c", 0, cases, 1.0) for cases in (3, 0))
     assert to_kill([seen, seen]) == (3, 1.0)
@@ -100,6 +109,9 @@ DECLARED = {
 }
 """Fault -> what to declare if it is none."""
 
+UNTOLD = ('CONVENTIONS["alibi_from"] = "query_index"', 'CONVENTIONS["sinks_dtype"] = "bfloat16"')
+"""What else may be declared: the one is another choice where there is one query token, the other is what is given."""
+
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_a_fault_that_is_somebody_s_convention_says_what_to_declare(reference, name):
@@ -112,7 +124,7 @@ def test_a_fault_that_is_somebody_s_convention_says_what_to_declare(reference, n
     assert f"looks like  {cell.looks_like}; if that is meant, declare {DECLARED[name]}" in paste(cell)
 
 
-@pytest.mark.parametrize("declared", [*DECLARED.values(), 'CONVENTIONS["alibi_from"] = "query_index"'])
+@pytest.mark.parametrize("declared", [*DECLARED.values(), *UNTOLD])
 def test_what_is_declared_so_is_right(reference, declared):
     convention, _, choice = declared.removeprefix('CONVENTIONS["').partition('"] = ')
     faulty = FaultySubject(reference, None)

@@ -148,8 +148,8 @@ def test_right_adapter_passes_whatever_its_conventions(name):
     assert set(RIGHT[name]) <= {cell.law for cell in cells if cell.examples}
 
 
-NOT_EACH = ("dead", "table_padding", "empty_rows", "deterministic", "lse_dtype", "alibi_from")
-"""Conventions of which right adapters have some choices; others of alibi_from are tried in tests/test_faults.py."""
+NOT_EACH = ("dead", "table_padding", "empty_rows", "deterministic", "lse_dtype", "alibi_from", "sinks_dtype")
+"""Conventions of which right adapters have some choices; others of the last two are tried in tests/test_faults.py."""
 
 
 @pytest.mark.parametrize("convention", [name for name in CONVENTIONS if name not in NOT_EACH])
