@@ -126,7 +126,7 @@ class Subject:
         before = self._launches()
         positional, keywords = [handles[n] for n in row.positional], hidden
         keywords |= {n: handles[n] for n in row.keywords if n in handles}
-        memory, into = self._memory(case, op, results(op, case, arguments), (positional, keywords))
+        memory, into = self._memory(case, op, results(op, case, arguments, self.conventions), (positional, keywords))
         raw = self._run(op, positional, keywords | into)
         if before is not None and has_work(arguments) and self._launches() == before:
             raise Violation(
@@ -142,6 +142,8 @@ class Subject:
             self._guards_unchanged(op, name, one)
             if name != WORKSPACE:
                 self._is_the_result(op, name, one, got[name])
+        if "lse" in got:
+            got["lse"] = lse.convert(got["lse"], self.conventions, lse.OWN, numbers=False)
         return got
 
     def _memory(
@@ -273,7 +275,7 @@ class Subject:
         return array
 
     def _named(self, op: str, case: Case, arguments: Mapping[str, Any], raw: Any) -> dict[str, Any]:
-        """Results by name, with the shapes and dtypes that the operation says."""
+        """Results by name, with the shapes and dtypes that the operation says; lse in the adapter's form."""
         names = [n for n in OPERATIONS[op].returns if self.offers_result(op, n)]
         want = results(op, case, arguments, self.conventions)
         if OPERATIONS[op].returns == ("cache",):
@@ -290,10 +292,7 @@ class Subject:
         named = dict(zip(names, values, strict=True))
         if op == "gather":
             named = self._parts(case.row, named)
-        checked = {n: self._checked(op, n, value, want[n]) for n, value in named.items()}
-        if "lse" in checked:
-            checked["lse"] = lse.convert(checked["lse"], self.conventions, lse.OWN, numbers=False)
-        return checked
+        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()}
 
     def _parts(self, row: Layout, sides: Mapping[str, Any]) -> dict[str, Any]:
         """What gather returned for K and for V, by part."""

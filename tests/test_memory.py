@@ -15,12 +15,13 @@ from kvconform.impls import numpy_ref
 from kvconform.oracles import paged
 from kvconform.oracles.verdict import Raised, Violation
 from kvconform.specs import data
+from kvconform.specs import lse as lse_forms
 from kvconform.specs.case import Case
 from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.strategies import POOL
 from kvconform.suites.calls import attend, gathering
-from kvconform.tests.power import BUFFERS, DEAD
+from kvconform.tests.power import BOUND, BUFFERS, DEAD
 from kvconform.tests.test_power import EFFORT, located
 
 ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0, 5), page_size=2, head_dim=6, num_splits=2)
@@ -219,3 +220,28 @@ def test_call_that_leaves_used_memory_has_a_key_for_each_query_token_as_it_may_b
         all_laws()[BUFFERS]
     )
     assert cell.outcome == CONFORMS
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"lse_axes": "heads, rows"}, {"lse_dtype": "float16"}, {"lse_of_empty": "inf"}, {"lse_base": "2"}],
+    ids=lambda form: next(iter(form)),
+)
+def test_memory_for_lse_has_the_form_that_is_declared(form):
+    form = lse_forms.OWN | form
+
+    def decode(*arguments, out=None, lse=None, **options):
+        found, nats = numpy_ref.paged_decode(*arguments, **options)
+        nats = lse_forms.convert(nats, lse_forms.OWN, form)
+        if out is None:
+            return found, nats
+        assert (lse.shape, lse.dtype) == (nats.shape, nats.dtype)
+        out[...], lse[...] = found, nats
+        return out, lse
+
+    offer = {"into": {"out", "lse"}, "layout": {"nhd"}, "dtype": {"float32"}}
+    adapter = SimpleNamespace(OFFERS={"paged_decode": offer}, CONVENTIONS=form, paged_decode=decode)
+    options = Options(EFFORT, 0, laws=(BOUND, BUFFERS))
+    for law in options.laws:
+        (cell,) = Searcher(Subject(adapter, "some", "some.py"), options).run(all_laws()[law])
+        assert cell.outcome == CONFORMS, cell
