@@ -76,7 +76,7 @@ def test_merging_repeats_bit_for_bit(subject, case):
     outs, given, _, _ = _parts(subject, case)
     first = subject.call(case, "merge_states", outs=outs, lses=given)
     if case.buffers == "used":
-        subject.call(case, "merge_states", outs=-outs, lses=given + np.float32(1))
+        subject.call(case, "merge_states", outs=-outs, lses=given + given.dtype.type(1))
     second = subject.call(case, "merge_states", outs=outs, lses=given)
     for name, locate in decode.LOCATE.items():
         require_same(second[name], first[name], f"{name} of the second call against the first", locate)

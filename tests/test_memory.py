@@ -21,7 +21,7 @@ from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.strategies import POOL
 from kvconform.suites.calls import attend, gathering
-from kvconform.tests.power import BOUND, BUFFERS, DEAD
+from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS
 from kvconform.tests.test_power import EFFORT, located
 
 ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0, 5), page_size=2, head_dim=6, num_splits=2)
@@ -245,3 +245,20 @@ def test_memory_for_lse_has_the_form_that_is_declared(form):
     for law in options.laws:
         (cell,) = Searcher(Subject(adapter, "some", "some.py"), options).run(all_laws()[law])
         assert cell.outcome == CONFORMS, cell
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_merge_is_given_lses_of_the_declared_type(dtype):
+    def merge_states(outs, lses, *, out=None):
+        if lses.dtype.name != dtype:
+            raise TypeError(lses.dtype)
+        merged, lse = numpy_ref.merge_states(outs, lses.astype(np.float32))
+        if out is not None:
+            out[...] = merged
+        return merged if out is None else out, lse.astype(lses.dtype)
+
+    offer, conventions = {"into": {"out"}, "dtype": {"float32"}}, {"lse_dtype": dtype}
+    adapter = SimpleNamespace(OFFERS={"merge_states": offer}, CONVENTIONS=conventions, merge_states=merge_states)
+    options = Options(EFFORT, 0, laws=(MERGE_REPEATS,))
+    (cell,) = Searcher(Subject(adapter, "some", "some.py"), options).run(all_laws()[MERGE_REPEATS])
+    assert cell.outcome == CONFORMS, cell
