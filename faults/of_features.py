@@ -112,7 +112,7 @@ WINDOW = (
         steps=Steps(masked=lambda s: -3.4e38),
         needs=_WINDOW,
         equivalent="a row sees its own key, and e to the difference of any score of it and this one is 0 in float32; a "
-        "row without any key is not drawn where a window is",
+        "row that sees none has none to mask, but where shapes are compiled: there it is seen, and not counted either",
     ),
     Fault(
         name="masked_keys_score_the_least_of_float16",
