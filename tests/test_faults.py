@@ -121,6 +121,7 @@ def test_a_fault_that_is_somebody_s_convention_says_what_to_declare(reference, n
     searcher.begin(1)
     (cell,) = searcher.run(*BOUND.values())
     assert cell.meant == DECLARED[name]
+    assert "raised" not in (cell.diagnosis or "")  # a diagnosis that breaks is a sentence in the cell, and a defect
     assert f"looks like  {cell.looks_like}; if that is meant, declare {DECLARED[name]}" in paste(cell)
 
 

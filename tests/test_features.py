@@ -67,6 +67,12 @@ def test_any_two_offered_features_are_on_together_in_a_pinned_case(reference):
     assert all(any({one, other} <= some for some in on) for one, other in combinations(FEATURES, 2))
 
 
+def test_the_laws_that_rest_on_pinned_cases_of_features_have_them(reference):
+    cell, laws = cell_of(reference), all_laws()
+    assert {*schedule(cell), *evicted(cell)} <= set(laws[BOUND].pinned(cell))
+    assert set(evicted(cell)) == set(laws["decode_ignores_dead_slots"].pinned(cell))
+
+
 def test_every_offered_feature_shows_in_the_cell_of_the_bound(reference):
     options = Options(EFFORTS["quick"], layouts=("nhd",), dtypes=("float32",), laws=(BOUND,))
     searcher = Searcher(reference, options)
