@@ -10,7 +10,7 @@ from kvconform.harness.booking import NOT_OFFERED, Booked
 from kvconform.harness.efforts import Effort
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.strategies import Cell, cells, offers_cell
 from kvconform.suites.law import Law
 
@@ -112,8 +112,16 @@ def _claims(subject: Subject, op: str, cell: Cell) -> Mapping[str, Any]:
 
 
 def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
-    """Whether a second operation of a law is offered for the cell's dtype, and for its layout where both work on it."""
+    """Whether a second operation of a law is offered for the cell's dtype, and for its layout where both work on it.
+
+    What works on results is offered for every dtype of theirs.
+    """
     operation = OPERATIONS[op]
     here = [row for row in operation.layouts if row.name == cell.layout]
     rows = here or operation.layouts
-    return cell.dtype in operation.dtypes and any(offers_cell(subject.offers[op], row, cell.dtype) for row in rows)
+    of_results = operation.holds != OPERATIONS[cell.op].holds and "q_dtype" in cell.axes and cell.dtype not in ROUNDED
+    dtypes = cell.allowed("q_dtype") if of_results else [cell.dtype]
+    return all(
+        dtype in operation.dtypes and any(offers_cell(op, subject.offers[op], row, dtype) for row in rows)
+        for dtype in dtypes
+    )

@@ -114,8 +114,8 @@ class Subject:
         if "lses" in arguments:
             arguments["lses"] = lse.convert(arguments["lses"], lse.OWN, self.conventions, numbers=False)
         hidden = {name: getattr(case, name) for name, axis in row.hidden.items() if axis in case.row.hidden}
-        for name in row.optional:
-            if name not in self.offers[op]:
+        for name, axis in {**{name: name for name in row.optional}, **row.follows}.items():
+            if axis not in self.offers[op]:
                 arguments.pop(name, None)
         lent = ("cache",) if case.pool == "sparse" else ()  # too large to be copied
         placed = {

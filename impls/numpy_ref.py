@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from kvconform.impls.numpy_kernels.parts import Told
-from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
+from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
+from kvconform.impls.numpy_kernels.parts import SIZES, Told
+from kvconform.impls.numpy_kernels.views import VIEWS
 
 NAME = "numpy_ref"
 BACKEND = "numpy"
@@ -29,8 +30,10 @@ OFFERS = {
     "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_ANY},
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "paged_decode": {
-        "layout": set(PLAIN),
-        "dtype": _ROUNDED,
+        "layout": LAYOUTS,
+        "dtype": _ROUNDED | {"float8_e4m3fn", "float8_e5m2", "int8", "float4_e2m1fn", "uint4", "uint2"},
+        "q_dtype": _ROUNDED,
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
         "num_splits": range(1, 65),
         "window": {"min": 0},
         "soft_cap": {"min": 0},
@@ -112,16 +115,10 @@ def copy_pages(cache, page_mapping, *, layout):
     return cache
 
 
-def _sequence(view, pages, length):
-    """One sequence of one part, [length, *token axes], the dim axis whole again."""
-    rows = view[pages].reshape(-1, *view.shape[2:])[:length]
-    return rows.reshape(*rows.shape[:2], rows.shape[2] * rows.shape[3]) if rows.ndim == 4 else rows
-
-
 def gather(cache, block_table, kv_lens, *, layout, k=None, v=None, **told):
     def part(view, table, into):
         pages = [table[seq, : -(-n // view.shape[1])] for seq, n in enumerate(kv_lens)]
-        return np.concatenate([_sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)], out=into)
+        return np.concatenate([sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)], out=into)
 
     def side(views, table, into):
         if isinstance(views, dict):
@@ -188,10 +185,18 @@ def _merge(outs, lses):
     return out, np.where(total > 0, top + np.log(safe), np.float32(-np.inf))
 
 
-def _workspace_bytes(q, cache, block_table, kv_lens, *, num_splits=1, **options):
+def _workspace_bytes(q, cache, block_table, kv_lens, *, layout, num_splits=1, **options):
     """The partial results of one sequence, of which all query rows may be: out and lse of each split."""
-    rows, num_q_heads, dim = q.shape
+    rows, num_q_heads, _ = q.shape
+    told = {name: options[name] for name in SIZES if name in options}
+    dim = _no_tokens(cache, block_table, layout, told)[1].shape[-1]
     return num_splits * rows * num_q_heads * (dim + 1) * np.dtype(np.float32).itemsize
+
+
+def _no_tokens(cache, block_table, layout, told):
+    """K and V of a sequence that has none: their shapes."""
+    tables = _of_sides(block_table, 2)
+    return keys_and_values(_views(_whole(cache), layout, **told), [table[0, :0] for table in tables], 0, layout, (None,) * 2)
 
 
 WORKSPACE = {"paged_decode": _workspace_bytes}
@@ -214,6 +219,8 @@ def paged_decode(
     layout,
     sm_scale,
     num_splits=1,
+    k_scale=None,
+    v_scale=None,
     window=None,
     soft_cap=None,
     sinks=None,
@@ -225,14 +232,15 @@ def paged_decode(
     **told,
 ):
     views, tables = _views(_whole(cache), layout, **told), _of_sides(block_table, 2)
-    page_size, num_kv_heads = views[0].shape[1:3]
-    out = np.empty(q.shape, q.dtype) if out is None else out
+    page_size, (_, no_v) = page_size_of(views), _no_tokens(cache, block_table, layout, told)
+    num_kv_heads, dim = no_v.shape[1:]
+    out = np.empty((*q.shape[:2], dim), q.dtype) if out is None else out
     lse = np.empty(q.shape[:2], np.float32) if lse is None else lse
     q_ends = np.cumsum(np.ones(len(kv_lens), int) if q_lens is None else q_lens)
     slopes = None if alibi_slopes is None else alibi_slopes.reshape(num_kv_heads, -1)
     for seq, n in enumerate(kv_lens):
         pages = [table[seq, : -(-n // page_size)] for table in tables]
-        k, v = (_sequence(view, p, n).astype(np.float32, order="C") for view, p in zip(views, pages, strict=True))
+        k, v = keys_and_values(views, pages, int(n), layout, (k_scale, v_scale))
         rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
         of_rows = q[rows].astype(np.float32)
         grouped = _by_kv_head(of_rows, num_kv_heads)
@@ -241,7 +249,7 @@ def paged_decode(
         once = {} if sinks is None else {"sinks": _by_kv_head(np.tile(sinks, (len(of_rows), 1)), num_kv_heads)}
         extra = {} if soft_cap is None else {"soft_cap": soft_cap}
         ends = [int(n) * i // num_splits for i in range(num_splits + 1)]
-        outs, lses = _partials(workspace, num_splits, *grouped.shape)
+        outs, lses = _partials(workspace, num_splits, *grouped.shape[:2], dim)
         for part, (a, b) in enumerate(pairwise(ends)):
             extra = extra if bias is None else extra | {"bias": bias[..., a:b]}
             outs[part], lses[part] = _online_softmax(

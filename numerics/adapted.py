@@ -29,7 +29,7 @@ def measuring(tally: Tally) -> Check:
         assert isinstance(x, PagedInputs)
         cache = paged.filled(x, case.dead)
         got = subject.call(case, "paged_decode", **attending(x, cache, subject.conventions))
-        profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
+        profile = decode.rounding(subject.profile(case.result_dtype), case.result_dtype, splits=case.num_splits)
         right = DecodeReading.right(x, subject.conventions)
 
         def bounds(profile: Profile) -> dict[str, Interval]:
@@ -45,7 +45,7 @@ def measuring(tally: Tally) -> Check:
             return stages_of(profile, lambda other: float(bounds(other)[result].error.flat[worst]), half_ulp)
 
         ratios = {name: ratio(got[name], one.want, one.error, one.format) for name, one in want.items()}
-        steps = decode.visible_weight(x, want, right)
+        steps = decode.visible_weight(x, cache, want, right)
         tally.saw(str(case), got[RESULTS[0]].size, ratios, True, stages, steps)
 
     return check

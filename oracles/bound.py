@@ -86,6 +86,8 @@ def attention_bound(
     soft_cap: float = 0.0,
     k_magnitude: npt.ArrayLike | None = None,
     v_magnitude: npt.ArrayLike | None = None,
+    k_roundings: int = 0,
+    v_roundings: int = 0,
     keep_terms: bool = False,
 ) -> Bounded:
     """Bound the error of a correct kernel of this profile, for all rows at once.
@@ -98,7 +100,9 @@ def attention_bound(
     soft_cap                   0: none; else s = soft_cap tanh(t / soft_cap), before the bias
     k_magnitude  like k        what the kernel really sums where a zero point is folded after the dot,
     v_magnitude  like v        |scale| (|code| + |zero|); default |k|, |v|
-    keep_terms                 whether `terms` come back too; they are as large as v
+    k_roundings  of an element on its way from the cache, in dequant_format: its scale, the product, its zero, the
+    v_roundings  sum, wherever they are folded in
+    keep_terms   whether `terms` come back too; they are as large as v
 
     A row that attends to nothing: out 0, lse -inf, both errors 0.
     Grouped heads share keys by broadcasting: q [heads, group, d], k [heads, 1, n, d], v [heads, 1, n, dv].
@@ -113,7 +117,7 @@ def attention_bound(
     v_size = np.abs(v) if v_magnitude is None else _masked(np.asarray(v_magnitude, np.float64), live)
 
     require_range("an element of v", v_size, profile.v_format or profile.pv_accumulator)
-    score, score_error = _scored(q, k, k_size, sm_scale, profile)
+    score, score_error = _scored(q, k, k_size, sm_scale, profile, k_roundings)
     if soft_cap:
         score, score_error = _capped(score, score_error, soft_cap, profile)
     score, score_error = _biased(score, score_error, bias, profile)
@@ -127,7 +131,8 @@ def attention_bound(
         return Bounded(nothing, nothing, np.full(rows, -np.inf), np.zeros(rows))
     empty = ~live.any(-1, keepdims=True)  # such rows are computed as if their zeros were live, then overwritten
     keys = _Keys(score, score_error, bias, live | empty, v, v_size)
-    found = _bounded(keys, profile, 0 if soft_cap else _dot_depth(q, profile))
+    depth = 0 if soft_cap else _dot_depth(q, profile)
+    found = _bounded(keys, profile, depth, (k_roundings, v_roundings))
     return Bounded(
         out=np.where(empty, 0.0, found.out),
         out_error=np.where(empty, 0.0, found.out_error),
@@ -196,7 +201,9 @@ def require_range(what: str, magnitude: Floats, format: str | None, share: float
 # --- scores: t, s and their error D_s
 
 
-def _scored(q: Floats, k: Floats, k_size: Floats, sm_scale: float, profile: Profile) -> tuple[Floats, Floats]:
+def _scored(
+    q: Floats, k: Floats, k_size: Floats, sm_scale: float, profile: Profile, roundings: int
+) -> tuple[Floats, Floats]:
     """t = sm_scale q.k and its error, [..., n] each.
 
     Relative to sum |q||k|: operands, products, a sum of depth + 1 roundings, and 4 roundings of softmax arithmetic
@@ -211,13 +218,15 @@ def _scored(q: Floats, k: Floats, k_size: Floats, sm_scale: float, profile: Prof
         require_range("a score", upscale * size, format, share=0.5)
 
     depth = _dot_depth(q, profile)
-    relative = (1 + profile.qk_error) * (1 + unit(profile.q_format)) * (1 + unit(profile.k_format)) * (
+    operands = (1 + unit(profile.q_format)) * (1 + unit(profile.k_format)) * (1 + _dequantised(roundings, profile))
+    relative = (1 + profile.qk_error) * operands * (
         1 + (depth + 1) * arithmetic_unit(profile.qk_accumulator, truncates=profile.qk_truncates)
     ) * (1 + 4 * arithmetic_unit(profile.softmax_format)) - 1
     lost = (
         q.shape[-1] * underflow(profile.qk_accumulator, profile)
         + operand_underflow(profile.q_format, profile) * k_size.sum(-1)
-        + operand_underflow(profile.k_format, profile) * np.abs(q).sum(-1)[..., None]
+        + (operand_underflow(profile.k_format, profile) + _dequant_underflow(roundings, profile))
+        * np.abs(q).sum(-1)[..., None]
     )
     # twice what is lost: the losses meet each other and are rounded too
     error = relative * scale * size + 2 * upscale * lost + underflow(profile.softmax_format, profile)
@@ -225,6 +234,16 @@ def _scored(q: Floats, k: Floats, k_size: Floats, sm_scale: float, profile: Prof
         error = error + unit(profile.score_format) * (np.abs(score) + error)
         error = error + upscale * underflow(profile.score_format, profile)
     return score, error
+
+
+def _dequantised(roundings: int, profile: Profile) -> float:
+    """What so many roundings of an operand on its way from the cache cost, relative to its size."""
+    return float((1 + arithmetic_unit(profile.dequant_format)) ** roundings - 1)
+
+
+def _dequant_underflow(roundings: int, profile: Profile) -> float:
+    """What it may lose by underflow; scales and zeros themselves are normal numbers, or 0."""
+    return roundings * underflow(profile.dequant_format, profile)
 
 
 def _dot_depth(q: Floats, profile: Profile) -> int:
@@ -345,7 +364,8 @@ def _facts(keys: _Keys, profile: Profile) -> _Facts:
 class Terms:
     """What E was added up from, for whoever adds it up in another way (oracles/screen.py).
 
-    dot_depth       h1; 0 where a cap lies between the dot and the score
+    dequantised   what the way from the cache costs an element of k, and of v
+    dot_depth   h1; 0 where a cap lies between the dot and the score
     depth, rescales, levels   h, T [..., 1] and levels, as in `_Facts`
     score_error     D_s [..., n];  exponent_error: D = D_s + D_e
     grown           p e^D / sum p e^-D [..., n]
@@ -356,6 +376,7 @@ class Terms:
     """
 
     dot_depth: int
+    dequantised: tuple[float, float]
     depth: Floats
     rescales: Floats
     levels: int
@@ -368,7 +389,7 @@ class Terms:
     common: Floats
 
 
-def _bounded(keys: _Keys, profile: Profile, dot_depth: int) -> Bounded:
+def _bounded(keys: _Keys, profile: Profile, dot_depth: int, roundings: tuple[int, int]) -> Bounded:
     """E and E_lse; lse and lse_error keep a last axis of 1."""
     top = keys.log_weight.max(-1, keepdims=True)
     weight = np.exp(keys.log_weight - top)
@@ -385,7 +406,8 @@ def _bounded(keys: _Keys, profile: Profile, dot_depth: int) -> Bounded:
     if not profile.renormalises:
         common = sum_error + lse_rounding + 2 * _drift(log_p, keys, evaluation_error)
     row_error = np.expm1(np.minimum(common, 50.0))  # e^50 says nothing already
-    term_error = _term_error(facts, profile)
+    of_k, of_v = (_dequantised(count, profile) for count in roundings)
+    term_error = (1 + _term_error(facts, profile)) * (1 + of_v) - 1
 
     # p e^D / sum p e^-D, cut at e^200, where the hull and max |v| have long taken over
     grown = np.exp(np.minimum(log_p + exponent_error - _log_sum_exp(log_p - exponent_error), 200.0))
@@ -396,6 +418,7 @@ def _bounded(keys: _Keys, profile: Profile, dot_depth: int) -> Bounded:
     mean_size = np.minimum(_weighed(grown, keys.v_size), largest)
     _require_range(keys, facts, mean_size, profile)
     lost = _lost(keys, facts, np.abs(out) + shift, term_error, profile)
+    lost = lost + _dequant_underflow(roundings[1], profile) * (1 + term_error)
     lse_lost = facts.count * _weight_underflow(profile) * _weight_scale(facts, profile)
 
     return Bounded(
@@ -411,6 +434,7 @@ def _bounded(keys: _Keys, profile: Profile, dot_depth: int) -> Bounded:
         + ORACLE_SLOP * (1 + np.abs(lse)),
         terms=Terms(
             dot_depth=dot_depth,
+            dequantised=(of_k, of_v),
             depth=facts.depth,
             rescales=facts.rescales,
             levels=facts.levels,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles import paged, screen
+from kvconform.oracles import keys, screen
 from kvconform.oracles.bound import Bounded, OutsideDomain, attention_bound, require_range
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Expected, Interval, Locate, by_axes
@@ -17,7 +17,6 @@ from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.features import FEATURES
-from kvconform.specs.layouts import V
 from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
@@ -160,17 +159,22 @@ def attended(
     """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once."""
     lens = np.maximum(reading.lens - reading.first, 0)
     there = np.arange(lens.max(initial=0)) < lens[:, None]
-    parts = paged.gathered(inputs, cache, reading)
-    k, v = (_padded(rows, there)[reading.seq_of][:, reading.head_of] for rows in parts)
+    found = keys.of_all(inputs, cache, reading)
+    k, v, k_size, v_size = (
+        None if rows is None else _padded(rows, there)[reading.seq_of][:, reading.head_of]
+        for rows in (*(one.values for one in found), *(one.size if one.roundings else None for one in found))
+    )
     bias = np.full((len(inputs.q), 1 if reading.slopes is None else len(reading.head_of), there.shape[1]), -np.inf)
     for seq, n in enumerate(lens):
         bias[reading.seq_of == seq, :, :n] = reading.bias(seq)
     bounded = partial(attention_bound, inputs.q, k, v, reading.sm_scale, profile, bias=bias, soft_cap=reading.soft_cap)
-    found = bounded(sink=reading.sinks, keep_terms=keep_terms)
+    bounded = partial(bounded, k_magnitude=k_size, v_magnitude=v_size)
+    bounded = partial(bounded, k_roundings=found[0].roundings, v_roundings=found[1].roundings)
+    result = bounded(sink=reading.sinks, keep_terms=keep_terms)
     if reading.sinks is None or reading.lse_sinks:
-        return found
+        return result
     without = bounded()
-    return replace(found, lse=without.lse, lse_error=without.lse_error)
+    return replace(result, lse=without.lse, lse_error=without.lse_error)
 
 
 def _padded(rows: Array, there: Array) -> Array:
@@ -185,9 +189,7 @@ def _joined(
 ) -> Bounded:
     """One sequence whose splits are joined as the reading says."""
     assert reading.join is not None
-    k, v = (
-        rows.astype(np.float64).swapaxes(0, 1)[reading.head_of] for rows in paged.sequence(inputs, cache, seq, reading)
-    )
+    k, v = (one.values.swapaxes(0, 1)[reading.head_of] for one in keys.of_some(inputs, cache, reading, [seq]))
     q, bias = inputs.q[reading.seq_of == seq].astype(np.float64), reading.bias(seq)
     scored = partial(attention_bound, q, sm_scale=reading.sm_scale, profile=profile, soft_cap=reading.soft_cap)
     ends = reading.cut(k.shape[1], inputs.case.num_splits, inputs.case.page_size) if reading.cut else [k.shape[1]]
@@ -303,12 +305,14 @@ def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], ls
     return size if shows.all() and size <= COARSE else 0.0
 
 
-def visible_weight(inputs: PagedInputs, want: Expected, reading: DecodeReading) -> list[float]:
+def visible_weight(
+    inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
+) -> list[float]:
     """Of each (query row, q head) with two keys or more: the change of a key's weight that a typical element shows.
 
     reading   the right one
     """
-    out, tokens = want["out"], inputs.tokens[inputs.row.parts[V].name].astype(np.float64)
+    out, tokens = want["out"], keys.of_all(inputs, cache, reading)[1].values
     assert isinstance(out, Interval)
     seen, ends = [], np.cumsum(reading.lens)
     for row, seq in enumerate(reading.seq_of):

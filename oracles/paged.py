@@ -18,7 +18,7 @@ from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact
 from kvconform.specs.data import Array
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.row import Layout, Part
+from kvconform.specs.row import SIDES, Layout, Part
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Reading:
     lens     [num_seqs]
     slots    [num_rows] of append, of K and of V; one outside the cache is dropped
     first    the first position of a sequence that is read
+    scales   k_scale and v_scale, or None
     """
 
     row: Layout
@@ -39,12 +40,14 @@ class Reading:
     lens: Array
     slots: tuple[Array, ...]
     first: int = field(default=0, kw_only=True)
+    scales: tuple[Array | None, Array | None] = field(default=(None, None), kw_only=True)
 
     @classmethod
     def of(cls, inputs: PagedInputs) -> Self:
         """The right reading of a Case."""
         row = inputs.row
-        return cls(row, row.parts, inputs.tables, inputs.kv_lens.astype(np.int64), inputs.mappings)
+        lens, scales = inputs.kv_lens.astype(np.int64), inputs.scales
+        return cls(row, row.parts, inputs.tables, lens, inputs.mappings, scales=scales)
 
 
 def token_coordinates(inputs: PagedInputs, part: Part, slots: Array, row: Layout | None = None) -> tuple[Array, ...]:
@@ -143,16 +146,21 @@ def sequence(inputs: PagedInputs, cache: Mapping[str, Array], seq: int, reading:
 
 def sequences(inputs: PagedInputs, cache: Mapping[str, Array], seqs: list[int], reading: Reading) -> tuple[Array, ...]:
     """Every part of several sequences, one after another."""
+    slots, rows = [slots_of(inputs, reading, seqs, side) for side in SIDES], []
+    for part in reading.parts:
+        at = token_coordinates(inputs, part, slots[part.side], reading.row)
+        rows.append(memory.load(reading.row, cache, part, at, inputs.sizes, inputs.case.dtype))
+    return tuple(rows)
+
+
+def slots_of(inputs: PagedInputs, reading: Reading, seqs: list[int], side: int) -> Array:
+    """The slots that are read for K, or for V, of several sequences, one after another."""
     lens = np.maximum(reading.lens[seqs] - reading.first, 0)
     seq, starts = np.repeat(seqs, lens), np.repeat(np.cumsum(lens) - lens, lens)
     position = reading.first + np.arange(len(seq)) - starts
-    size, rows = inputs.case.page_size, []
-    for part in reading.parts:
-        table = reading.tables[part.side]
-        page = table[seq, np.minimum(position // size, table.shape[1] - 1)].astype(np.int64)
-        at = token_coordinates(inputs, part, page * size + position % size, reading.row)
-        rows.append(memory.load(reading.row, cache, part, at, inputs.sizes, inputs.case.dtype))
-    return tuple(rows)
+    size, table = inputs.case.page_size, reading.tables[side]
+    page = table[seq, np.minimum(position // size, table.shape[1] - 1)].astype(np.int64)
+    return np.asarray(page * size + position % size)
 
 
 def gathered(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> tuple[Array, ...]:

@@ -69,7 +69,8 @@ def out_error(bounded: Bounded, profile: Profile, lam: float) -> Floats:
     chain = _chain(terms.depth + 2 + terms.rescales, u_pv, lam, truncates=profile.pv_truncates)
     # the sizes of the splits' results add up to sqrt(splits) S, since their R^2 add up to R^2
     partials = (profile.splits + 4 * terms.levels) * u + (1 + terms.levels) * unit(profile.partial_format)
-    once = np.expm1(unit(profile.p_format) + unit(profile.v_format) + chain + sqrt(profile.splits) * partials)
+    of_v = unit(profile.v_format) + terms.dequantised[1]
+    once = np.expm1(unit(profile.p_format) + of_v + chain + sqrt(profile.splits) * partials)
 
     roundings = terms.depth + terms.rescales
     common = terms.common - (roundings * u - _chain(roundings, u, lam))
@@ -91,7 +92,7 @@ def _growth(terms: Terms, profile: Profile, lam: float) -> Floats:
     if profile.score_format or not terms.dot_depth:  # rounded once more, which is most of it
         return -np.expm1(-terms.exponent_error)
     u = arithmetic_unit(profile.qk_accumulator, truncates=profile.qk_truncates)
-    others = profile.qk_error + unit(profile.q_format) + unit(profile.k_format)
+    others = profile.qk_error + unit(profile.q_format) + unit(profile.k_format) + terms.dequantised[0]
     others += 4 * arithmetic_unit(profile.softmax_format)
     roundings = np.asarray(terms.dot_depth + 1.0)
     share = (others + _chain(roundings, u, lam, truncates=profile.qk_truncates)) / (others + roundings * u)

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kvconform.oracles import memory, paged
+from kvconform.oracles import keys
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import Interval
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.row import SIDES
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,18 +65,18 @@ def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
     of_seq = row - int(np.argmax(reading.seq_of == seq))
     seen, slant = reading.seen(seq)[of_seq], reading.slant(seq)[of_seq]
     q = inputs.q[row, head].astype(np.float64)
-    k, v = (rows[:, kv_head].astype(np.float64) for rows in paged.sequence(inputs, cache, seq, reading))
+    k, v = (_of_head(one, kv_head) for one in keys.of_some(inputs, cache, reading, [seq]))
     other = list(_elsewhere(inputs, seq)) if reading.slopes is None else []
+    slots = (np.array([slot for slot, _ in other], np.int64),) * len(SIDES)
     k_other, v_other = (
-        _slots(inputs, cache, reading, side, np.array([slot for slot, _ in other], np.int64))[:, kv_head]
-        for side in (0, 1)
+        _of_head(keys.of_tokens(inputs, cache, reading, side, slots), kv_head) for side in SIDES
     )
-    score = reading.bent(np.concatenate([k, k_other]).astype(np.float64) @ q * reading.sm_scale)
+    score = reading.bent(np.concatenate([k, k_other]) @ q * reading.sm_scale)
     score[: len(k)] += slant[min(head, len(slant) - 1)]
     sink = -np.inf if reading.sinks is None else float(reading.sinks[head])
     top = max(score[: len(k)][seen].max(initial=-np.inf), sink)
     weight = np.exp(score - top)
-    weight, value = np.where(np.isfinite(weight), weight, 0.0), np.concatenate([v, v_other.astype(np.float64)])
+    weight, value = np.where(np.isfinite(weight), weight, 0.0), np.concatenate([v, v_other])
     value = np.where(np.isfinite(value), value, 0.0)
     of_row = np.where(seen, weight[: len(k)], 0.0)
     total, mean = of_row.sum() + (np.exp(sink - top) if sink > -np.inf else 0.0), of_row @ value[: len(k)]
@@ -117,7 +118,5 @@ def _elsewhere(inputs: PagedInputs, seq: int) -> Iterator[tuple[int, str]]:
             yield slot, f"page {slot // size}, slot {slot % size} ({whose})"
 
 
-def _slots(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, side: int, slots: Array) -> Array:
-    part = reading.parts[side]
-    at = paged.token_coordinates(inputs, part, slots, reading.row)
-    return memory.load(reading.row, cache, part, at, inputs.sizes, inputs.case.dtype)
+def _of_head(found: keys.Numbers, kv_head: int) -> Floats:
+    return found.values[:, kv_head]

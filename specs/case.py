@@ -51,6 +51,9 @@ class Case:
     skip_from           the first row that is skipped, or that is a stray
     num_splits          parts that paged_decode cuts each sequence into
     sm_scale            factor of q . k; None: head_dim ** -0.5
+    q_dtype             dtype of q and out; empty: the cache's
+    kv_scales           what the numbers of a narrow cache are multiplied with by k_scale and v_scale, one a: tensor, head,
+                        page (and head), token (and head); none
     window, soft_cap    keys that a query sees at most, its own among them, and what scores are bent to; 0: neither
     sinks, alibi_slopes none, or drawn: float32 numbers of q heads, by hash; dominant: sinks that outweigh most keys
     q_lens              query tokens of each sequence, its newest; (): one each
@@ -90,6 +93,8 @@ class Case:
     skip_from: int = 0
     num_splits: int = 1
     sm_scale: float | None = None
+    q_dtype: str = ""
+    kv_scales: str = "none"
     window: int = 0
     soft_cap: float = 0.0
     sinks: str = "none"
@@ -115,6 +120,11 @@ class Case:
     def row(self) -> Layout:
         """The row of the layout."""
         return LAYOUTS[self.layout]
+
+    @property
+    def result_dtype(self) -> str:
+        """The dtype of q, and of what is computed."""
+        return self.q_dtype or self.dtype
 
     @property
     def num_q_rows(self) -> int:

@@ -29,6 +29,15 @@ def host(name: str) -> DType:
     return np.dtype(np.uint8) if name in PACKED else DTYPES[name] if name in DTYPES else np.dtype(name)
 
 
+def numbers(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What stored values are as numbers, exactly."""
+    if name == "float8_e8m0fnu":
+        return np.where(values == 255, np.nan, np.ldexp(1.0, values.astype(np.int64) - 127))
+    if name == "float4_e2m1fn":
+        return np.asarray(values.view(ml_dtypes.float4_e2m1fn).astype(np.float64))
+    return values.astype(np.float64)
+
+
 def width(name: str) -> int:
     """Bits of one value inside a cache."""
     return PACKED[name] if name in PACKED else 8 * host(name).itemsize

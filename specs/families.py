@@ -20,6 +20,7 @@ import numpy.typing as npt
 from kvconform.specs import data
 from kvconform.specs.data import Array, Hashes
 from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.scales import STEPS
 
 Floats = npt.NDArray[np.float64]
 
@@ -253,12 +254,15 @@ def is_screened(family: str) -> bool:
 def values(dtype: str, family: str, tensor: str, h: Hashes, place: Place) -> Array:
     """One value of the family a hash, whatever kind of family it is.
 
-    tensor   q, k, v of attention; lse and outs of merge_states
+    tensor   q, k, v of attention, latent where k and v are one; lse and outs of merge_states
     """
     if family not in FAMILIES or dtype not in DTYPES:
         return data.values(dtype, family, tensor, h)
-    made = _SHAPED[tensor](FAMILIES[family], h, place)
-    return np.broadcast_to(np.asarray(made, np.float64), h.shape).astype(DTYPES[dtype])
+    made = np.broadcast_to(np.asarray(_SHAPED[tensor](FAMILIES[family], h, place), np.float64), h.shape)
+    if DTYPES[dtype].kind in "iu":  # codes: the nearest there is
+        ends = np.iinfo(DTYPES[dtype])
+        made = np.clip(np.rint(made / STEPS.get(dtype, 1.0)), ends.min, ends.max)
+    return made.astype(DTYPES[dtype])
 
 
 def _of_q(family: Family, h: Hashes, place: Place) -> Any:
@@ -275,6 +279,11 @@ def _of_v(family: Family, h: Hashes, place: Place) -> Any:
     return family.value(h, place)
 
 
+def _of_latent(family: Family, h: Hashes, place: Place) -> Any:
+    """What is K and V: a level in the hot dim, values in the others."""
+    return np.where(np.asarray(place.dim) == place.hot, family.level(place), family.offset + family.value(h, place))
+
+
 def _of_lse(family: Family, h: Hashes, place: Place) -> Any:
     return family.gain(place) * np.asarray(family.level(place)) + family.rest * _eighths(h)
 
@@ -283,6 +292,7 @@ _SHAPED: dict[str, Callable[[Family, Hashes, Place], Any]] = {
     "q": _of_q,
     "k": _of_k,
     "v": _of_v,
+    "latent": _of_latent,
     "lse": _of_lse,
     "outs": _of_v,
 }

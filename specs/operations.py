@@ -19,7 +19,16 @@ WORKSPACE = "workspace"
 """What an operation may be given besides memory for its results: bytes, as many as the adapter's WORKSPACE says."""
 
 ROUNDED = ("float32", "float16", "bfloat16")
-"""Dtypes in which arithmetic operations are specified."""
+"""Dtypes in which arithmetic operations are specified: of q, and of results."""
+
+
+NARROW = ("float8_e4m3fn", "float8_e5m2", "int8", "float4_e2m1fn", "uint4", "uint2")
+"""Storage types of caches that attention reads and does not compute in."""
+
+SCALES = ("k_scale", "v_scale")
+"""Keywords of attention: what the numbers of a narrow cache are multiplied with (the Case's `kv_scales`)."""
+
+_UNASKED = {"strides": "contiguous", "pool": "dense"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +40,11 @@ class Operation:
     arguments    names in order; those after `*` are keywords
     returns      names of the results
     holds        what the layouts it works on hold (specs/row.py)
-    plain        whether only those of them that hold one K and one V a token
+    attends      whether only those of them whose tokens have a K and a V (specs/row.py, `attends`)
     only         storage types it is restricted to
     case_axes    fields of a Case that shape its inputs, beside op, layout, dtype, seed and family
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
+    follows      keywords that are passed only where OFFERS lists an axis of another name, that axis
     hidden       keywords that are passed where the shapes of a cache do not tell them (specs/row.py, `hidden`)
     unasked      axes that keep to one value unless OFFERS lists them
     lends        keywords under which a caller may give memory to write into: results by name, and a workspace; passed
@@ -47,11 +57,12 @@ class Operation:
     arguments: tuple[str, ...]
     returns: tuple[str, ...]
     holds: str
-    plain: bool = False
+    attends: bool = False
     case_axes: tuple[str, ...]
     optional: Mapping[str, Any] = field(default_factory=dict)
+    follows: Mapping[str, str] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)
-    unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous", "pool": "dense"})
+    unasked: Mapping[str, Any] = field(default_factory=lambda: _UNASKED)
     lends: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: bool = False
@@ -78,7 +89,7 @@ class Operation:
         return tuple(row for row in LAYOUTS.values() if row.holds == self.holds and self._takes(row))
 
     def _takes(self, row: Layout) -> bool:
-        return (row.is_plain or not self.plain) and (not self.only or bool(set(row.dtypes) & set(self.only)))
+        return bool(not self.attends or all(row.attended)) and (not self.only or bool(set(row.dtypes) & set(self.only)))
 
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "head_dim_v", "num_subspaces", "kv_lens", "spare_pages", "capacity")
@@ -142,16 +153,20 @@ OPERATIONS: dict[str, Operation] = {
         Operation(
             name="paged_decode",
             claim="Softmax attention of each sequence's newest tokens over its live keys, and its log-sum-exp.",
-            arguments=("q", "cache", "block_table", "kv_lens", "*", "layout", "sm_scale", "num_splits", *FEATURES),
+            arguments=("q", "cache", "block_table", "kv_lens", "*", "layout", "sm_scale", "num_splits", *SCALES, *FEATURES),
             returns=("out", "lse"),
             holds="pages",
-            plain=True,
+            attends=True,
             hidden=_HIDDEN,
-            only=ROUNDED,
+            only=(*ROUNDED, *NARROW),
             optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
+            follows=dict.fromkeys(SCALES, "kv_scales"),
+            unasked=_UNASKED | {"dtype": {*ROUNDED}, "q_dtype": ROUNDED[0], "kv_scales": "none"},
             lends=("out", "lse", WORKSPACE),
             case_axes=(
-                *(a for a in _PAGES if a not in ("num_subspaces", "head_dim_v")),
+                *(a for a in _PAGES if a != "num_subspaces"),
+                "q_dtype",
+                "kv_scales",
                 *_TABLE,
                 "group",
                 "num_splits",

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.specs import data, families
+from kvconform.specs import data, families, scales
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import DTYPES
-from kvconform.specs.row import SIDES, Part
+from kvconform.specs.operations import SCALES
+from kvconform.specs.row import SCALE, SIDE_NAMES, SIDES, ZERO, K, Part
 
 SPARSE = 1 << 31
 """Words of a sparse pool's largest buffer, at least: an offset that is kept in 32 bits wraps."""
@@ -38,7 +39,8 @@ class PagedInputs:
     tokens         part -> [num_rows, *token axes]   the live tokens, sequence after sequence; with `capacity` also
                    surplus rows
     k, v           the same as append takes them: an array where the side has one part, else {part: array}
-    q              [num_q_rows, num_q_heads, head_dim]   the newest tokens of each sequence, oldest first
+    q              [num_q_rows, num_q_heads, width of K]   the newest tokens of each sequence, oldest first
+    scales         k_scale and v_scale, float32 arrays (specs/scales.py), or None
     sinks, alibi_slopes   float32 [num_q_heads], or None
     block_table    [num_seqs, width]   a permutation of the pages, cut among the sequences
     kv_lens        [num_seqs]
@@ -210,10 +212,35 @@ class PagedInputs:
         shape = self.token_shape(part)
         lead = (slice(None), *(None for _ in shape))
         h = data.hashes(self.case.seed, part.name, *(a[lead] for a in at), *data.grid(*shape))
+        dtype = self.row.dtype_of(part, self.case.dtype)
+        of, what = self._moves(part)
+        if of is not None and self.case.operation.rounds:
+            return scales.stored(dtype, self.row.dtype_of(of, self.case.dtype), what, h)
         lens = np.append(self.case.kv_lens, 1)  # surplus rows stand alone
         num_keys = lens[np.minimum(at[0], len(lens) - 1)]
-        place = self._place(at[0][lead], at[1][lead], num_keys[lead], data.grid(*shape)[-1])
-        return families.values(self.row.dtype_of(part, self.case.dtype), self.case.family, part.name, h, place)
+        tensor, first = self._role(part)
+        dim = (data.grid(*shape) or (np.zeros((), int),))[-1] + first
+        place = self._place(at[0][lead], at[1][lead], num_keys[lead], dim)
+        if tensor == "v":
+            place = replace(place, head_dim=shape[-1])
+        return families.values(dtype, self.case.family, tensor, h, place)
+
+    def _moves(self, part: Part) -> tuple[Part | None, str]:
+        """The part whose codes a part makes numbers of, and as what; None where it holds numbers itself."""
+        named = ((of, what) for of in self.row.parts for what in (SCALE, ZERO) if self.row.beside(of, what) == part)
+        return next(named, (None, ""))
+
+    def _role(self, part: Part) -> tuple[str, int]:
+        """What a part is to attention: k, v, or both, latent; its first dim among those of K."""
+        k, v = self.row.attended
+        if part not in k:
+            return ("v" if part in v else part.name), 0
+        before = k[: k.index(part)]
+        return ("latent" if part in v else "k"), sum(self.token_shape(one)[-1] for one in before)
+
+    def width_of(self, side: int) -> int:
+        """Elements of a head of K, or of V, as attention sees it."""
+        return sum(self.token_shape(part)[-1] for part in self.row.attended[side])
 
     def _place(self, row: Any = 0, key: Any = 0, num_keys: Any = 1, dim: Any = 0) -> families.Place:
         """Where elements stand that belong to keys, or to whole rows."""
@@ -244,12 +271,12 @@ class PagedInputs:
 
     @cached_property
     def q(self) -> Array:
-        """[num_q_rows, num_q_heads, head_dim]."""
+        """[num_q_rows, num_q_heads, width of K]."""
         case = self.case
-        row, head, dim = data.grid(case.num_q_rows, case.num_q_heads, case.head_dim)
+        row, head, dim = data.grid(case.num_q_rows, case.num_q_heads, self.width_of(K) or case.head_dim)
         h = data.hashes(case.seed, "q", row, head, dim)
         seq = self.q_rows[0][:, None, None]
-        return families.values(case.dtype, case.family, "q", h, self._place(seq, dim=dim))
+        return families.values(case.result_dtype, case.family, "q", h, self._place(seq, dim=dim))
 
     @cached_property
     def sinks(self) -> Array | None:
@@ -276,6 +303,21 @@ class PagedInputs:
         (head,) = data.grid(self.case.num_q_heads)
         return drawn(data.hashes(self.case.seed, name, head), head).astype(np.float32)
 
+    @cached_property
+    def scales(self) -> tuple[Array | None, Array | None]:
+        """k_scale and v_scale; where no token lives they hold what the Case says of `dead`."""
+        case = self.case
+        found = [scales.given(case.kv_scales, name, case.seed, case.dtype, self.sizes) for name in SIDE_NAMES]
+        for side, scale in enumerate(found):
+            axes = scales.AXES[case.kv_scales]
+            if scale is not None and "page" in axes and case.dead != "zero":
+                slots = self.slots[side]
+                alive = np.zeros(scale.shape[: 1 + ("slot" in axes)], bool)
+                alive[(slots // case.page_size, slots % case.page_size)[: alive.ndim]] = True
+                h = data.hashes(case.seed, "dead scales", *data.grid(*scale.shape))
+                scale[~alive] = data.dead(scale.dtype.name, case.dead, h)[~alive]
+        return found[0], found[1]
+
     @property
     def sm_scale(self) -> float:
         """Factor of q . k."""
@@ -287,6 +329,8 @@ class PagedInputs:
         num_pages = self.sizes["page"]
         renamed = [np.where((table >= 0) & (table < num_pages), num_pages - 1 - table, table) for table in self.tables]
         other.tables = tuple(new.astype(old.dtype) for new, old in zip(renamed, self.tables, strict=True))
+        if "page" in scales.AXES[self.case.kv_scales]:
+            other.scales = tuple(None if scale is None else scale[::-1].copy() for scale in self.scales)
         return other
 
     def in_parts(self, num_parts: int) -> PagedInputs:
@@ -360,5 +404,6 @@ class PagedInputs:
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""
         some = {"q_lens": self.q_lens, "sinks": self.sinks, "alibi_slopes": self.alibi_slopes}
+        some |= dict(zip(SCALES, self.scales, strict=True)) if self.case.operation.rounds else {}
         given = {name: array for name, array in some.items() if array is not None}
         return {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q, **given, **self.tokens}

@@ -24,6 +24,7 @@ class Profile:
     q_format: str | None = None
     k_format: str | None = None
     v_format: str | None = None
+    dequant_format: str = "float32"  # codes are multiplied with their scales, and moved by their zeros, in this format
     # q . k
     qk_error: float = 0.0  # any further relative error of a product (bf16x3: 3 * 2**-16; q scaled beforehand: 2**-24)
     qk_accumulator: str = "float32"

@@ -11,6 +11,7 @@ from kvconform.specs import lse
 from kvconform.specs.case import Case
 from kvconform.specs.dtypes import host
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.row import V
 
 Signature = tuple[tuple[int, ...], np.dtype[Any]]
 
@@ -37,7 +38,8 @@ def results(
         }
     if op == "paged_decode":
         q = arguments["q"]
-        return {"out": (q.shape, q.dtype), "lse": lse.signature(q.shape[:2], lse_form)}
+        out = (*q.shape[:2], PagedInputs(case).width_of(V))
+        return {"out": (out, q.dtype), "lse": lse.signature(q.shape[:2], lse_form)}
     outs = arguments["outs"]
     return {"out": (outs.shape[1:], outs.dtype), "lse": lse.signature(outs.shape[1:-1], lse_form)}
 

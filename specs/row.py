@@ -24,6 +24,9 @@ K, V = 0, 1
 SIDES = (K, V)
 SIDE_NAMES = ("k", "v")
 
+SCALE, ZERO = "scale", "zero"
+"""What a part's codes become numbers by: code * scale + zero."""
+
 POSITIONS = ("page", "slot", "token")
 """Axes that say where a token is; the others are inside of it."""
 
@@ -117,6 +120,7 @@ class Layout:
     fixed        axis -> the only size it has
     dtypes       storage types it is defined for
     contiguous   every sequence has one page of its own: page i is the whole of sequence i, page_size its capacity
+    attends      parts that are, one behind another along dim, K of attention, and those that are V; None: k and v
     word         type of a buffer that holds several types, or values of less than a byte
     table        the page table that its kernels take (specs/tables.py)
     sentinels    slots and pages with a meaning of their own
@@ -131,6 +135,7 @@ class Layout:
     fixed: Sizes = field(default_factory=dict)
     dtypes: tuple[str, ...] = tuple(DTYPES)
     contiguous: bool = False
+    attends: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     word: str = "uint8"
     table: str = "block_table"
     sentinels: str = ""
@@ -209,10 +214,36 @@ class Layout:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether a token is one K and one V of one width and the cache's own type: what attention is computed from."""
+        """Whether a token is one K and one V of one width and the cache's own type."""
         names = tuple(part.name for part in self.parts)
         alike = len({part.axes for part in self.parts}) == 1
         return names == SIDE_NAMES and alike and not any(one.dtype for one in self.fields.values())
+
+    @cached_property
+    def attended(self) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """The parts that K of attention is made of, and those that V is; none where nothing attends to such a cache."""
+        names = {part.name for part in self.parts}
+        k, v = self.attends or (((SIDE_NAMES[K],), (SIDE_NAMES[V],)) if names >= set(SIDE_NAMES) else ((), ()))
+        return tuple(map(self.part, k)), tuple(map(self.part, v))
+
+    def beside(self, part: Part, what: str) -> Part | None:
+        """What numbers of a part are multiplied with, `scale`, or then moved by, `zero`, where the cache holds that."""
+        return next((one for one in self.parts if one.name == f"{part.name}_{what}"), None)
+
+    @cached_property
+    def has_own_v(self) -> bool:
+        """Whether K and V are a part each, of numbers: one of them can be changed alone."""
+        return [len(parts) for parts in self.attended] == [1, 1] and self.attended[K] != self.attended[V]
+
+    @cached_property
+    def shares_slots(self) -> bool:
+        """Whether tokens after each other share a place, such as a scale."""
+        return any(pattern.parse(one.line).shared("slot") not in ((), ("slot",)) for one in self.fields.values())
+
+    @cached_property
+    def has_scales(self) -> bool:
+        """Whether numbers of the cache are multiplied with others beside them."""
+        return any(self.beside(part, SCALE) for part in self.parts)
 
     def part(self, name: str) -> Part:
         """A part by its name."""

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from kvconform.specs import data
 from kvconform.specs import families as structured
-from kvconform.specs.case import Case
+from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.offers import holds, is_span, members
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.storage import STRIDES
 
 POOL: dict[str, tuple[Any, ...]] = {
@@ -43,6 +43,8 @@ POOL: dict[str, tuple[Any, ...]] = {
     "skip_from": (0, 1),
     "num_splits": (1, 2, 3, 5, 7),
     "sm_scale": (None, 1.0, 0.25),
+    "q_dtype": ROUNDED,
+    "kv_scales": ("tensor", "none", "head", "page", "token"),
     "num_parts": (1, 2, 3, 5, 8),
     "empty_parts": ("none", "some", "all"),
     "dead": ("finite", "zero", "nan", "inf"),
@@ -58,6 +60,9 @@ POOL: dict[str, tuple[Any, ...]] = {
     **{name: row.pool for name, row in FEATURES.items()},
 }
 """Values of each axis that are drawn where an offer allows them, simplest first."""
+
+_OF_NARROW = ("q_dtype", "kv_scales")
+"""Axes along which nothing is drawn of caches in whose own type attention is computed."""
 
 LONGEST = 40
 """Tokens of the longest sequence that is drawn where lengths are free and two pages are not longer."""
@@ -165,6 +170,10 @@ class Cell:
         """
         if axis == "head_dim_v" and not self._has_own_v:
             return [0]
+        if axis == "num_kv_heads" and self.row.holds == "pages" and SIZE_OF[axis] not in self.row.every_axis:
+            return [1]
+        if axis in _OF_NARROW and (self.dtype in ROUNDED or (axis == "kv_scales" and self.row.has_scales)):
+            return [DEFAULTS[axis]]
         predicates = self.predicates(axis)
         pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
         if predicates and len(pool) > 1:
@@ -191,7 +200,7 @@ class Cell:
         if poison == "padding":
             return bool(self.row.pad)
         if poison == "evicted":
-            return self.predicates("window") not in ([], [0])
+            return self.predicates("window") not in ([], [0]) and not self.row.shares_slots
         if poison == "gaps":
             return any(self.takes(strides=(one,)) for one in STRIDES[1:])
         return poison != "null" or any(self.takes(table_padding=(one,)) for one in ("valid", "null"))
@@ -341,14 +350,15 @@ def cells(
         Cell(op, row.name, dtype, offer, conventions, num_geometries)
         for row in operation.layouts
         for dtype in operation.dtypes
-        if offers_cell(offer, row, dtype)
+        if offers_cell(op, offer, row, dtype)
     ]
 
 
-def offers_cell(offer: Mapping[str, Any], row: Layout, dtype: str) -> bool:
+def offers_cell(op: str, offer: Mapping[str, Any], row: Layout, dtype: str) -> bool:
     """Whether an entry of OFFERS takes a layout that its operation works on, in a dtype."""
+    silent = OPERATIONS[op].unasked
     asked = (("layout", row.name), ("dtype", dtype))
-    return dtype in row.dtypes and all(holds(offer.get(axis, value), value) for axis, value in asked)
+    return dtype in row.dtypes and all(holds(offer.get(axis, silent.get(axis, value)), value) for axis, value in asked)
 
 
 _QUARTER = st.sampled_from(range(16))

@@ -9,13 +9,15 @@ import numpy as np
 
 from kvconform.specs import data
 from kvconform.specs.data import Array
+from kvconform.specs.dtypes import PACKED, is_floating
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.row import K, V
 
 
 def _with(inputs: PagedInputs, tokens: Mapping[str, Array], q: Array) -> PagedInputs:
     """The same pages and lengths with other contents."""
     other = PagedInputs(inputs.case)
-    other.tables, other.tokens, other.q = inputs.tables, dict(tokens), q
+    other.tables, other.tokens, other.q, other.scales = inputs.tables, dict(tokens), q, inputs.scales
     return other
 
 
@@ -31,7 +33,8 @@ def with_other_neighbours(inputs: PagedInputs, seq: int, contents: str) -> Paged
     for name, rows in (*tokens.items(), ("q", q)):
         at = others if name != "q" else np.flatnonzero(inputs.q_rows[0] != seq)
         h = data.hashes(case.seed, f"other {name}", *data.grid(len(at), *rows.shape[1:]))
-        rows[at] = np.nan if contents == "nan" else data.garbage(case.dtype, h)
+        worst = contents == "nan" and is_floating(rows.dtype.name)
+        rows[at] = np.nan if worst else data.garbage(rows.dtype.name, h)
     return _with(inputs, tokens, q)
 
 
@@ -59,18 +62,24 @@ def with_kv_repeated(inputs: PagedInputs) -> PagedInputs:
 
 
 def with_v_times(inputs: PagedInputs, factor: float) -> PagedInputs:
-    """V multiplied by a power of two, or by -1."""
+    """V multiplied by a power of two, or by -1; codes that are no numbers become others."""
     tokens = dict(inputs.tokens)
-    tokens["v"] = _times(tokens["v"], factor)
+    for part in inputs.row.attended[V]:
+        packed = inputs.row.dtype_of(part, inputs.case.dtype) in PACKED
+        tokens[part.name] = tokens[part.name] ^ 1 if packed else _times(tokens[part.name], factor)
     return _with(inputs, tokens, inputs.q)
 
 
 def with_factor_in_q(inputs: PagedInputs, factor: float) -> PagedInputs:
     """q multiplied by a power of two, K divided by it."""
     tokens = dict(inputs.tokens)
-    tokens["k"] = _times(tokens["k"], 1.0 / factor)
+    for part in inputs.row.attended[K]:
+        tokens[part.name] = _times(tokens[part.name], 1.0 / factor)
     return _with(inputs, tokens, _times(inputs.q, factor))
 
 
 def _times(array: Array, factor: float) -> Array:
-    return np.asarray((array.astype(np.float64) * factor).astype(array.dtype))
+    product = array.astype(np.float64) * factor
+    if array.dtype.kind in "iu":
+        product = np.clip(product, np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
+    return np.asarray(product.astype(array.dtype))

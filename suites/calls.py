@@ -17,6 +17,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.families import is_screened
 from kvconform.specs.inputs import inputs
+from kvconform.specs.operations import SCALES
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import POOL
@@ -47,6 +48,7 @@ def attending(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[s
     case = x.case
     given: dict[str, Any] = {"sm_scale": x.sm_scale, "num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
     given["window"] = case.window - (conventions["window_counts"] == "left") if case.window else None
+    given |= dict(zip(SCALES, x.scales, strict=True))
     given |= {"sinks": x.sinks_in(conventions["sinks_dtype"]), "alibi_slopes": x.alibi_slopes, "q_lens": x.q_lens}
     return {"q": x.q, **gathering(x, cache), **given}
 
@@ -77,7 +79,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
     assert isinstance(x, PagedInputs)
     cache = pages.filled_sparse(x) if case.pool == "sparse" else paged.filled(x, case.dead)
     got = attend(subject, case, cache)
-    profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
+    profile = decode.rounding(subject.profile(case.result_dtype), case.result_dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions)
     want = decode.required(x, cache, profile, right, screened=is_screened(case.family))
     out = want["out"]
@@ -94,7 +96,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
         )
     if said := out.doubt(got["out"]):
         subject.doubts(f"out: {said}")
-    subject.saw(decode.visible_weight(x, want, right))
+    subject.saw(decode.visible_weight(x, cache, want, right))
     on = decode.features_on(case)
     shown = tuple(name for name in on if decode.shows(name, x, cache, profile, right, judged))
     subject.saw_features(shown)
@@ -121,7 +123,7 @@ def require_agreement(
     wants = []
     for x, cache in zip((one, other), caches, strict=True):
         case = x.case
-        profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
+        profile = decode.rounding(subject.profile(case.result_dtype), case.result_dtype, splits=case.num_splits)
         wants.append(decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions)))
     for name in results[0]:
         first, second = ((got[name], want[name]) for got, want in zip(results, wants, strict=True))

@@ -9,6 +9,7 @@ from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
+from kvconform.specs.operations import SCALES
 from kvconform.specs.pinned import equal_scores, evicted, schedule
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
@@ -52,7 +53,8 @@ def test_decode_does_not_see_page_numbers(subject, case):
     x = inputs(case)
     renamed = x.with_pages_renamed()
     before = attend(subject, case, paged.filled(x, "zero"))
-    after = attend(subject, case, paged.filled(renamed, "zero"), block_table=renamed.block_table)
+    of_pages = {"block_table": renamed.block_table, **dict(zip(SCALES, renamed.scales, strict=True))}
+    after = attend(subject, case, paged.filled(renamed, "zero"), **of_pages)
     require_attention(after, before, "with pages renumbered against before")
 
 
@@ -83,8 +85,9 @@ LONGEST_PART = 512
 @law(
     "paged_decode",
     needs=("paged_decode:lse", "merge_states"),
-    only=alone("soft_cap"),
+    only=alone("soft_cap") | {"kv_scales": ("none", "tensor", "head")},
     wants=lambda conventions: conventions["empty_rows"] == "zero",
+    rows=lambda row: not row.shares_slots,
     cells=takes_parts,
 )
 def test_attention_over_parts_merges_to_the_whole(subject, case):
@@ -96,7 +99,7 @@ def test_attention_over_parts_merges_to_the_whole(subject, case):
     got = attend(subject, parts.case, cache, block_table=parts.block_table, q=parts.q, kv_lens=parts.kv_lens)
     stacked = {n: np.ascontiguousarray(a.reshape(-1, num_parts, *a.shape[1:]).swapaxes(0, 1)) for n, a in got.items()}
     merged = subject.call(case, "merge_states", outs=stacked["out"], lses=stacked["lse"])
-    profile = decode.twice_merged(subject.profile(case.dtype), case.dtype, case.num_splits, num_parts)
+    profile = decode.twice_merged(subject.profile(case.result_dtype), case.result_dtype, case.num_splits, num_parts)
     whole = paged.filled(x, case.dead)
     want = decode.expected(x, whole, profile, DecodeReading.right(x, subject.conventions))
     require(merged, want, when=f"of {num_parts} merged parts")

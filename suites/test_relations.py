@@ -6,6 +6,7 @@ import numpy as np
 
 from kvconform.oracles import paged
 from kvconform.specs import data, variations
+from kvconform.specs.dtypes import is_floating
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
@@ -26,6 +27,9 @@ FAR_FROM_ZERO = ("read_out",)
 
 NEAR = alone("window", "soft_cap", "q_lens") | {"sinks": ("none", "drawn")}
 """Features that leave such results far from 0."""
+
+ALIKE = {"kv_scales": ("none", "tensor")}
+"""Scales that do not ask where a token lies."""
 
 APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
 
@@ -64,7 +68,13 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     require_attention(*rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
 
 
-@law("paged_decode", families=FAR_FROM_ZERO, only=APART | NEAR, wants=lambda conventions: conventions["deterministic"])
+@law(
+    "paged_decode",
+    families=FAR_FROM_ZERO,
+    only=APART | NEAR,
+    wants=lambda conventions: conventions["deterministic"],
+    rows=lambda row: row.has_own_v and not row.has_scales,
+)
 def test_decode_scales_exactly_with_v(subject, case):
     """-V gives -out and 4 V gives 4 out, bit for bit, where no product can underflow."""
     x = inputs(case)
@@ -80,7 +90,14 @@ def _unsigned_zeros(got):
     return {name: np.where(array == 0, np.zeros_like(array), array) for name, array in got.items()}
 
 
-@law("paged_decode", families=EXACT, only=APART, wants=lambda conventions: conventions["deterministic"])
+@law(
+    "paged_decode",
+    families=EXACT,
+    only=APART,
+    wants=lambda conventions: conventions["deterministic"],
+    rows=lambda row: row.has_own_v and not row.has_scales,
+    cells=lambda cell: is_floating(cell.dtype),
+)
 def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
     """2 q and K / 2 have the same scores, bit for bit."""
     x = inputs(case)
@@ -109,7 +126,12 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
         require_attention(got, {name: whole[name][rows] for name in whole}, f"{said} against the whole batch")
 
 
-@law("paged_decode", only=APART | {"dead": ("zero",), "num_kv_heads": (2, 3, 5)}, wants=_is("heads"))
+@law(
+    "paged_decode",
+    only=APART | ALIKE | {"dead": ("zero",), "num_kv_heads": (2, 3, 5)},
+    wants=_is("heads"),
+    rows=lambda row: "head" in row.every_axis,
+)
 def test_decode_turns_with_its_heads(subject, case):
     """kv heads in another order, with their q heads, give the same bits in that order, where that is declared."""
     x = inputs(case)
@@ -208,7 +230,12 @@ def takes_page_sizes(cell):
     return paged and all(cell.takes(page_size=(n,)) and cell.admits("page_size", n) for n in PAGE_SIZES)
 
 
-@law("paged_decode", only={**APART, "dead": ("zero",), "group": GROUPS}, cells=takes_repeated_kv)
+@law(
+    "paged_decode",
+    only={**APART, **ALIKE, "dead": ("zero",), "group": GROUPS},
+    rows=lambda row: "head" in row.every_axis,
+    cells=takes_repeated_kv,
+)
 def test_decode_agrees_with_repeated_kv(subject, case):
     """Grouped q heads agree with q heads that have copies of their kv head to themselves, within both bounds."""
     x = inputs(case)
@@ -218,7 +245,8 @@ def test_decode_agrees_with_repeated_kv(subject, case):
 @law(
     "paged_decode",
     families=INDEPENDENT,
-    only={**APART, "dead": ("zero",), "page_size": tuple(PAGE_SIZES)},
+    only={**APART, **ALIKE, "dead": ("zero",), "page_size": tuple(PAGE_SIZES)},
+    rows=lambda row: not row.shares_slots,
     cells=takes_page_sizes,
 )
 def test_decode_agrees_across_page_sizes(subject, case):
@@ -228,14 +256,18 @@ def test_decode_agrees_across_page_sizes(subject, case):
 
 
 def layouts_beside(cell):
-    """The other layouts that are offered, of those in which sequences own pages, or of those in which they are one."""
-    alike = [row for row in OPERATIONS[cell.op].layouts if row.contiguous == cell.row.contiguous]
-    return [row.name for row in alike if row != cell.row and offers_cell(cell.offer, row, cell.dtype)]
+    """The other layouts that are offered of tokens of the same parts, whether sequences own pages or are one."""
+
+    def kind(row):
+        return row.contiguous, [(part.name, part.axes, row.fields[part.field].dtype) for part in row.parts]
+
+    alike = [row for row in OPERATIONS[cell.op].layouts if kind(row) == kind(cell.row)]
+    return [row.name for row in alike if row != cell.row and offers_cell(cell.op, cell.offer, row, cell.dtype)]
 
 
 @law(
     "paged_decode",
-    only={**APART, "dead": ("zero",)},
+    only={**APART, **ALIKE, "dead": ("zero",)},
     cells=lambda cell: not cell.static and bool(layouts_beside(cell)),
 )
 def test_decode_agrees_across_layouts(subject, case):

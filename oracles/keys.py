@@ -1,0 +1,108 @@
+"""K and V of attention as exact numbers: parts side by side, codes times their scales, times k_scale and v_scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kvconform.oracles import memory, paged
+from kvconform.oracles.paged import Reading
+from kvconform.specs import scales
+from kvconform.specs.data import Array
+from kvconform.specs.dtypes import numbers
+from kvconform.specs.paged import PagedInputs
+from kvconform.specs.row import SCALE, SIDES, ZERO, Part
+
+Floats = npt.NDArray[np.float64]
+Slots = Sequence[Array]
+"""Of each side the slots that its tokens lie in."""
+
+ROUNDED_BY = {SCALE: 2, ZERO: 2}
+"""Roundings of a number that is made of a code, at most: the scale into the type of the arithmetic, and the product;
+the zero, and the sum."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """K or V of some tokens.
+
+    values     float64 [tokens, heads, dim]; heads is 1 where the cache has none
+    size       like values: the sum of the magnitudes that each is made of, which is more where a zero cancels
+    roundings  of each element on its way from the cache, at most
+    """
+
+    values: Floats
+    size: Floats
+    roundings: int
+
+
+def of_tokens(
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, side: int, slots: Slots
+) -> Numbers:
+    """K or V of the tokens in some slots, as a reading takes them."""
+    found = [_numbers(inputs, cache, reading, part, slots) for part in inputs.row.attended[side]]
+    values, size = (np.concatenate([getattr(one, name) for one in found], -1) for name in ("values", "size"))
+    roundings = max(one.roundings for one in found)
+    scale = reading.scales[side]
+    if scale is not None:
+        page, slot = np.divmod(slots[side] % (inputs.sizes["page"] * inputs.case.page_size), inputs.case.page_size)
+        factor = scales.at(scale, inputs.case.kv_scales, page, slot).astype(np.float64)[..., None]
+        values, size, roundings = values * factor, size * np.abs(factor), roundings + ROUNDED_BY[SCALE]
+    return Numbers(values, size, roundings)
+
+
+def of_all(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading) -> tuple[Numbers, Numbers]:
+    """K and V of all sequences, one after another."""
+    return of_some(inputs, cache, reading, list(range(len(reading.lens))))
+
+
+def of_some(
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, seqs: list[int]
+) -> tuple[Numbers, Numbers]:
+    """K and V of some sequences, one after another."""
+    slots = [paged.slots_of(inputs, reading, seqs, side) for side in SIDES]
+    k, v = (of_tokens(inputs, cache, reading, side, slots) for side in SIDES)
+    return k, v
+
+
+def _numbers(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, part: Part, slots: Slots) -> Numbers:
+    """The numbers of one part."""
+    row, dtype = inputs.row, inputs.case.dtype
+    codes, dims = _read(inputs, cache, reading, part, slots), row.token_axes(part)
+    values = size = numbers(row.dtype_of(part, dtype), codes)
+    roundings = 0
+    for what in (SCALE, ZERO):
+        beside = row.beside(part, what)
+        if beside is None:
+            continue
+        other = _spread(inputs, part, beside, _read(inputs, cache, reading, beside, slots), codes.shape)
+        with np.errstate(all="ignore"):  # what is dead may hold anything
+            values, size = (values * other, size * np.abs(other)) if what == SCALE else (
+                values + other, size + np.abs(other))
+        roundings += ROUNDED_BY[what]
+    size = np.abs(size)
+    if "head" not in dims:
+        values, size = values[:, None], size[:, None]
+    return Numbers(values, size, roundings)
+
+
+def _read(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, part: Part, slots: Slots) -> Array:
+    taken = reading.parts[inputs.row.parts.index(part)]
+    at = paged.token_coordinates(inputs, taken, slots[taken.side], reading.row)
+    return memory.load(reading.row, cache, taken, at, inputs.sizes, inputs.case.dtype)
+
+
+def _spread(inputs: PagedInputs, part: Part, beside: Part, shared: Array, shape: tuple[int, ...]) -> Floats:
+    """What a token's codes share, one entry a code: [tokens, *token axes of the codes], or broadcasting to it."""
+    row, dtype = inputs.row, inputs.case.dtype
+    values = numbers(row.dtype_of(beside, dtype), shared)
+    has = row.token_axes(beside)
+    for place, axis in enumerate(row.token_axes(part), start=1):
+        if axis not in has:
+            values = np.expand_dims(values, place)
+        elif (step := row.step(beside, axis, inputs.sizes, dtype)) > 1:
+            values = np.repeat(values, step, place).take(range(shape[place]), place)
+    return values
