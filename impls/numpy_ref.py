@@ -31,7 +31,7 @@ OFFERS = {
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "paged_decode": {
         "layout": LAYOUTS,
-        "dtype": _ROUNDED | {"float8_e4m3fn", "float8_e5m2", "int8", "float4_e2m1fn", "uint4", "uint2"},
+        "dtype": _ROUNDED | {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4", "uint2"},
         "q_dtype": _ROUNDED,
         "kv_scales": {"none", "tensor", "head", "page", "token"},
         "num_splits": range(1, 65),
