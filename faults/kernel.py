@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvconform.oracles import paged
+from kvconform.oracles import keys, paged
 from kvconform.oracles.paged import Reading
+from kvconform.specs import scales
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
+from kvconform.specs.operations import SCALES
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.row import SCALE, SIDES, ZERO, V
 
 Floats = npt.NDArray[np.float64]
 Bend = Callable[["Sequence", Floats], Floats]
@@ -81,10 +84,48 @@ def _same(s: Sequence) -> Sequence:
     return s
 
 
+def scaled(codes: Floats, beside: Mapping[str, Floats]) -> Floats:
+    """Codes times their scales, plus their zeros."""
+    return codes * beside.get(SCALE, 1.0) + beside.get(ZERO, 0.0)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Tokens of one side of one sequence that a scale is to be found for.
+
+    case          of the call;  num_pages: of the cache
+    side, scale   K or V; k_scale or v_scale, float64
+    other         the scale of the other side
+    seq           which sequence
+    page, slot    of each token;  position: in its sequence
+    """
+
+    case: Case
+    num_pages: int
+    side: int
+    scale: Floats
+    other: Floats
+    seq: int
+    page: Array
+    slot: Array
+    position: Array
+
+    def at(self, page: Any, slot: Any, scale: Floats | None = None) -> Array:
+        """The scales of some places, [tokens, heads or 1]."""
+        return scales.at(self.scale if scale is None else scale, self.case.kv_scales, page % self.num_pages, slot)
+
+
+def factor_of(s: Scaled) -> Array:
+    """The scale of each token's own place."""
+    return s.at(s.page, s.slot)
+
+
 @dataclass(frozen=True)
 class Steps:
     """What a kernel does; each step may be replaced by a wrong one.
 
+    numbers    codes of the cache, and what lies beside them -> numbers
+    factor     what the numbers of some tokens are multiplied with, [tokens, heads or 1]
     reads      arguments of the call -> arguments as they are taken;  memory: what it kept of earlier calls
     takes      a sequence -> what it is taken for
     bends      the soft cap
@@ -96,6 +137,8 @@ class Steps:
     returns    (out, lse) of one sequence -> as they are stored
     """
 
+    numbers: Callable[[Floats, Mapping[str, Floats]], Floats] = scaled
+    factor: Callable[[Scaled], Array] = factor_of
     reads: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda arguments, memory: arguments
     takes: Callable[[Sequence], Sequence] = _same
     bends: Bend = bent
@@ -126,7 +169,7 @@ def attend(
     results = []
     with np.errstate(all="ignore"):
         for seq in range(len(lens)):
-            k, v = (rows.astype(np.float64) for rows in paged.sequence(x, given["cache"], seq, reading))
+            k, v = (_read(x, given, reading, seq, side, steps) for side in SIDES)
             rows = q[starts[seq] : starts[seq] + q_lens[seq]]
             one = _sequence(case, seq, rows, k, v, given, conventions)
             out, lse = _of_sequence(one, steps)
@@ -134,9 +177,24 @@ def attend(
                 lse = _of_sequence(replace(one, sinks=None), steps)[1]
             results.append((out, lse))
     if not results:
-        return np.zeros(q.shape), np.zeros(q.shape[:2])
+        return np.zeros((*q.shape[:2], x.width_of(V))), np.zeros(q.shape[:2])
     out, lse = (np.concatenate(some) for some in zip(*results, strict=True))
     return out, lse
+
+
+def _read(x: PagedInputs, given: Mapping[str, Any], reading: Reading, seq: int, side: int, steps: Steps) -> Floats:
+    """K or V of one sequence, [tokens, heads, dim]."""
+    case, slots = x.case, [paged.slots_of(x, reading, [seq], one) for one in SIDES]
+    found = [keys.stored(x, given["cache"], reading, part, slots) for part in x.row.attended[side]]
+    rows = np.concatenate([steps.numbers(codes, beside) for codes, beside in found], -1)
+    both = [given.get(name) for name in SCALES]
+    if both[side] is None:
+        return rows
+    scale, other = (np.asarray(both[one]).astype(np.float64) for one in (side, 1 - side))
+    page, slot = np.divmod(slots[side], case.page_size)
+    num_pages = x.sizes["page"]
+    factor = steps.factor(Scaled(case, num_pages, side, scale, other, seq, page, slot, np.arange(len(rows))))
+    return rows * factor[..., None]
 
 
 def _sequence(

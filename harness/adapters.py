@@ -293,7 +293,7 @@ def _check_convention(file: str, name: str, value: Any) -> None:
 
 
 def _check_reasons(file: str, reasons: Any) -> None:
-    axes = ["operation", "feature", "layout", "dtype", "returns", "into", *POOL]
+    axes = ["operation", "feature", "narrow", "layout", "dtype", "returns", "into", *POOL]
     known = [*axes, *OPERATIONS, *(word for axis in axes for word in vocabulary(axis))]
     known += [word for row in OPERATIONS.values() for word in (*row.returns, *row.optional, *row.lends)]
     for word, reason in reasons.items():

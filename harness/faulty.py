@@ -32,7 +32,8 @@ class FaultySubject(Subject):
         if op != "paged_decode":
             return super().call(case, op, **arguments)
         start = time.perf_counter()
-        given = {n: v for n, v in arguments.items() if n in self.offers[op] or n not in OPERATIONS[op].optional}
+        keywords = {name: name for name in OPERATIONS[op].optional} | dict(OPERATIONS[op].follows)
+        given = {n: v for n, v in arguments.items() if keywords.get(n, n) in self.offers[op] or n not in keywords}
         if given.get("window") is not None:
             given["window"] += self.conventions["window_counts"] == "left"
         steps = self._fault.steps if self._fault else Steps()

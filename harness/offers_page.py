@@ -15,7 +15,7 @@ from kvconform.harness.reference import page_table
 from kvconform.harness.subject import Subject
 from kvconform.specs.features import FEATURES
 from kvconform.specs.offers import holds, members
-from kvconform.specs.operations import OPERATIONS, Operation
+from kvconform.specs.operations import NARROW, OPERATIONS, Operation
 from kvconform.specs.strategies import POOL, vocabulary
 
 WORDS = ("index_dtype", "strides", "pool")
@@ -58,7 +58,9 @@ def _left_out_of(row: Operation, offer: Mapping[str, Any]) -> Iterator[tuple[str
     could |= {axis: POOL[axis] for axis in WORDS if axis in row.case_axes}
     for axis, words in could.items():
         taken = offer.get(axis, row.unasked.get(axis))
-        yield from ((axis, word) for word in words if taken is not None and not holds(taken, word))
+        narrow = NARROW if axis == "dtype" and row.rounds else ()
+        without = [word for word in words if taken is not None and not holds(taken, word)]
+        yield from (("narrow" if word in narrow else axis, word) for word in without)
     yield from (("feature" if name in FEATURES else name, name) for name in row.optional if name not in offer)
     if row.lends and "into" not in offer:
         yield "into", "into"

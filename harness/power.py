@@ -23,6 +23,9 @@ from kvconform.suites.law import Law
 OP = "paged_decode"
 """The operation that faults are made in."""
 
+_OF_CELLS = ("kv_scales",)
+"""Axes along which not every cell of an offer draws what the offer takes."""
+
 EFFORT = replace(EFFORTS["default"], examples=24, seconds=3600.0)
 """Counts decide; nothing is cut short."""
 
@@ -66,9 +69,20 @@ def tried(
     faulty = FaultySubject(subject, fault)
     options = Options(EFFORT, seed, ops=(OP,), layouts=layouts, explains=False)
     for law in laws.values():
-        cells = [cell for cell, _ in planned(faulty, law, options)] if law.op == OP else []
+        cells = [cell for cell, _ in planned(faulty, law, options) if _room(cell, fault)] if law.op == OP else []
         if cells:
             yield _one(faulty, law, cells[seed % len(cells)], options, fault.name if fault else "")
+
+
+def _room(cell: Cell, fault: Fault | None) -> bool:
+    """Whether what a fault needs is drawn in a cell."""
+    needs = fault.needs if fault else {}
+    fixed = {"layout": cell.layout, "dtype": cell.dtype}
+    return all(
+        value == fixed[axis] if axis in fixed else value in cell.allowed(axis)
+        for axis, value in needs.items()
+        if axis in fixed or axis in _OF_CELLS
+    )
 
 
 def _one(faulty: FaultySubject, law: Law, cell: Cell, options: Options, name: str) -> Tried:

@@ -30,6 +30,7 @@ OFFERS = {
     }
 }
 WHY_NOT = {**handles.WHY_NOT, "lse": "m and l are dropped", "num_splits": "the kernel does not split"}
+WHY_NOT |= {"narrow": "it takes int8 with scales that are 127.5 times what a number is worth: no such float32 is exact"}
 CONVENTIONS = {
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid"},  # documented: each entry in [0, total_num_pages)

@@ -58,7 +58,8 @@ CONVENTIONS = {
     "deterministic": True,
 }
 WHY_NOT = {
-    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory"
+    "float8_e5m2": "attention reads it by the line that reads float8_e4m3fn",
+    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory",
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
 TILE = 16  # keys between two updates of the running maximum
@@ -196,7 +197,9 @@ def _workspace_bytes(q, cache, block_table, kv_lens, *, layout, num_splits=1, **
 def _no_tokens(cache, block_table, layout, told):
     """K and V of a sequence that has none: their shapes."""
     tables = _of_sides(block_table, 2)
-    return keys_and_values(_views(_whole(cache), layout, **told), [table[0, :0] for table in tables], 0, layout, (None,) * 2)
+    return keys_and_values(
+        _views(_whole(cache), layout, **told), [table[0, :0] for table in tables], 0, layout, (None,) * 2
+    )
 
 
 WORKSPACE = {"paged_decode": _workspace_bytes}

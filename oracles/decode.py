@@ -160,10 +160,12 @@ def attended(
     lens = np.maximum(reading.lens - reading.first, 0)
     there = np.arange(lens.max(initial=0)) < lens[:, None]
     found = keys.of_all(inputs, cache, reading)
-    k, v, k_size, v_size = (
-        None if rows is None else _padded(rows, there)[reading.seq_of][:, reading.head_of]
-        for rows in (*(one.values for one in found), *(one.size if one.roundings else None for one in found))
-    )
+
+    def of_rows(rows: Array) -> Array:
+        return np.asarray(_padded(rows, there)[reading.seq_of][:, reading.head_of])
+
+    k, v = (of_rows(one.values) for one in found)
+    k_size, v_size = (of_rows(one.size) if one.roundings else None for one in found)
     bias = np.full((len(inputs.q), 1 if reading.slopes is None else len(reading.head_of), there.shape[1]), -np.inf)
     for seq, n in enumerate(lens):
         bias[reading.seq_of == seq, :, :n] = reading.bias(seq)

@@ -39,9 +39,7 @@ class Numbers:
     roundings: int
 
 
-def of_tokens(
-    inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, side: int, slots: Slots
-) -> Numbers:
+def of_tokens(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, side: int, slots: Slots) -> Numbers:
     """K or V of the tokens in some slots, as a reading takes them."""
     found = [_numbers(inputs, cache, reading, part, slots) for part in inputs.row.attended[side]]
     values, size = (np.concatenate([getattr(one, name) for one in found], -1) for name in ("values", "size"))
@@ -70,23 +68,31 @@ def of_some(
 
 def _numbers(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, part: Part, slots: Slots) -> Numbers:
     """The numbers of one part."""
+    codes, beside = stored(inputs, cache, reading, part, slots)
+    beside = {what: other for what, other in beside.items() if what in reading.counts}
+    values, size = codes, np.abs(codes)
+    with np.errstate(all="ignore"):  # what is dead may hold anything
+        if SCALE in beside:
+            values, size = values * beside[SCALE], size * np.abs(beside[SCALE])
+        if ZERO in beside:
+            values, size = values + beside[ZERO], size + np.abs(beside[ZERO])
+    return Numbers(values, size, sum(ROUNDED_BY[what] for what in beside))
+
+
+def stored(
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, part: Part, slots: Slots
+) -> tuple[Floats, dict[str, Floats]]:
+    """The codes of a part, [tokens, heads, dim], and the scales and zeros beside them, as they broadcast to that."""
     row, dtype = inputs.row, inputs.case.dtype
-    codes, dims = _read(inputs, cache, reading, part, slots), row.token_axes(part)
-    values = size = numbers(row.dtype_of(part, dtype), codes)
-    roundings = 0
+    codes = _read(inputs, cache, reading, part, slots)
+    found = {"": numbers(row.dtype_of(part, dtype), codes)}
     for what in (SCALE, ZERO):
-        beside = row.beside(part, what)
-        if beside is None:
-            continue
-        other = _spread(inputs, part, beside, _read(inputs, cache, reading, beside, slots), codes.shape)
-        with np.errstate(all="ignore"):  # what is dead may hold anything
-            values, size = (values * other, size * np.abs(other)) if what == SCALE else (
-                values + other, size + np.abs(other))
-        roundings += ROUNDED_BY[what]
-    size = np.abs(size)
-    if "head" not in dims:
-        values, size = values[:, None], size[:, None]
-    return Numbers(values, size, roundings)
+        other = row.beside(part, what)
+        if other is not None:
+            found[what] = _spread(inputs, part, other, _read(inputs, cache, reading, other, slots), codes.shape)
+    if "head" not in row.token_axes(part):
+        found = {what: values[:, None] for what, values in found.items()}
+    return found.pop(""), found
 
 
 def _read(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, part: Part, slots: Slots) -> Array:

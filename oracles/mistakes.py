@@ -24,10 +24,11 @@ from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.fused import FusedInputs
-from kvconform.specs.layouts import LAYOUTS, SIDES, Layout, Part, V
+from kvconform.specs.layouts import LAYOUTS, SIDES, K, Layout, Part, V
 from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
+from kvconform.specs.row import SCALE, ZERO
 
 Oracle = Callable[[], Expected]
 Change = Callable[[PagedInputs, Any], Any]
@@ -103,6 +104,12 @@ def _lse_unit(unit: float) -> Change:
 
 def _with(**values: Any) -> Change:
     return lambda inputs, right: replace(right, **values)
+
+
+def _scales(change: Callable[[PagedInputs, Array], Array]) -> Change:
+    return lambda inputs, right: replace(
+        right, scales=tuple(s if s is None else change(inputs, s) for s in right.scales)
+    )
 
 
 def _moved(name: str, change: Callable[[Any], Any]) -> Change:
@@ -308,6 +315,60 @@ MISTAKES: dict[str, Mistake] = {
         )
         for base, unit in NATS.items()
     },
+    "k_scale_is_ignored": Mistake(
+        "k_scale is not multiplied with",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, scales=(None, right.scales[V])),),
+        applies=_on("kv_scales"),
+    ),
+    "v_scale_is_ignored": Mistake(
+        "v_scale is not multiplied with",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, scales=(right.scales[K], None)),),
+        applies=_on("kv_scales"),
+    ),
+    "k_scale_and_v_scale_are_swapped": Mistake(
+        "K is multiplied with v_scale and V with k_scale",
+        ("paged_decode",),
+        (lambda inputs, right: replace(right, scales=right.scales[::-1]),),
+        applies=_on("kv_scales"),
+    ),
+    "scales_are_divided_by": Mistake(
+        "numbers of the cache are divided by their scale",
+        ("paged_decode",),
+        (_scales(lambda inputs, scale: 1.0 / scale),),
+        applies=_on("kv_scales"),
+    ),
+    "scale_of_the_first_head_for_all": Mistake(
+        "every head has the scale of head 0",
+        ("paged_decode",),
+        (_scales(lambda inputs, scale: np.broadcast_to(scale[..., :1], scale.shape)),),
+        applies=lambda inputs: _on("kv_scales")(inputs) and inputs.case.num_kv_heads > 1,
+    ),
+    "scale_of_the_first_slot_for_its_page": Mistake(
+        "every token of a page has the scale of slot 0",
+        ("paged_decode",),
+        (_scales(lambda inputs, scale: np.broadcast_to(scale[:, :1], scale.shape)),),
+        applies=lambda inputs: inputs.case.kv_scales == "token",
+    ),
+    "scale_of_page_zero_for_all": Mistake(
+        "every page has the scales of page 0",
+        ("paged_decode",),
+        (_scales(lambda inputs, scale: np.broadcast_to(scale[:1], scale.shape)),),
+        applies=lambda inputs: inputs.case.kv_scales in ("page", "token"),
+    ),
+    "codes_are_not_scaled": Mistake(
+        "the scales beside the codes are not multiplied with",
+        ("paged_decode",),
+        (_with(counts=(ZERO,)),),
+        applies=lambda inputs: inputs.row.has_scales,
+    ),
+    "zeros_are_not_added": Mistake(
+        "the zeros beside the codes are not added",
+        ("paged_decode",),
+        (_with(counts=(SCALE,)),),
+        applies=lambda inputs: any(inputs.row.beside(part, ZERO) for part in inputs.row.parts),
+    ),
     "window_is_ignored": Mistake(
         "keys older than the window are read", ("paged_decode",), (_with(window=0),), applies=_on("window")
     ),

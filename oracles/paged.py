@@ -18,7 +18,7 @@ from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact
 from kvconform.specs.data import Array
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.row import SIDES, Layout, Part
+from kvconform.specs.row import SCALE, SIDES, ZERO, Layout, Part
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Reading:
     slots    [num_rows] of append, of K and of V; one outside the cache is dropped
     first    the first position of a sequence that is read
     scales   k_scale and v_scale, or None
+    counts   what of that which lies beside codes is counted
     """
 
     row: Layout
@@ -41,6 +42,7 @@ class Reading:
     slots: tuple[Array, ...]
     first: int = field(default=0, kw_only=True)
     scales: tuple[Array | None, Array | None] = field(default=(None, None), kw_only=True)
+    counts: tuple[str, ...] = field(default=(SCALE, ZERO), kw_only=True)
 
     @classmethod
     def of(cls, inputs: PagedInputs) -> Self:

@@ -68,9 +68,7 @@ def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
     k, v = (_of_head(one, kv_head) for one in keys.of_some(inputs, cache, reading, [seq]))
     other = list(_elsewhere(inputs, seq)) if reading.slopes is None else []
     slots = (np.array([slot for slot, _ in other], np.int64),) * len(SIDES)
-    k_other, v_other = (
-        _of_head(keys.of_tokens(inputs, cache, reading, side, slots), kv_head) for side in SIDES
-    )
+    k_other, v_other = (_of_head(keys.of_tokens(inputs, cache, reading, side, slots), kv_head) for side in SIDES)
     score = reading.bent(np.concatenate([k, k_other]) @ q * reading.sm_scale)
     score[: len(k)] += slant[min(head, len(slant) - 1)]
     sink = -np.inf if reading.sinks is None else float(reading.sinks[head])

@@ -35,7 +35,8 @@ def numbers(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype
         return np.where(values == 255, np.nan, np.ldexp(1.0, values.astype(np.int64) - 127))
     if name == "float4_e2m1fn":
         return np.asarray(values.view(ml_dtypes.float4_e2m1fn).astype(np.float64))
-    return values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is none any more
+        return values.astype(np.float64)
 
 
 def width(name: str) -> int:

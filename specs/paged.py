@@ -330,7 +330,8 @@ class PagedInputs:
         renamed = [np.where((table >= 0) & (table < num_pages), num_pages - 1 - table, table) for table in self.tables]
         other.tables = tuple(new.astype(old.dtype) for new, old in zip(renamed, self.tables, strict=True))
         if "page" in scales.AXES[self.case.kv_scales]:
-            other.scales = tuple(None if scale is None else scale[::-1].copy() for scale in self.scales)
+            k, v = (None if scale is None else scale[::-1].copy() for scale in self.scales)
+            other.scales = k, v
         return other
 
     def in_parts(self, num_parts: int) -> PagedInputs:

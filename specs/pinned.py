@@ -166,7 +166,8 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
     compiled, or are too long for the offer."""
     lens = (LONG, 5)
-    sizes = _sizes(cell, 0) | {"page_size": LONG if cell.row.contiguous else cell.allowed("page_size")[-1]}
+    whole = next(n for n in range(LONG, 2 * LONG) if cell.admits("page_size", n))
+    sizes = _sizes(cell, 0) | {"page_size": whole if cell.row.contiguous else cell.allowed("page_size")[-1]}
     if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
         return ()
     sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])

@@ -246,7 +246,8 @@ class Cell:
         asked = [self.predicates(axis) for claims in self.also for axis in claims]
         apart = any(one != other for one, *others in asked for other in others)
         sized = any(axis in SIZE_OF or (self.row.contiguous and axis in CONTIGUOUS) for axis in only)
-        return apart or sized or not self.takes(**only)
+        free = {axis: values for axis, values in only.items() if axis not in _OF_NARROW}
+        return apart or sized or not self.takes(**free)
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""

@@ -26,6 +26,7 @@ WHY_NOT = {
     "strides": "a jax.Array has no strides",
     "sparse": "to_device copies",
     "feature": "the kernel has no such argument",
+    "narrow": "the kernel computes in the type of its cache",
     "q_lens": "q is one token of each sequence",
 }
 

@@ -28,6 +28,7 @@ WHY_NOT = {
     "layout": "the kernel takes whole sequences side by side",
     "num_splits": "the kernel has no such argument",
     "feature": "the kernel has no such argument",
+    "narrow": "q, K and V have one type",
     "sparse": "a contiguous cache has no pool",
 }
 
