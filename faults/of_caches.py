@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from kvconform.faults.fault import Fault
@@ -70,6 +71,11 @@ GIVEN = (
     _factor("k_is_divided_by_its_scale", "tensor", _of_side(K, lambda s: 1.0 / s.at(s.page, s.slot)), source="O31"),
     _factor("v_is_divided_by_its_scale", "tensor", _of_side(V, lambda s: 1.0 / s.at(s.page, s.slot)), source="O31"),
     _factor("v_is_scaled_twice", "tensor", _of_side(V, lambda s: s.at(s.page, s.slot) ** 2)),
+    _factor(
+        "scales_are_rounded_to_bfloat16",
+        "tensor",
+        lambda s: s.at(s.page, s.slot).astype(ml_dtypes.bfloat16).astype(np.float64),
+    ),
     _factor("scales_are_rounded_to_powers_of_two", "tensor", lambda s: 2.0 ** np.rint(np.log2(s.at(s.page, s.slot)))),
     _factor(
         "scales_are_rounded_to_float8",

@@ -59,7 +59,7 @@ CONVENTIONS = {
 }
 WHY_NOT = {
     "float8_e5m2": "attention reads it by the line that reads float8_e4m3fn",
-    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory",
+    "sparse": "caches are copied before they are written, and packed codes are expanded: 2**31 elements of memory",
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
 TILE = 16  # keys between two updates of the running maximum

@@ -52,8 +52,8 @@ class Case:
     num_splits          parts that paged_decode cuts each sequence into
     sm_scale            factor of q . k; None: head_dim ** -0.5
     q_dtype             dtype of q and out; empty: the cache's
-    kv_scales           what the numbers of a narrow cache are multiplied with by k_scale and v_scale, one a: tensor, head,
-                        page (and head), token (and head); none
+    kv_scales           what k_scale and v_scale, which the numbers of a narrow cache are multiplied with, are one of
+                        each: tensor, head, page (and head), token (and head); none
     window, soft_cap    keys that a query sees at most, its own among them, and what scores are bent to; 0: neither
     sinks, alibi_slopes none, or drawn: float32 numbers of q heads, by hash; dominant: sinks that outweigh most keys
     q_lens              query tokens of each sequence, its newest; (): one each

@@ -29,13 +29,13 @@ STEPS = {"int8": 2.0**-3, "uint4": 2.0**-3, "uint2": 2.0**-1, "float4_e2m1fn": 2
 
 
 def drawn(of: str, h: Hashes) -> npt.NDArray[np.float64]:
-    """A positive scale a hash, for codes of a type: 8/16 to 15/16 of its step, or of twice its step."""
-    sixteenths = 8 + ((h >> np.uint64(61)).astype(np.int64))
-    return np.ldexp(sixteenths / 16.0, ((h >> np.uint64(40)) & np.uint64(1)).astype(np.int64)) * STEPS.get(of, 1.0)
+    """A positive scale a hash, for codes of a type: from half its step to twice, with every bit of a float32."""
+    share = np.ldexp((h >> np.uint64(41)).astype(np.float64), -24) + 0.5
+    return np.ldexp(share, ((h >> np.uint64(40)) & np.uint64(1)).astype(np.int64)) * STEPS.get(of, 1.0)
 
 
 def stored(dtype: str, of: str, what: str, h: Hashes) -> Array:
-    """A part of the cache that holds scales or zeros, one a hash, exact in its dtype.
+    """A part of the cache that holds scales or zeros, one a hash, rounded to its dtype.
 
     of     type of the codes
     what   scale, zero

@@ -140,7 +140,7 @@ def _explanations(
         level = inputs(flat)
         assert isinstance(level, PagedInputs)
         zeros = paged.filled(level, "zero")
-        exact = decode.rounding(subject.profile(flat.dtype), flat.dtype)
+        exact = decode.rounding(subject.profile(flat.result_dtype), flat.result_dtype)
         want = decode.required(level, zeros, exact, DecodeReading.right(level, subject.conventions))
         error = decode.error_of_exp_at_0(attend(subject, flat, zeros), want, right.lse_unit)
         return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
