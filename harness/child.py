@@ -18,6 +18,8 @@ def main() -> int:
         "--override-ini=filterwarnings=default",  # a kernel library's warning is not ours to fail on
         "-p",
         "no:cacheprovider",
+        "-p",
+        "no:unraisableexception",  # collects garbage, time and again, to find what nobody here asks for
         "--assert=plain",
         "-q",
     ]

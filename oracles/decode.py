@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kvconform.oracles import paged, screen
-from kvconform.oracles.bound import Bounded, OutsideDomain, attention_bound, require_range
+from kvconform.oracles.bound import Bounded, attention_bound, require_range
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Expected, Interval, Locate, by_axes
 from kvconform.specs.case import DEFAULTS, Case
@@ -158,19 +158,36 @@ def attended(
     keep_terms: bool = False,
 ) -> Bounded:
     """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once."""
-    lens = np.maximum(reading.lens - reading.first, 0)
-    there = np.arange(lens.max(initial=0)) < lens[:, None]
-    parts = paged.gathered(inputs, cache, reading)
-    k, v = (_padded(rows, there)[reading.seq_of][:, reading.head_of] for rows in parts)
-    bias = np.full((len(inputs.q), 1 if reading.slopes is None else len(reading.head_of), there.shape[1]), -np.inf)
-    for seq, n in enumerate(lens):
-        bias[reading.seq_of == seq, :, :n] = reading.bias(seq)
+    (k, v), bias = _batch(inputs, cache, reading), _biases(reading)
     bounded = partial(attention_bound, inputs.q, k, v, reading.sm_scale, profile, bias=bias, soft_cap=reading.soft_cap)
     found = bounded(sink=reading.sinks, keep_terms=keep_terms)
     if reading.sinks is None or reading.lse_sinks:
         return found
     without = bounded()
     return replace(found, lse=without.lse, lse_error=without.lse_error)
+
+
+def _lens(reading: DecodeReading) -> Array:
+    """Keys that are read of each sequence."""
+    return np.maximum(reading.lens - reading.first, 0)
+
+
+def _batch(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading) -> tuple[Array, Array]:
+    """K and V that each query row and head reads, float64 [num_q_rows, num_q_heads, longest, dim]."""
+    lens = _lens(reading)
+    there = np.arange(lens.max(initial=0)) < lens[:, None]
+    k, v = (_padded(rows, there)[reading.seq_of][:, reading.head_of] for rows in paged.gathered(inputs, cache, reading))
+    return k, v
+
+
+def _biases(reading: DecodeReading) -> Array:
+    """What is added to the scores of a batch, [num_q_rows, num_q_heads or 1, longest]."""
+    lens = _lens(reading)
+    num_heads = 1 if reading.slopes is None else len(reading.head_of)
+    bias = np.full((len(reading.seq_of), num_heads, lens.max(initial=0)), -np.inf)
+    for seq, n in enumerate(lens):
+        bias[reading.seq_of == seq, :, :n] = reading.bias(seq)
+    return bias
 
 
 def _padded(rows: Array, there: Array) -> Array:
@@ -271,22 +288,39 @@ def without(feature: str, reading: DecodeReading) -> DecodeReading:
     return replace(reading, **WITHOUT[feature])
 
 
-def shows(
-    feature: str,
-    inputs: PagedInputs,
-    cache: Mapping[str, Array],
-    profile: Profile,
-    reading: DecodeReading,
-    want: Expected,
-) -> bool:
-    """Whether a kernel that ignores a feature, and is exact otherwise, would not be what is expected."""
-    try:
-        ignorant = expected(inputs, cache, profile, without(feature, reading))
-    except OutsideDomain:  # such as NaN in what a window keeps from being read
-        return True
+def shown(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, want: Expected) -> tuple[str, ...]:
+    """The features of a Case that show: a kernel that ignores one, and is exact otherwise, is not what is expected.
+
+    reading   the right one
+    """
+    on = features_on(inputs.case)
+    if not on:
+        return ()
+    k, v = _batch(inputs, cache, reading)
     with np.errstate(all="ignore"):
-        seen = {name: one.want.astype(np.float32) for name, one in ignorant.items() if name in want}
-        return any(one.unmet(seen[name]).any() for name, one in want.items())
+        ignorant = {feature: _exact(inputs.q, k, v, without(feature, reading)) for feature in on}
+        return tuple(
+            feature
+            for feature, seen in ignorant.items()
+            if any(one.unmet(seen[name].astype(np.float32)).any() for name, one in want.items())
+        )
+
+
+def _exact(q: Array, k: Array, v: Array, reading: DecodeReading) -> dict[str, Array]:
+    """out and lse of a batch, without a bound; NaN where a key that is read makes them so."""
+    bias = _biases(reading)
+    live = bias != -np.inf
+    score = reading.bent(reading.sm_scale * np.matmul(k, q.astype(np.float64)[..., None])[..., 0])
+    score = np.where(live, score + np.where(live, bias, 0.0), -np.inf)
+    sink = np.full(score.shape[1], -np.inf) if reading.sinks is None else reading.sinks.astype(np.float64)
+    top = np.maximum(score.max(-1, initial=-np.inf), sink)
+    top = np.where(np.isneginf(top), 0.0, top)  # nothing is attended to
+    weight, of_sink = np.exp(score - top[..., None]), np.exp(sink - top)
+    keys = weight.sum(-1)
+    values = np.where(live[..., None], v, 0.0)
+    out = np.matmul(weight[..., None, :], values)[..., 0, :] / (keys + of_sink)[..., None]
+    lse = top + np.log(keys + of_sink if reading.lse_sinks else keys)
+    return {"out": np.where((keys + of_sink == 0)[..., None], 0.0, out), "lse": lse / reading.lse_unit}
 
 
 def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], lse_unit: float) -> float:
