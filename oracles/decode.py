@@ -169,7 +169,7 @@ def attended(
 
 def _lens(reading: DecodeReading) -> Array:
     """Keys that are read of each sequence."""
-    return np.maximum(reading.lens - reading.first, 0)
+    return np.asarray(np.maximum(reading.lens - reading.first, 0))
 
 
 def _batch(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading) -> tuple[Array, Array]:
@@ -364,5 +364,8 @@ def typical_step(v: Array, out: Array, error: Array, out_format: str) -> list[fl
     lever = np.abs(v - out[:, None])
     reach = np.broadcast_to((error + FORMATS[out_format].unit * np.abs(out))[:, None], lever.shape)
     with np.errstate(over="ignore"):
-        steps = np.divide(reach, lever, out=np.full(lever.shape, np.inf), where=lever > 0)
-    return [float(x) for x in np.median(steps.reshape(len(steps), -1), axis=1)]
+        steps = np.divide(reach, lever, out=np.full(lever.shape, np.inf), where=lever > 0).reshape(len(v), -1)
+    upper = steps.shape[1] // 2  # the median, without what np.median takes care of besides
+    lower = upper - (steps.shape[1] % 2 == 0)
+    halves = np.partition(steps, (lower, upper), axis=1)
+    return [float(x) for x in (halves[:, lower] + halves[:, upper]) / 2]

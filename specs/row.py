@@ -370,6 +370,14 @@ class Layout:
         live = self.live(buffer, sizes, dtype).reshape(-1, word).any(1)
         return np.asarray(~live).reshape(self.shape(buffer, sizes, dtype))
 
+    def is_padded(self, sizes: Sizes, dtype: str) -> bool:
+        """Whether any buffer has padding: one page has it, or none has."""
+        return any(self._is_padded(buffer, {**sizes, "page": 1}, dtype) for buffer in self.buffers)
+
+    @_remembered
+    def _is_padded(self, buffer: str, sizes: Sizes, dtype: str) -> bool:
+        return bool(self.padding(buffer, sizes, dtype).any())
+
     def padding_of(self, buffer: str, tokens: tuple[Array, Array], sizes: Sizes, dtype: str) -> Array:
         """bool, of the buffer's shape: padding that lies inside of tokens, which are given as (pages, slots)."""
         word, padding = 8 * self.word_of(buffer, dtype).itemsize, self.padding(buffer, sizes, dtype)
