@@ -43,10 +43,13 @@ def num_shares(cells: Iterable[Booked], attested: Mapping[str, Any], most: int) 
 
 
 def deal(cells: Iterable[Booked], num: int) -> dict[str, int]:
-    """Key of each cell that is to be tried -> its share: the largest unit first, each to whoever has least."""
+    """Key of each cell that is to be tried -> its share: the largest unit first, each to whoever has least.
+
+    The first one is at work while the others start.
+    """
     cells = [cell for cell in cells if cell.outcome != NOT_OFFERED]
     share_of: dict[Unit, int] = {}
-    load = [0] * num
+    load = [0, *[LEAST_CELLS] * (num - 1)]
     for unit, size in _sizes(cells).most_common():
         share_of[unit] = load.index(min(load))
         load[share_of[unit]] += size
