@@ -124,7 +124,8 @@ def attested(said: Mapping[str, Any]) -> str:
     """What an adapter attests, for people: `812 launches on NVIDIA H200, compiled, 24 compilations`."""
     if not said:
         return "attests nothing"
-    words = [f"{said.get('launches', '?')} launches on {said.get('device', 'unknown')}"]
+    words = [f"{said['launches']} launches on {said.get('device', 'unknown')}"] if "launches" in said else []
+    words = words or [f"on {said.get('device', 'unknown')}"]
     words += [str(said["mode"])] if "mode" in said else []
     if "compilations" in said:
         words.append(f"{said['compilations']} compilation{'s' * (said['compilations'] != 1)}")
@@ -138,7 +139,8 @@ class Run:
     name, backend    what it is
     ref              how the command line named it: a built-in name, a path, a dotted module
     versions         of what it requires
-    attested         what its attest() said last: launches, device, mode, compilations
+    attested         what its attest() said last: launches, device, mode, compilations; of several processes the sums
+    processes        how many judged it at a time
     conventions      its declared conventions, completed
     exit             what the supervisor itself has to say: 0, 2 (adapter), 3 (blocked)
     message          why
@@ -155,6 +157,7 @@ class Run:
     exit: int = OK_EXIT
     message: str = ""
     seconds: float = 0.0
+    processes: int = 1
     time: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from typing import Any
 
 from kvconform.harness.adapters import ROOT
+
+
+class _Settled:
+    """What has been imported stays until the end: no collection of garbage looks at it."""
+
+    def pytest_runtestloop(self, session: Any) -> None:
+        gc.freeze()
 
 
 def main() -> int:
@@ -18,7 +27,9 @@ def main() -> int:
         "--override-ini=filterwarnings=default",  # a kernel library's warning is not ours to fail on
         "-p",
         "no:cacheprovider",
+        "-p",
+        "no:unraisableexception",  # collects garbage, time and again, to find what nobody here asks for
         "--assert=plain",
         "-q",
     ]
-    return int(pytest.main([*fixed, *sys.argv[2:]]))
+    return int(pytest.main([*fixed, *sys.argv[2:]], plugins=[_Settled()]))

@@ -128,8 +128,9 @@ def _shared(command: Any) -> Any:
     default=usable_cores,
     show_default="usable cores",
     metavar="N",
-    help="Implementations judged at a time; 1: one after another. Time limits are of the clock on the wall: more jobs "
-    "than cores leave each less done in its time.",
+    help="Processes at a time: one an implementation, and where more are left, several that share the cells of one "
+    "whose attest() names a CPU. No verdict depends on it; of a violation another smallest case may be shown. Time "
+    "limits are of the clock on the wall: more jobs than cores leave each less done in its time.",
 )
 @click.option(
     "--profile-time",
@@ -154,7 +155,7 @@ def run(
 ) -> int:
     """Judge implementations by every law of what they offer.
 
-    Each implementation runs in a process of its own, several at a time: a kernel that crashes or hangs costs its cell
+    Each implementation runs in processes of its own, several at a time: a kernel that crashes or hangs costs its cell
     and no more. Prints one table, then every red cell with its smallest case and the line that replays it.
     """
     for name, values, known in (

@@ -7,7 +7,7 @@ A kernel may print what it likes and exit how it likes; only this file is believ
     found    {"cell": Booked}                                             a red cell, before it is diagnosed by calls
     booked   {"cell": Booked, "attested": {...}}                          a cell is closed
     error    {"code", "message", "trace"}                                 the adapter cannot be used
-    done     {"time": {what: share}}                                      every planned item was run
+    done     {"seen": {what: moments}}                                    every planned item was run
 """
 
 from __future__ import annotations

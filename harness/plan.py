@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kvconform.harness.booking import NOT_OFFERED, Booked
@@ -24,6 +24,7 @@ class Options:
     case                          judge this Case alone
     explains                      whether what violates is named, and made small
     replay_form                   how a counterexample is replayed; `{case}` `{impl}` `{law}` are filled in
+    asked                         (subject, law), by identity -> them and their cells
     """
 
     effort: Effort
@@ -35,6 +36,7 @@ class Options:
     case: Case | None = None
     explains: bool = True
     replay_form: str = "kvconform replay {case} --impl {impl} --law {law}"
+    asked: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def takes_law(self, law: Law) -> bool:
         """Whether a law is asked for."""
@@ -81,6 +83,14 @@ def left_out(subject: Subject, law: Law, options: Options) -> list[Booked]:
 
 
 def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
+    """Worked out once: a run asks for its plan several times, and fills in what is booked."""
+    key = (id(subject), id(law))
+    if key not in options.asked:
+        options.asked[key] = (subject, law, _ask(subject, law, options))
+    return [(cell, replace(booked, features={}, findings=[])) for cell, booked in options.asked[key][2]]
+
+
+def _ask(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
     if not_offered(subject, law):
         return []
     asked = []

@@ -6,13 +6,14 @@ command line: pytest's 5 becomes 3.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from kvconform.harness import booking
+from kvconform.harness import booking, shares, where_time_goes
 from kvconform.harness.adapters import AdapterError, nearest
 from kvconform.harness.booking import BAD, DOUBTFUL, NOT_OFFERED, Booked, attested, paste, paste_doubt
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
@@ -139,7 +140,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         except AdapterError as e:
             refuse(state.journal, str(e), booking.USAGE_EXIT, e.__cause__)
         plan = _plan(state, searcher)
-        searcher.begin(sum(key not in searcher.closed for key in plan))
         if state.sampler is None and session.config.getoption("--kv-profile-time", default=False):
             state.sampler = Sampler()
             state.sampler.start()
@@ -152,6 +152,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             conventions={k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in conventions},
             cells={key: row.to_json() for key, row in plan.items()},
         )
+        searcher.closed |= shares.others(plan.values())
+        searcher.begin(sum(key not in searcher.closed for key in plan))
 
 
 def _plan(state: State, searcher: Searcher) -> dict[str, Booked]:
@@ -206,9 +208,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     state = session.config.stash.get(STATE, None)
     if state is None or not state.judging or not state.searchers or exitstatus not in (0, 1, 5):
         return
-    state.time = state.sampler.stop() if state.sampler else {}
+    seen = state.sampler.stop() if state.sampler else Counter[str]()
+    state.time = where_time_goes.shares(seen)
     for searcher in state.searchers.values():
-        searcher.journal.write("done", time=state.time)
+        searcher.journal.write("done", seen=seen)
     ours = booking.exit_code([b.outcome for b in state.booked])
     others = exitstatus == 1 and ours == booking.OK_EXIT
     session.exitstatus = booking.BAD_EXIT if others else booking.worst([ours, 1 if exitstatus == 1 else 0])

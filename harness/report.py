@@ -161,8 +161,11 @@ def footer(run: Run) -> str:
     examples, inside = sum(c.examples for c in cells), sum(c.inside_seconds for c in cells)
     busy = sum(c.seconds for c in cells)
     line = f"{run.name}: {examples} examples in {run.seconds:.1f} s"
+    if run.processes > 1:
+        line += f" in {run.processes} processes"
     if busy:
-        line += f", {examples / busy:.0f} examples/s, {inside / busy:.0%} of the time inside the implementation"
+        each = " each" if run.processes > 1 else ""
+        line += f", {examples / busy:.0f} examples/s{each}, {inside / busy:.0%} of the time inside the implementation"
     seen = [c.resolution for c in cells if c.resolution is not None]
     if seen:
         line += f"; sees a key's weight change by {min(seen):.1g} to {max(seen):.1g}"

@@ -126,14 +126,15 @@ class Subject:
         before = self._launches()
         positional, keywords = [handles[n] for n in row.positional], hidden
         keywords |= {n: handles[n] for n in row.keywords if n in handles}
-        memory, into = self._memory(case, op, results(op, case, arguments, self.conventions), (positional, keywords))
+        want = results(op, case, arguments, self.conventions)
+        memory, into = self._memory(case, op, want, (positional, keywords))
         raw = self._run(op, positional, keywords | into)
         if before is not None and has_work(arguments) and self._launches() == before:
             raise Violation(
                 f"{op} launched nothing: attest() counts {before} launches before and after the call, so no kernel of "
                 f"{self.name} ran ({self.file})"
             )
-        got = self._named(op, case, arguments, raw)
+        got = self._named(op, case, want, raw)
         self._inputs_unchanged(op, {n: value for n, value in arguments.items() if n not in lent}, handles, got)
         for name, value in placed.items():
             for label, one in _labelled(name, value):
@@ -274,10 +275,12 @@ class Subject:
             raise Violation(f"{what} is a {type(array).__name__} on the host, not a numpy array ({self.file})")
         return array
 
-    def _named(self, op: str, case: Case, arguments: Mapping[str, Any], raw: Any) -> dict[str, Any]:
-        """Results by name, with the shapes and dtypes that the operation says; lse in the adapter's form."""
+    def _named(self, op: str, case: Case, want: Mapping[str, Any], raw: Any) -> dict[str, Any]:
+        """Results by name, with the shapes and dtypes that the operation says; lse in the adapter's form.
+
+        want   result or part -> (shape, dtype)
+        """
         names = [n for n in OPERATIONS[op].returns if self.offers_result(op, n)]
-        want = results(op, case, arguments, self.conventions)
         if OPERATIONS[op].returns == ("cache",):
             if not isinstance(raw, dict) or set(raw) != set(want):
                 shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__

@@ -1,9 +1,12 @@
-"""A run survives its kernels: one child process an implementation, and only its journal is believed.
+"""A run survives its kernels: they run in child processes, and only a child's journal is believed.
 
 A child that dies or stalls costs the cell in flight, with its case; where a violation had been found and only its
 diagnosis was left, the violation stands. The supervisor starts another without the closed cells. Three deaths close an
-operation. The exit code proves nothing (a kernel may call `os._exit(0)`): a run is over when `done` stands in the
-journal.
+operation: what stands behind the third in the plan is not tried. The exit code proves nothing (a kernel may call
+`os._exit(0)`): a run is over when `done` stands in the journal.
+
+Where cores are idle, the cells of one implementation are shared out among several children (harness/shares.py). The
+first writes the plan, and is told then which cells are its own. How a cell ends does not depend on their number.
 """
 
 from __future__ import annotations
@@ -18,26 +21,32 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from kvconform.harness import booking, journal
+from kvconform.harness import booking, journal, shares
 from kvconform.harness.adapters import ROOT, Found
 from kvconform.harness.booking import BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, Booked, Run
 from kvconform.harness.diagnoses import unasked
 from kvconform.harness.efforts import STALL_SECONDS, STARTING_FACTOR
 from kvconform.harness.search import replay_line
+from kvconform.harness.where_time_goes import shares as time_shares
 
 MAX_DEATHS = 3
-"""An operation that killed so many children is closed."""
+"""An operation in so many of whose cells children died is closed."""
 
 POLL_SECONDS = 0.02
 
+_T = TypeVar("_T")
+
 
 class Listener(Protocol):
-    """Told of progress, from several threads where several implementations are judged at a time."""
+    """Told of progress, from several threads where several implementations are judged at a time, or one by several
+    children."""
 
     def planned(self, run: Run) -> None:
         """The plan is known."""
@@ -69,23 +78,27 @@ def supervise_all(
     replay_form: str,
     stall: float = STALL_SECONDS,
 ) -> list[Run]:
-    """Judge implementations, `jobs` at a time; what is booked comes in the order of `found`, whoever ends first.
+    """Judge implementations, in `jobs` processes at a time; what is booked comes in the order of `found`.
 
-    Ctrl-C, or an error of this suite's own, ends the children of all of them.
+    Each has one process, or as many as there are jobs for each of those that can run here. Ctrl-C, or an error of this
+    suite's own, ends the children of all of them.
     """
     stop = threading.Event()
+    processes = max(1, jobs // max(1, sum(not one.blocked for one in found)))
+    how: dict[str, Any] = {"replay_form": replay_form, "stall": stall, "stop": stop, "processes": processes}
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         try:
-            tasks = [
-                pool.submit(supervise, one, arguments, listener, replay_form=replay_form, stall=stall, stop=stop)
-                for one in found
-            ]
-            for task in wait(tasks, return_when=FIRST_EXCEPTION).done:
-                task.result()  # raises what it raised
-            return [task.result() for task in tasks]
+            return _all_of([pool.submit(supervise, one, arguments, listener, **how) for one in found])
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
+
+
+def _all_of(tasks: list[Future[_T]]) -> list[_T]:
+    """What each returns; raises at once what one of them raises."""
+    for task in wait(tasks, return_when=FIRST_EXCEPTION).done:
+        task.result()
+    return [task.result() for task in tasks]
 
 
 def supervise(
@@ -96,6 +109,7 @@ def supervise(
     replay_form: str,
     stall: float = STALL_SECONDS,
     stop: threading.Event | None = None,
+    processes: int = 1,
 ) -> Run:
     """Judge one implementation in children of its own.
 
@@ -103,7 +117,8 @@ def supervise(
                   lone path for a folder to load a conftest from
     replay_form   how a counterexample is replayed (harness.search.Options)
     stall         seconds of silence after which a call is taken to hang
-    stop          when set, its child is ended and nothing is booked any more
+    stop          when set, its children are ended and nothing is booked any more
+    processes     children at a time, at most
     """
     run = Run(found.name, str(found.literals["BACKEND"]), found.ref, found.versions)
     start = time.monotonic()
@@ -112,50 +127,149 @@ def supervise(
         run.cells["*"] = Booked(run.name, "*", "*", "*", "*", BLOCKED, message=found.blocked)
         return run
     with tempfile.TemporaryDirectory(prefix="kvconform-") as folder:
-        _Supervisor(found, arguments, listener, run, Path(folder), replay_form, stall, stop or threading.Event()).run()
+        how = _How(found, arguments, Path(folder), replay_form, stall, processes)
+        _Book(run, listener, how, stop or threading.Event()).fill()
     run.seconds = time.monotonic() - start
     return run
 
 
-class _Supervisor:
-    def __init__(
-        self,
-        found: Found,
-        arguments: Sequence[str],
-        listener: Listener,
-        run: Run,
-        folder: Path,
-        replay_form: str,
-        stall: float,
-        stop: threading.Event,
-    ) -> None:
-        self.found, self.arguments, self.listener, self.book = found, arguments, listener, run
-        self.folder, self.form, self.stall, self.stop = folder, replay_form, stall, stop
+@dataclass(frozen=True)
+class _How:
+    """What every child of an implementation is started with; `processes`: how many at a time, at most."""
+
+    found: Found
+    arguments: Sequence[str]
+    folder: Path
+    form: str
+    stall: float
+    processes: int
+
+
+class _Book:
+    """What is booked of one implementation, by the threads that each follow one of its children.
+
+    over       set: the adapter cannot be judged
+    closed     cells that are booked;  dead: those that a child died in
+    owner      cell -> its share, in the order of the plan
+    attested   share -> what its child attested last
+    """
+
+    def __init__(self, run: Run, listener: Listener, how: _How, stop: threading.Event) -> None:
+        self.run, self.listener, self.how, self.stop = run, listener, how, stop
+        self.lock = threading.RLock()
+        self.over = threading.Event()
         self.closed: set[str] = set()
-        self.deaths: Counter[str] = Counter()
+        self.dead: set[str] = set()
+        self.owner: dict[str, int] = {}
+        self.attested: dict[int, dict[str, Any]] = {}
+        self.seen: Counter[str] = Counter()
+        self._others: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(max_workers=max(1, how.processes - 1))
+
+    def fill(self) -> None:
+        """Follow the first child, and those that it turns out to be worth."""
+        with self._pool:
+            try:
+                _Share(self, 0).run()
+                _all_of(self._others)
+            except BaseException:
+                self.over.set()
+                raise
+        self.run.time = time_shares(self.seen)
+
+    def planned(self, row: Mapping[str, Any]) -> int:
+        """Take the plan, and start the other children when it comes for the first time; how many there are in all."""
+        run = self.run
+        with self.lock:
+            run.name, run.backend, run.conventions = row["impl"], row["backend"], row["conventions"]
+            first = not run.cells
+            for key, cell in row["cells"].items():
+                run.cells.setdefault(key, Booked(**cell))
+            self.listener.planned(run)
+            if first:
+                run.processes = shares.num_shares(run.cells.values(), row["attested"], self.how.processes)
+                self.owner = shares.deal(run.cells.values(), run.processes)
+                self._others = [self._pool.submit(_Share(self, i).run) for i in range(1, run.processes)]
+        return run.processes
+
+    def attest(self, share: int, said: dict[str, Any]) -> None:
+        """Take what a child's adapter attests: counts are added up."""
+        with self.lock:
+            self.attested[share] = said
+            total = dict(self.attested[min(self.attested)])
+            for name, value in total.items():
+                if type(value) is int:
+                    total[name] = sum(one.get(name, 0) for one in self.attested.values())
+            self.run.attested = total
+
+    def close(self, cell: Booked) -> None:
+        """Book a cell, unless its operation was closed before it."""
+        with self.lock:
+            if cell.key not in self.closed:
+                self.run.cells[cell.key] = cell
+                self.closed.add(cell.key)
+                self.listener.closed(self.run, cell)
+
+    def bury(self, cell: Booked) -> None:
+        """Book a cell that a child died in; what stands behind the third one of its operation is not tried.
+
+        Another child may have been quicker: what it booked of these cells is taken back.
+        """
+        with self.lock:
+            self.close(cell)
+            self.dead.add(cell.key)
+            every = [key for key in self.owner if self.run.cells[key].op == cell.op]
+            deaths = [i for i, key in enumerate(every) if key in self.dead]
+            for key in every[deaths[MAX_DEATHS - 1] + 1 :] if len(deaths) >= MAX_DEATHS else ():
+                untried = _blank(self.run.cells[key])
+                untried.message = f"{cell.op} ended {MAX_DEATHS} processes; the rest of it was not tried"
+                self.close(untried)
+                self.run.cells[key] = untried
+
+    def fail(self, code: int, message: str) -> None:
+        """The adapter cannot be judged: all of its children are ended."""
+        with self.lock:
+            if not self.over.is_set():
+                self.run.exit, self.run.message = code, message
+            self.over.set()
+
+
+def _blank(cell: Booked) -> Booked:
+    """A cell as it is planned."""
+    return Booked(cell.impl, cell.op, cell.layout, cell.dtype, cell.law)
+
+
+class _Share:
+    """Follows one child at a time, which tries one share of the cells."""
+
+    def __init__(self, book: _Book, share: int) -> None:
+        self.book, self.how, self.share = book, book.how, share
+        self.unasked: set[str] = set()
+        self.starts = 0
 
     def run(self) -> None:
         """Start children until one is done, the adapter is refused, or nothing is left to try."""
-        while True:
+        while not self.book.over.is_set():
             watch = self._watch()
             if watch.error is not None:
-                self.book.exit, self.book.message = watch.error["code"], watch.error["message"]
-                if os.environ.get("KVCONFORM_DEBUG"):
-                    self.book.message += "\n" + watch.error["trace"]
-                return
-            if watch.done:
+                trace = "\n" + watch.error["trace"] if os.environ.get("KVCONFORM_DEBUG") else ""
+                self.book.fail(watch.error["code"], watch.error["message"] + trace)
+            elif watch.done:
                 self._explain_not_reached(watch.tail())
                 return
-            if watch.key is None:
-                self.book.exit = booking.USAGE_EXIT
-                self.book.message = f"{self.found.path}: {watch.said()} outside any call\n{watch.tail()}".strip()
-                return
-            self._bury(watch)
+            elif watch.key is not None:
+                self._bury(watch)
+            elif not self.book.over.is_set():
+                said = f"{self.how.found.path}: {watch.said()} outside any call\n{watch.tail()}".strip()
+                self.book.fail(booking.USAGE_EXIT, said)
 
     def _watch(self) -> _Watch:
-        closed = self.folder / "closed.json"
-        closed.write_text(json.dumps(sorted(self.closed)), encoding="utf-8")
-        path = self.folder / f"journal-{len(self.closed)}-{sum(self.deaths.values())}.jsonl"
+        how, self.starts = self.how, self.starts + 1
+        closed, path, log = (
+            how.folder / f"{name}-{self.share}-{self.starts}" for name in ("closed.json", "journal.jsonl", "log")
+        )
+        with self.book.lock:
+            closed.write_text(json.dumps(sorted(self.book.closed | self.unasked)), encoding="utf-8")
         path.touch()
         command = [
             sys.executable,
@@ -163,24 +277,35 @@ class _Supervisor:
             str(ROOT / "__main__.py"),
             "child",
             f"--kv-impl={self._ref()}",
-            *self.arguments,
+            *how.arguments,
         ]
+        read, write = os.pipe()
         environment = _without_pytest(os.environ) | {
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # whatever pytest plugins stand around have no say in a verdict
-            "HYPOTHESIS_STORAGE_DIRECTORY": str(self.folder / "hypothesis"),
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(how.folder / "hypothesis"),
             journal.ENV_PATH: str(path),
             journal.ENV_CLOSED: str(closed),
-            "KVCONFORM_REPLAY": self.form,
-            **{str(k): str(v) for k, v in self.found.literals["ENV"].items()},
+            shares.ENV_SHARE: str(read),
+            "KVCONFORM_REPLAY": how.form,
+            **{str(k): str(v) for k, v in how.found.literals["ENV"].items()},
         }
-        if self.found.module and not self.found.is_builtin:
+        if how.found.module and not how.found.is_builtin:
             environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p and Path(p).resolve() != ROOT)
-        with (self.folder / "log").open("wb") as log:
-            child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-            watch = _Watch(child, path, self.folder / "log", STARTING_FACTOR * self.stall)
+        with log.open("wb") as file, open(write, "wb", buffering=0) as tells:
+            try:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=(read,),
+                )
+            finally:
+                os.close(read)
+            watch = _Watch(child, path, log, STARTING_FACTOR * how.stall, tells)
             try:
                 self._follow(watch)
             finally:
@@ -188,7 +313,8 @@ class _Supervisor:
         return watch
 
     def _ref(self) -> str:
-        return str(self.found.path) if self.found.module is None else self.found.ref
+        found = self.how.found
+        return str(found.path) if found.module is None else found.ref
 
     def _follow(self, watch: _Watch) -> None:
         """Read the journal until the child ends or falls silent for too long."""
@@ -203,40 +329,37 @@ class _Supervisor:
             if time.monotonic() - beat > watch.patience:
                 watch.stalled = True
                 return
-            if self.stop.wait(POLL_SECONDS):
+            if self.book.stop.wait(POLL_SECONDS):
                 raise _Interrupted
+            if self.book.over.is_set():
+                watch.key = None
+                return
 
     def _take(self, watch: _Watch, row: dict[str, Any]) -> None:
         kind = row["kind"]
         if kind == "plan":
-            self.book.name, self.book.backend = row["impl"], row["backend"]
-            self.book.conventions, self.book.attested = row["conventions"], row["attested"]
-            for key, cell in row["cells"].items():
-                self.book.cells.setdefault(key, Booked(**cell))
-            self.listener.planned(self.book)
+            num = self.book.planned(row)
+            self.book.attest(self.share, row["attested"])
+            with suppress(OSError):  # it may have died since
+                watch.tells.write(shares.told(self.share, num))
         elif kind == "case":
             if watch.key != row["key"]:
                 watch.examples = 0
             watch.key, watch.case = row["key"], row["case"]
             watch.examples += 1
         elif kind == "found":
-            watch.found, watch.patience = Booked(**row["cell"]), self.stall
+            watch.found, watch.patience = Booked(**row["cell"]), self.how.stall
         elif kind == "booked":
-            cell = Booked(**row["cell"])
-            self.book.attested = row["attested"]
+            self.book.attest(self.share, row["attested"])
             watch.key = watch.case = watch.found = None
-            watch.patience = self.stall
-            self._close(cell)
+            watch.patience = self.how.stall
+            self.book.close(Booked(**row["cell"]))
         elif kind == "error":
             watch.error = row
         elif kind == "done":
             watch.done = True
-            self.book.time = row["time"]
-
-    def _close(self, cell: Booked) -> None:
-        self.book.cells[cell.key] = cell
-        self.closed.add(cell.key)
-        self.listener.closed(self.book, cell)
+            with self.book.lock:
+                self.book.seen.update(row["seen"])
 
     def _bury(self, watch: _Watch) -> None:
         """Book the cell that a child died in."""
@@ -244,39 +367,42 @@ class _Supervisor:
         if watch.found is not None:
             self._keep(watch, watch.found)
             return
-        cell = self.book.cells[watch.key]
+        cell = _blank(self.book.run.cells[watch.key])
         cell.outcome = TIMED_OUT if watch.stalled else CRASHED
         cell.examples = watch.examples
         cell.message = f"{watch.said()} inside a call of {cell.op}; the case is the one in flight, not made smaller"
         cell.counterexample = (watch.case or {}) | {"law": cell.law}
-        cell.replay = replay_line(self.form, cell.counterexample, self.found.ref, cell.law)
-        self._close(cell)
-        self.deaths[cell.op] += 1
-        if self.deaths[cell.op] < MAX_DEATHS:
-            return
-        for other in list(self.book.cells.values()):
-            if other.op == cell.op and other.key not in self.closed and other.outcome == NOT_REACHED:
-                other.message = f"{cell.op} ended {MAX_DEATHS} processes; the rest of it was not tried"
-                self._close(other)
+        cell.replay = replay_line(self.how.form, cell.counterexample, self.how.found.ref, cell.law)
+        self.book.bury(cell)
 
     def _keep(self, watch: _Watch, found: Booked) -> None:
         """Book a violation as it was found before the child died of a probe; its operation is not probed again."""
         op = (watch.case or {}).get("op", found.op)
         found.diagnosis = f"cannot be told: {watch.said()} inside a call of {op} that was to tell it"
-        self.closed.add(unasked(op))
-        self._close(found)
+        self.unasked.add(unasked(op))
+        self.book.close(found)
 
     def _explain_not_reached(self, log: str) -> None:
-        for cell in self.book.cells.values():
-            if cell.outcome == NOT_REACHED and not cell.message:
-                cell.message = f"the suite ended before this cell was booked\n{log}"
+        """The child has tried all that was its own."""
+        with self.book.lock:
+            for key, share in self.book.owner.items():
+                cell = self.book.run.cells[key]
+                if cell.outcome == NOT_REACHED and not cell.message and share == self.share:
+                    cell.message = f"the suite ended before this cell was booked\n{log}"
 
 
 class _Watch:
-    """One child and what its journal has said; `patience`: seconds of silence after which it is taken to hang."""
+    """One child and what its journal has said.
 
-    def __init__(self, child: subprocess.Popen[bytes], path: Path, log: Path, patience: float) -> None:
+    patience   seconds of silence after which it is taken to hang
+    tells      where it learns its share
+    """
+
+    def __init__(
+        self, child: subprocess.Popen[bytes], path: Path, log: Path, patience: float, tells: RawIOBase
+    ) -> None:
         self.child, self._path, self._log, self._offset, self.patience = child, path, log, 0, patience
+        self.tells = tells
         self.key: str | None = None
         self.case: dict[str, Any] | None = None
         self.found: Booked | None = None

@@ -45,11 +45,11 @@ class Sampler:
         self._handler = signal.signal(signal.SIGALRM, self._look)
         signal.setitimer(signal.ITIMER_REAL, EVERY_SECONDS, EVERY_SECONDS)
 
-    def stop(self) -> dict[str, float]:
-        """What was seen -> share of the moments, largest first."""
+    def stop(self) -> Counter[str]:
+        """What was seen -> how often."""
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, self._handler)
-        return shares(self.seen)
+        return self.seen
 
     def _look(self, number: int, frame: FrameType | None) -> None:
         self.seen[place_of(frame)] += 1

@@ -67,6 +67,10 @@ ARITHMETIC = {"tile": TILE, "merge_levels": 1, "renormalises": True}
 IN_PLACE = {}
 
 
+def attest():
+    return {"device": "cpu"}
+
+
 def merge_kv(k, v):
     tokens, heads, dim = k.shape
     return np.concatenate([k, v], axis=-1).reshape(tokens, 2 * heads, dim)

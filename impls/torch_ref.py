@@ -159,7 +159,9 @@ def _rows(view: View, block_table: Tensor, position: Tensor) -> Tensor:
     """[num_seqs, *position, head, dim] of one part; past a sequence's end, whatever lies where the table points."""
     columns = (position // view.page_size).clamp(max=block_table.shape[1] - 1)
     pages = block_table[:, columns].long().clamp(0, max(0, view.tensor.shape[0] - 1))
-    return _bits(view.tensor)[_at(view, pages, position % view.page_size)].view(view.tensor.dtype)
+    slots, slot = position % view.page_size, view.tensor.shape[2]
+    rows = _bits(view.tensor)[pages, slots // slot, slots % slot].flatten(-4, -3).flatten(-2)
+    return rows[..., : view.num_heads, : view.head_dim].view(view.tensor.dtype)
 
 
 def _positions(view: View, block_table: Tensor, num_parts: int) -> Tensor:

@@ -112,18 +112,20 @@ def attention_bound(
     bias = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (k.shape[-2],)))
     live = bias != -np.inf
     bias = np.where(live, bias, 0.0)
-    k, v = _masked(k, live), _masked(v, live)
+    k, v = _masked(k, live), _masked(v, live, more=int(sink is not None))  # the sink is one more key, its value zero
     k_size = np.abs(k) if k_magnitude is None else _masked(np.asarray(k_magnitude, np.float64), live)
-    v_size = np.abs(v) if v_magnitude is None else _masked(np.asarray(v_magnitude, np.float64), live)
+    v_size = np.abs(v)
+    if v_magnitude is not None:
+        v_size = _masked(np.asarray(v_magnitude, np.float64), live, more=int(sink is not None))
 
     require_range("an element of v", v_size, profile.v_format or profile.pv_accumulator)
     score, score_error = _scored(q, k, k_size, sm_scale, profile, k_roundings)
     if soft_cap:
         score, score_error = _capped(score, score_error, soft_cap, profile)
     score, score_error = _biased(score, score_error, bias, profile)
-    if sink is not None:  # one more key, its score exact and its value zero
+    if sink is not None:  # its score is exact
         score, score_error, bias = _appended(score, sink), _appended(score_error, 0.0), _appended(bias, 0.0)
-        live, v, v_size = _appended(live, True), _with_zero_row(v), _with_zero_row(v_size)
+        live = _appended(live, True)
 
     rows = np.broadcast_shapes(score.shape[:-1], live.shape[:-1], v.shape[:-2])
     if score.shape[-1] == 0:
@@ -286,11 +288,6 @@ def _appended(a: npt.NDArray[Scalar], last: npt.ArrayLike) -> npt.NDArray[Scalar
     return np.concatenate([np.broadcast_to(a, (*rows, a.shape[-1])), one], axis=-1)
 
 
-def _with_zero_row(v: Floats) -> Floats:
-    """One more value, zero: [..., n, dv] -> [..., n + 1, dv]."""
-    return np.concatenate([v, np.zeros((*v.shape[:-2], 1, v.shape[-1]))], axis=-2)
-
-
 # --- a row: exponent error D, term error G, common factor H, result E
 
 
@@ -369,7 +366,7 @@ class Terms:
     depth, rescales, levels   h, T [..., 1] and levels, as in `_Facts`
     score_error     D_s [..., n];  exponent_error: D = D_s + D_e
     grown           p e^D / sum p e^-D [..., n]
-    off             |v - out| [..., n, dv]
+    off             |v - out| [..., n, dv]; 0 for a key that takes no part
     mean_size       M [..., dv]
     lost            underflow, and what evaluating the bound in float64 costs [..., dv]
     common          log (1 + H) [..., 1]
@@ -411,8 +408,11 @@ def _bounded(keys: _Keys, profile: Profile, dot_depth: int, roundings: tuple[int
 
     # p e^D / sum p e^-D, cut at e^200, where the hull and max |v| have long taken over
     grown = np.exp(np.minimum(log_p + exponent_error - _log_sum_exp(log_p - exponent_error), 200.0))
-    off = np.abs(keys.v - out[..., None, :])
-    hull = _masked(off, keys.live).max(-2)
+    off = keys.v - out[..., None, :]
+    np.abs(off, out=off)
+    if not keys.live.all():
+        np.copyto(off, 0.0, where=~keys.live[..., None])
+    hull = off.max(-2)
     shift = np.minimum(_weighed(grown * -np.expm1(-exponent_error), off), hull)
     largest = keys.v_size.max(-2)
     mean_size = np.minimum(_weighed(grown, keys.v_size), largest)
@@ -539,9 +539,14 @@ def _require_range(keys: _Keys, facts: _Facts, mean_size: Floats, profile: Profi
     require_range("a partial result", mean_size, profile.partial_format)
 
 
-def _masked(values: Floats, live: Bools) -> Floats:
-    """[..., n, dv] with 0 for the keys that take no part."""
-    return values if live.all() else np.where(live[..., None], values, 0.0)
+def _masked(values: Floats, live: Bools, more: int = 0) -> Floats:
+    """[..., n, dv] with 0 for the keys that take no part, and of so many more keys behind them."""
+    if live.all() and not more:
+        return values
+    *rows, n, dv = np.broadcast_shapes(values.shape, (*live.shape, 1))
+    masked = np.zeros((*rows, n + more, dv))
+    np.copyto(masked[..., :n, :], values, where=live[..., None])
+    return masked
 
 
 def _weighed(weights: Floats, values: Floats) -> Floats:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from kvconform.oracles import keys, screen
-from kvconform.oracles.bound import Bounded, OutsideDomain, attention_bound, require_range
+from kvconform.oracles.bound import Bounded, attention_bound, require_range
+from kvconform.oracles.keys import Numbers
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Expected, Interval, Locate, by_axes
 from kvconform.specs.case import DEFAULTS, Case
@@ -157,26 +158,47 @@ def attended(
     keep_terms: bool = False,
 ) -> Bounded:
     """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once."""
-    lens = np.maximum(reading.lens - reading.first, 0)
-    there = np.arange(lens.max(initial=0)) < lens[:, None]
-    found = keys.of_all(inputs, cache, reading)
-
-    def of_rows(rows: Array) -> Array:
-        return np.asarray(_padded(rows, there)[reading.seq_of][:, reading.head_of])
-
-    k, v = (of_rows(one.values) for one in found)
-    k_size, v_size = (of_rows(one.size) if one.roundings else None for one in found)
-    bias = np.full((len(inputs.q), 1 if reading.slopes is None else len(reading.head_of), there.shape[1]), -np.inf)
-    for seq, n in enumerate(lens):
-        bias[reading.seq_of == seq, :, :n] = reading.bias(seq)
-    bounded = partial(attention_bound, inputs.q, k, v, reading.sm_scale, profile, bias=bias, soft_cap=reading.soft_cap)
-    bounded = partial(bounded, k_magnitude=k_size, v_magnitude=v_size)
-    bounded = partial(bounded, k_roundings=found[0].roundings, v_roundings=found[1].roundings)
+    (k, v), bias = _batch(inputs, cache, reading), _biases(reading)
+    kv = {"k": k.values, "v": v.values, "k_roundings": k.roundings, "v_roundings": v.roundings}
+    kv |= {"k_magnitude": k.size if k.roundings else None, "v_magnitude": v.size if v.roundings else None}
+    scored = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
+    bounded = partial(attention_bound, inputs.q, profile=profile, **kv, **scored)
     result = bounded(sink=reading.sinks, keep_terms=keep_terms)
     if reading.sinks is None or reading.lse_sinks:
         return result
     without = bounded()
     return replace(result, lse=without.lse, lse_error=without.lse_error)
+
+
+def _lens(reading: DecodeReading) -> Array:
+    """Keys that are read of each sequence."""
+    return np.asarray(np.maximum(reading.lens - reading.first, 0))
+
+
+def _batch(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading) -> tuple[Numbers, Numbers]:
+    """K and V that each query row and head reads, [num_q_rows, num_q_heads, longest, dim]."""
+    lens = _lens(reading)
+    there = np.arange(lens.max(initial=0)) < lens[:, None]
+
+    def of_rows(rows: Array) -> Array:
+        return np.asarray(_padded(rows, there)[reading.seq_of][:, reading.head_of])
+
+    def batched(one: Numbers) -> Numbers:
+        values = of_rows(one.values)
+        return Numbers(values, of_rows(one.size) if one.roundings else values, one.roundings)
+
+    k, v = keys.of_all(inputs, cache, reading)
+    return batched(k), batched(v)
+
+
+def _biases(reading: DecodeReading) -> Array:
+    """What is added to the scores of a batch, [num_q_rows, num_q_heads or 1, longest]."""
+    lens = _lens(reading)
+    num_heads = 1 if reading.slopes is None else len(reading.head_of)
+    bias = np.full((len(reading.seq_of), num_heads, lens.max(initial=0)), -np.inf)
+    for seq, n in enumerate(lens):
+        bias[reading.seq_of == seq, :, :n] = reading.bias(seq)
+    return bias
 
 
 def _padded(rows: Array, there: Array) -> Array:
@@ -275,22 +297,39 @@ def without(feature: str, reading: DecodeReading) -> DecodeReading:
     return replace(reading, **WITHOUT[feature])
 
 
-def shows(
-    feature: str,
-    inputs: PagedInputs,
-    cache: Mapping[str, Array],
-    profile: Profile,
-    reading: DecodeReading,
-    want: Expected,
-) -> bool:
-    """Whether a kernel that ignores a feature, and is exact otherwise, would not be what is expected."""
-    try:
-        ignorant = expected(inputs, cache, profile, without(feature, reading))
-    except OutsideDomain:  # such as NaN in what a window keeps from being read
-        return True
+def shown(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, want: Expected) -> tuple[str, ...]:
+    """The features of a Case that show: a kernel that ignores one, and is exact otherwise, is not what is expected.
+
+    reading   the right one
+    """
+    on = features_on(inputs.case)
+    if not on:
+        return ()
+    k, v = (one.values for one in _batch(inputs, cache, reading))
     with np.errstate(all="ignore"):
-        seen = {name: one.want.astype(np.float32) for name, one in ignorant.items() if name in want}
-        return any(one.unmet(seen[name]).any() for name, one in want.items())
+        ignorant = {feature: _exact(inputs.q, k, v, without(feature, reading)) for feature in on}
+        return tuple(
+            feature
+            for feature, seen in ignorant.items()
+            if any(one.unmet(seen[name].astype(np.float32)).any() for name, one in want.items())
+        )
+
+
+def _exact(q: Array, k: Array, v: Array, reading: DecodeReading) -> dict[str, Array]:
+    """out and lse of a batch, without a bound; NaN where a key that is read makes them so."""
+    bias = _biases(reading)
+    live = bias != -np.inf
+    score = reading.bent(reading.sm_scale * np.matmul(k, q.astype(np.float64)[..., None])[..., 0])
+    score = np.where(live, score + np.where(live, bias, 0.0), -np.inf)
+    sink = np.full(score.shape[1], -np.inf) if reading.sinks is None else reading.sinks.astype(np.float64)
+    top = np.maximum(score.max(-1, initial=-np.inf), sink)
+    top = np.where(np.isneginf(top), 0.0, top)  # nothing is attended to
+    weight, of_sink = np.exp(score - top[..., None]), np.exp(sink - top)
+    total = weight.sum(-1)
+    values = np.where(live[..., None], v, 0.0)
+    out = np.matmul(weight[..., None, :], values)[..., 0, :] / (total + of_sink)[..., None]
+    lse = top + np.log(total + of_sink if reading.lse_sinks else total)
+    return {"out": np.where((total + of_sink == 0)[..., None], 0.0, out), "lse": lse / reading.lse_unit}
 
 
 def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], lse_unit: float) -> float:
@@ -336,5 +375,8 @@ def typical_step(v: Array, out: Array, error: Array, out_format: str) -> list[fl
     lever = np.abs(v - out[:, None])
     reach = np.broadcast_to((error + FORMATS[out_format].unit * np.abs(out))[:, None], lever.shape)
     with np.errstate(over="ignore"):
-        steps = np.divide(reach, lever, out=np.full(lever.shape, np.inf), where=lever > 0)
-    return [float(x) for x in np.median(steps.reshape(len(steps), -1), axis=1)]
+        steps = np.divide(reach, lever, out=np.full(lever.shape, np.inf), where=lever > 0).reshape(len(v), -1)
+    upper = steps.shape[1] // 2  # the median, without what np.median takes care of besides
+    lower = upper - (steps.shape[1] % 2 == 0)
+    halves = np.partition(steps, (lower, upper), axis=1)
+    return [float(x) for x in (halves[:, lower] + halves[:, upper]) / 2]

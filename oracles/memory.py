@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,43 +23,83 @@ def _bytes(cache: Mapping[str, Array], name: str) -> Array:
     return cache[name].reshape(-1).view(np.uint8)
 
 
-def _elements(buffer: Array, bits: Array, count: int) -> tuple[Array, Array]:
-    """A buffer's bytes as whole elements of `count` bits, and the index of those that begin at `bits`.
+@dataclass(frozen=True)
+class Spots:
+    """Where elements of one width are in a buffer.
 
-    Elements that lie askew are given byte by byte, on one more axis.
+    buffer   its name
+    count    bits of an element
+    shape    of the elements
+    index    of each in the bytes of the buffer, seen as words of `size` bytes; on one more axis where it lies askew, so
+             that it is several; of an element of less than a byte the bit at which it begins
     """
+
+    buffer: str
+    count: int
+    shape: tuple[int, ...]
+    index: Array
+    size: int = 1
+
+    def words(self, cache: Mapping[str, Array]) -> Array:
+        """The buffer as what `index` counts."""
+        found = _bytes(cache, self.buffer)
+        return found if self.size == 1 else found.view(f"u{self.size}")
+
+
+def _spots(num_bytes: int, name: str, bits: Array, count: int) -> Spots:
+    """Elements of `count` bits that begin at `bits` of a buffer of so many bytes."""
     size = count // 8
-    if buffer.size % size or (bits % count).any():
-        return buffer, bits[..., None] // 8 + np.arange(size)
-    return buffer.view(f"u{size}"), bits // count
+    if not size:
+        return Spots(name, count, bits.shape, bits)
+    if num_bytes % size or (bits % count).any():
+        return Spots(name, count, bits.shape, bits[..., None] // 8 + np.arange(size))
+    return Spots(name, count, bits.shape, bits // count, size)
+
+
+def spots(
+    row: Layout,
+    cache: Mapping[str, Array],
+    part: Part,
+    at: At,
+    sizes: Sizes,
+    dtype: str,
+    shape: tuple[int, ...] | None = None,
+) -> Spots:
+    """Where the elements at coordinates `at` are, one broadcastable integer array for each of part.axes.
+
+    shape   what they broadcast to, if to more than each other
+    """
+    name, bits = row.address(part, at, sizes, dtype)
+    shape = np.broadcast_shapes(*(np.shape(index) for index in at)) if shape is None else shape
+    return _spots(cache[name].nbytes, name, np.broadcast_to(np.asarray(bits), shape), width(row.dtype_of(part, dtype)))
 
 
 def store(row: Layout, cache: Cache, part: Part, at: At, values: Array, sizes: Sizes, dtype: str) -> None:
-    """Write `values` at coordinates `at` (one broadcastable integer array for each of part.axes), in place."""
-    name, bits = row.address(part, at, sizes, dtype)
-    put(cache, name, np.broadcast_to(np.asarray(bits), values.shape), values, width(row.dtype_of(part, dtype)))
+    """Write `values` at coordinates `at`, in place."""
+    write(cache, spots(row, cache, part, at, sizes, dtype, values.shape), values)
 
 
 def put(cache: Cache, name: str, bits: Array, values: Array, count: int) -> None:
     """Write elements of `count` bits to where they begin in a buffer, in place; `bits` has the shape of `values`."""
-    buffer = _bytes(cache, name)
-    if count >= 8:
-        words, index = _elements(buffer, bits, count)
+    write(cache, _spots(cache[name].nbytes, name, bits, count), values)
+
+
+def write(cache: Cache, to: Spots, values: Array) -> None:
+    """Write `values`, of the shape of the spots, in place."""
+    words, index = to.words(cache), to.index
+    if to.count >= 8:
         words[index] = np.ascontiguousarray(values).reshape(*values.shape, 1).view(words.dtype).reshape(index.shape)
         return
-    for inside in range(0, 8, count):  # those that share a byte one after another
-        here = bits % 8 == inside
-        index, mask = bits[here] // 8, ((1 << count) - 1) << inside
-        buffer[index] = buffer[index] & np.uint8(255 ^ mask) | (values[here] << np.uint8(inside)) & np.uint8(mask)
+    for inside in range(0, 8, to.count):  # those that share a byte one after another
+        here = index % 8 == inside
+        byte, mask = index[here] // 8, ((1 << to.count) - 1) << inside
+        words[byte] = words[byte] & np.uint8(255 ^ mask) | (values[here] << np.uint8(inside)) & np.uint8(mask)
 
 
 def load(row: Layout, cache: Mapping[str, Array], part: Part, at: At, sizes: Sizes, dtype: str) -> Array:
     """The elements at coordinates `at`."""
-    name, bits = row.address(part, at, sizes, dtype)
-    of = row.dtype_of(part, dtype)
-    buffer, count = _bytes(cache, name), width(of)
-    bits = np.broadcast_to(np.asarray(bits), np.broadcast_shapes(*(np.shape(index) for index in at)))
-    if count >= 8:
-        words, index = _elements(buffer, bits, count)
-        return np.ascontiguousarray(words[index]).view(host(of)).reshape(bits.shape)
-    return np.asarray((buffer[bits // 8] >> (bits % 8).astype(np.uint8)) & np.uint8((1 << count) - 1))
+    of = spots(row, cache, part, at, sizes, dtype)
+    words, index = of.words(cache), of.index
+    if of.count >= 8:
+        return np.ascontiguousarray(words[index]).view(host(row.dtype_of(part, dtype))).reshape(of.shape)
+    return np.asarray((words[index // 8] >> (index % 8).astype(np.uint8)) & np.uint8((1 << of.count) - 1))

@@ -118,10 +118,11 @@ def over(inputs: PagedInputs, cache: Mapping[str, Array]) -> Cache:
 
 def _put_tokens(inputs: PagedInputs, cache: Cache) -> None:
     """Write every live token, in place."""
-    row, sizes, dtype = inputs.row, inputs.sizes, inputs.case.dtype
-    for part in row.parts:
-        at = token_coordinates(inputs, part, inputs.slots[part.side])
-        memory.store(row, cache, part, at, inputs.tokens[part.name][: inputs.num_tokens], sizes, dtype)
+    for part in inputs.row.parts:
+        if part.name not in inputs.places:
+            at = token_coordinates(inputs, part, inputs.slots[part.side])
+            inputs.places[part.name] = memory.spots(inputs.row, cache, part, at, inputs.sizes, inputs.case.dtype)
+        memory.write(cache, inputs.places[part.name], inputs.tokens[part.name][: inputs.num_tokens])
 
 
 def _written(

@@ -29,14 +29,18 @@ _U = np.uint64
 def _mix(x: Hashes) -> Hashes:
     """splitmix64's finaliser (Steele, Lea and Flood 2014)."""
     x = np.asarray(np.asarray(x) + _ADDEND)  # of arrays, even of one element, overflow is silent
+    shifted = np.empty_like(x)
     for shift, factor in _ROUNDS:  # in place: an array is as large as a cache
-        x ^= x >> shift
+        np.right_shift(x, shift, out=shifted)
+        x ^= shifted
         x *= factor
-    x ^= x >> _U(31)
+    np.right_shift(x, _LAST, out=shifted)
+    x ^= shifted
     return x
 
 
 _ADDEND = _U(0x9E3779B97F4A7C15)
+_LAST = _U(31)
 _ROUNDS = ((_U(30), _U(0xBF58476D1CE4E5B9)), (_U(27), _U(0x94D049BB133111EB)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from kvconform.specs import data, families, scales
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
-from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.dtypes import DTYPES, is_floating
 from kvconform.specs.operations import SCALES
 from kvconform.specs.row import SCALE, SIDE_NAMES, SIDES, ZERO, K, Part
 
@@ -46,6 +46,8 @@ class PagedInputs:
     kv_lens        [num_seqs]
     slot_mapping   [num_rows]          page * page_size + slot; -1 skips
 
+    places         part -> where its live tokens lie in a cache, as oracles/paged.py works it out
+
     Tables and lengths are of `index_dtype`. In a contiguous layout page i is the whole of sequence i. Where K and V
     have pages of their own, block_table is [num_seqs, 2, width] and slot_mapping [2, num_rows].
     """
@@ -53,6 +55,7 @@ class PagedInputs:
     def __init__(self, case: Case) -> None:
         self.case, self.row = case, case.row
         self._dead_buffers: dict[tuple[str, str], Array] = {}
+        self.places: dict[str, Any] = {}
         self.pages_of = [1 if case.row.contiguous else -(-n // case.page_size) for n in case.kv_lens]
         pages = case.capacity * len(case.kv_lens) if case.capacity else sum(self.pages_of)
         if case.row.pairs_pages:
@@ -363,6 +366,8 @@ class PagedInputs:
         shape, dtype = self.row.shape(buffer, self.sizes, case.dtype), self.row.word_of(buffer, case.dtype)
         if contents == "zero":
             return np.zeros(shape, dtype)
+        if contents == "nan" and is_floating(dtype.name):
+            return np.full(shape, np.nan, dtype)
         return data.dead(dtype.name, contents, data.hashes(case.seed, "dead " + buffer, *data.grid(*shape)))
 
     @cached_property
@@ -395,12 +400,17 @@ class PagedInputs:
     @property
     def is_poisoned(self) -> bool:
         """Whether there is anything that no sequence reads where the Case's `poison` says."""
-        row, sizes, dtype = self.row, self.sizes, self.case.dtype
-        places = {name: any(len(side[name]) for side in self.dead_slots) for name in self.dead_slots[0]}
-        places["evicted"] = bool(len(self.evicted))
-        places["padding"] = any(row.padding(buffer, sizes, dtype).any() for buffer in row.buffers)
-        places["gaps"] = self.case.strides != "contiguous"
-        return any(places.values()) if self.case.poison == "all" else places[self.case.poison]
+        poison = self.case.poison
+        regions: dict[str, Callable[[], bool]] = {
+            **{name: partial(self._has_dead, name) for name in ("tails", "free", "null")},
+            "gaps": lambda: self.case.strides != "contiguous",
+            "padding": lambda: self.row.is_padded(self.sizes, self.case.dtype),
+            "evicted": lambda: bool(len(self.evicted)),
+        }
+        return any(region() for region in regions.values()) if poison == "all" else regions[poison]()
+
+    def _has_dead(self, region: str) -> bool:
+        return any(len(side[region]) for side in self.dead_slots)
 
     def arrays(self) -> dict[str, Array]:
         """Everything that the Case determines, for its digest."""

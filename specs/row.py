@@ -401,6 +401,14 @@ class Layout:
         live = self.live(buffer, sizes, dtype).reshape(-1, word).any(1)
         return np.asarray(~live).reshape(self.shape(buffer, sizes, dtype))
 
+    def is_padded(self, sizes: Sizes, dtype: str) -> bool:
+        """Whether any buffer has padding: one page has it, or none has."""
+        return any(self._is_padded(buffer, {**sizes, "page": 1}, dtype) for buffer in self.buffers)
+
+    @_remembered
+    def _is_padded(self, buffer: str, sizes: Sizes, dtype: str) -> bool:
+        return bool(self.padding(buffer, sizes, dtype).any())
+
     def padding_of(self, buffer: str, tokens: tuple[Array, Array], sizes: Sizes, dtype: str) -> Array:
         """bool, of the buffer's shape: padding that lies inside of tokens, which are given as (pages, slots)."""
         word, padding = 8 * self.word_of(buffer, dtype).itemsize, self.padding(buffer, sizes, dtype)
@@ -444,11 +452,23 @@ class Layout:
     # --- records
 
     def _fields_in(self, buffer: str) -> tuple[str, ...]:
-        return tuple(name for name, one in self.fields.items() if (one.buffer or name) == buffer)
+        return self._fields_by_buffer[buffer]
+
+    @cached_property
+    def _fields_by_buffer(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for name, one in self.fields.items():
+            found[one.buffer or name] = (*found.get(one.buffer or name, ()), name)
+        return found
 
     @_remembered
     def record(self, buffer: str, sizes: Sizes, dtype: str) -> Record:
         """The buffer as a record: its fields with the size of each."""
+        first, *others = self._fields_in(buffer)
+        dims = self.measured(first, sizes, dtype).dims
+        if not others and len(dims) == 1:  # what `_behind` would say, too
+            alone = Record((first,), math.prod(dims[0]), width(self.fields[first].dtype or dtype))
+            return Record((first,), 1, alone.count * alone.bits, ((0, alone),))
         return self._behind({name: self.measured(name, sizes, dtype) for name in self._fields_in(buffer)}, 0, dtype)
 
     def _behind(self, fields: Mapping[str, Measured], depth: int, dtype: str) -> Record:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import islice, product
 from typing import Any
 
@@ -141,7 +141,7 @@ class Cell:
         """Whether shapes are to be shared among many cases."""
         return bool(self.offer.get("static"))
 
-    @property
+    @cached_property
     def claims(self) -> dict[str, Any]:
         """Axis -> predicate: the offer's, else the conventions', else what leaving out an optional keyword means."""
         several = {name: self.conventions[name] for name, row in CONVENTIONS.items() if row.several}
@@ -210,7 +210,7 @@ class Cell:
         """Whether V has a width of its own."""
         return SIZE_OF["head_dim_v"] in self.row.every_axis
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """The fields of a Case that shape the inputs of this cell."""
         seen = OPERATIONS[self.op].case_axes

@@ -97,10 +97,9 @@ def require_decoded(subject: Subject, case: Case) -> None:
     if said := out.doubt(got["out"]):
         subject.doubts(f"out: {said}")
     subject.saw(decode.visible_weight(x, cache, want, right))
-    on = decode.features_on(case)
-    shown = tuple(name for name in on if decode.shows(name, x, cache, profile, right, judged))
+    shown = decode.shown(x, cache, right, judged)
     subject.saw_features(shown)
-    if passes_zeros(judged) or (on and not shown):
+    if passes_zeros(judged) or (decode.features_on(case) and not shown):
         subject.saw_nothing()
 
 

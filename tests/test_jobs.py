@@ -1,4 +1,5 @@
-"""`run --jobs N`: several implementations at a time change nothing but the time, and none outlives the run."""
+"""`run --jobs N`: several implementations at a time, or several processes for one, change nothing but the time; none
+outlives the run."""
 
 import os
 import re
@@ -6,9 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from kvconform.harness import shares
+from kvconform.harness.booking import NOT_OFFERED, Booked
 from kvconform.harness.supervisor import usable_cores
+from kvconform.specs.dtypes import width
 from kvconform.tests.test_exit_codes import ROGUE, TREE, _without_times, impls, kvconform
 
 NAMES = ("hangs", "violates", "is_blocked", "raises_at_import", "crashes", "conforms", "numpy_ref")
@@ -107,3 +114,127 @@ def test_jobs_are_as_many_as_usable_cores_and_at_least_one(tmp_path):
     refused = kvconform(tmp_path, *RUN, "--jobs", 0)
     assert refused.code == 2
     assert "0 is not in the range x>=1" in refused.text
+
+
+SHARED = """
+import os
+
+from kvconform.impls import numpy_ref
+
+NAME = "shared"
+BACKEND = "numpy"
+CONVENTIONS = numpy_ref.CONVENTIONS
+OFFERS = {"append": {"layout": LAYOUTS, "dtype": {"float32", "bfloat16", "int8"}, "strides": {"contiguous"}}}
+
+
+def attest():
+    return {"launches": launches, "device": DEVICE}
+
+
+launches = 0
+
+
+def append(cache, k, v, slot_mapping, *, layout):
+    global launches
+    launches += 1
+    if (layout, k.dtype.name) in CRASHES:
+        os.abort()
+    cache = numpy_ref.append(cache, k, v, slot_mapping, layout=layout)
+    if layout in WRONG:
+        cache = {name: array.copy() for name, array in cache.items()}
+        next(iter(cache.values())).reshape(-1)[:1] = 1
+    return cache
+"""
+
+
+MANY = ("nhd", "hnd", "heads_first", "split_x", "token_slots", "kv_first_nhd", "kv_first_hnd", "page_first_nhd")
+
+
+def shared(folder: Path, *words: object, layouts=MANY, wrong=(), crashes=(), device="a CPU"):
+    """The report of a run of an adapter that appends as numpy_ref does, but where it is wrong or crashes."""
+    source = SHARED
+    for name, value in (("LAYOUTS", set(layouts)), ("WRONG", wrong), ("CRASHES", crashes), ("DEVICE", device)):
+        source = source.replace(name, repr(value))
+    (folder / "shared.py").write_text(source)
+    return kvconform(folder, "run", "--impl", "shared.py", "--stall", 5, *words)
+
+
+def processes(run) -> int:
+    """In how many a run says that it was judged."""
+    said = re.search(r"in (\d+) processes", run.text)
+    return int(said[1]) if said else 1
+
+
+def _verdicts(report):
+    """How each cell ends; what a violation costs depends on the counterexamples that its process has seen before."""
+    kept = ("op", "layout", "dtype", "law", "outcome", "first_violation")
+    counts = ("examples", "planned", "idle")
+    return [
+        tuple(cell[name] for name in (kept if cell["outcome"] == "violates" else kept + counts))
+        for cell in report["cells"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"wrong": ("hnd",)},
+        {"crashes": tuple(("hnd", d) for d in ("int8", "float32"))},
+    ],
+    ids=["violates", "crashes"],
+)
+def test_processes_of_one_implementation_change_no_verdict(adapter, tmp_path):
+    one, three = (shared(tmp_path, "--jobs", n, **adapter) for n in (1, 3))
+    assert (processes(one), processes(three)) == (1, 3), three.text
+    assert _verdicts(three.report) == _verdicts(one.report)
+    assert three.code == one.code == 1
+    (first,), (other,) = one.report["impls"], three.report["impls"]
+    assert first.keys() == other.keys()
+
+
+def test_processes_of_one_implementation_change_no_byte_of_a_report_that_is_green(tmp_path):
+    one, two = (shared(tmp_path, "--jobs", n) for n in (1, 2))
+    assert (processes(one), processes(two)) == (1, 2)
+    assert _without_times(one.report) == _without_times(two.report)
+    assert two.code == 0
+
+
+def test_crash_costs_its_cell_and_the_process_after_it_has_the_same_share(tmp_path):
+    laws = ("--law", "append_writes_exactly_its_slots", "--law", "append_reaches_high_pages")
+    run = shared(
+        tmp_path,
+        "--jobs",
+        2,
+        *laws,
+        layouts=(*MANY, "page_first_hnd", "beside_nhd", "beside_hnd"),
+        crashes=(("hnd", "bfloat16"),),
+    )
+    assert processes(run) == 2
+    assert all(cell["examples"] for cell in run.report["cells"] if cell["outcome"] != NOT_OFFERED)
+    assert {(cell["layout"], cell["dtype"], cell["outcome"]) for cell in run.bad} == {("hnd", "bfloat16", "crashed")}
+    assert len(run.bad) == 2
+
+
+def test_another_device_than_a_cpu_is_for_one_process(tmp_path):
+    assert processes(shared(tmp_path, "--jobs", 3, device="NVIDIA H200")) == 1
+    assert processes(shared(tmp_path, "--jobs", 3, layouts=("nhd",))) == 1  # too few cells
+
+
+def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():
+    cells = [
+        Booked("x", "append", layout, dtype, law)
+        for law in "abcdefghijkl"
+        for layout in ("nhd", "hnd", "split_x")
+        for dtype in ("float32", "float16", "bfloat16", "int8")
+    ]
+    left_out = Booked("x", "append", "*", "*", "one", NOT_OFFERED)
+    owner = shares.deal([left_out, *cells], 4)
+    assert list(owner) == [cell.key for cell in cells]
+    assert set(owner.values()) == set(range(4))
+    units = {}
+    for cell in cells:
+        units.setdefault((cell.layout, width(cell.dtype)), set()).add(owner[cell.key])
+    assert {len(of) for of in units.values()} == {1}
+    sizes = Counter(owner.values())
+    assert sizes[0] == max(sizes.values())
+    assert all(sizes[share] >= shares.LEAST_CELLS / 2 for share in range(4))
