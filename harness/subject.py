@@ -278,11 +278,6 @@ class Subject:
         """Results by name, with the shapes and dtypes that the operation says; lse in the adapter's form."""
         names = [n for n in OPERATIONS[op].returns if self.offers_result(op, n)]
         want = results(op, case, arguments, self.conventions)
-        if OPERATIONS[op].returns == ("cache",):
-            if not isinstance(raw, dict) or set(raw) != set(want):
-                shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
-                raise Violation(f"{op} returned {shown}, want the cache's fields {sorted(want)} ({self.file})")
-            return {"cache": {name: self._checked(op, name, raw[name], want[name]) for name in want}}
         values = raw if isinstance(raw, tuple) else (raw,)
         if len(values) != len(names):
             raise Violation(
@@ -292,7 +287,15 @@ class Subject:
         named = dict(zip(names, values, strict=True))
         if op == "gather":
             named = self._parts(case.row, named)
-        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()}
+        cache = {"cache": self._fields(op, named.pop("cache"), arguments["cache"], want)} if "cache" in named else {}
+        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()} | cache
+
+    def _fields(self, op: str, raw: Any, given: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, Array]:
+        """A cache that was returned, by field: those that were given."""
+        if not isinstance(raw, dict) or set(raw) != set(given):
+            shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+            raise Violation(f"{op} returned {shown}, want the cache's fields {sorted(given)} ({self.file})")
+        return {name: self._checked(op, name, raw[name], want[name]) for name in given}
 
     def _parts(self, row: Layout, sides: Mapping[str, Any]) -> dict[str, Any]:
         """What gather returned for K and for V, by part."""

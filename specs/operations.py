@@ -40,6 +40,7 @@ class Operation:
     lends        keywords under which a caller may give memory to write into: results by name, and a workspace; passed
                  where OFFERS lists them under `into`
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
+    appends      whether it is given the newest tokens, one of each query row, and writes them before it attends
     """
 
     name: str
@@ -55,6 +56,7 @@ class Operation:
     lends: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: bool = False
+    appends: bool = False
 
     @property
     def positional(self) -> tuple[str, ...]:
@@ -166,6 +168,29 @@ OPERATIONS: dict[str, Operation] = {
                 "buffers",
             ),
             rounds=True,
+        ),
+        Operation(
+            name="append_decode",
+            claim="Writes the newest tokens' K and V where the block table puts them, and attends from each of them over "
+            "its sequence's live keys, itself among them; every other byte stays as it was.",
+            arguments=(
+                *("q", "k", "v", "cache", "block_table", "kv_lens"),
+                *("*", "layout", "sm_scale", "num_splits", *FEATURES),
+            ),
+            returns=("out", "lse", "cache"),
+            holds="pages",
+            plain=True,
+            hidden=_HIDDEN,
+            only=ROUNDED,
+            optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
+            case_axes=(
+                *(a for a in _PAGES if a not in ("num_subspaces", "head_dim_v")),
+                *_TABLE,
+                *("group", "num_splits", "sm_scale", *FEATURES),
+                *("dead", "poison", "page_ids", "shared_pages", "strides"),
+            ),
+            rounds=True,
+            appends=True,
         ),
         Operation(
             name="merge_states",

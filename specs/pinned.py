@@ -118,6 +118,32 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
     return tuple(made)
 
 
+def mixtures(cell: Cell) -> tuple[Case, ...]:
+    """Cases of new tokens: a sequence of nothing else, some that cross into another page, one that begins a page.
+
+    Prefill from nothing, prefill in chunks and decode in one call; where their number is compiled in, in two.
+    """
+    shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": cell.allowed("page_size")[2]}]
+    shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
+    size, num_seqs = shape["page_size"], shapes[-1].get("num_seqs", 4)
+    room = shape["capacity"] * size if cell.static else size if cell.row.contiguous else 0
+    new = {"all": (size + 2, size + 2), "crossing": (2 * size + 1, 3), "first": (size + 1, 1), "one": (3, 1)}
+    if cell.one_q_len:
+        new = {"all": (2, 2), "crossing": (size + 1, 2), "last": (2 * size, 2)}
+    fits = [
+        (n, q_len)
+        for n, q_len in new.values()
+        if (not room or n <= room) and q_len <= n and cell.takes(kv_lens=(n,), q_lens=(q_len,))
+    ]
+    if not fits:
+        return ()
+    lens = tuple(zip(*(fits * num_seqs)[:num_seqs], strict=True))
+    shape |= {"kv_lens": lens[0], "q_lens": lens[1], "num_splits": shape.get("num_splits", cell.allowed("num_splits")[0])}
+    if cell.takes(dead=("nan",)):
+        shape |= {"dead": "nan"}
+    return (pinned(cell, **shape),)
+
+
 def evicted(cell: Cell) -> tuple[Case, ...]:
     """One Case of attention in which the worst that dead slots may hold lies where a window keeps everybody from."""
     of_window = [

@@ -51,6 +51,11 @@ def attending(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[s
     return {"q": x.q, **gathering(x, cache), **given}
 
 
+def updating(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of append_decode for a Case: those of attention, and K and V of the newest tokens."""
+    return attending(x, cache, conventions) | {"k": x.new_k, "v": x.new_v}
+
+
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
     """Raise Violation unless every part that gather returned is the tokens' own."""
     for part in x.row.parts:
@@ -77,6 +82,21 @@ def require_decoded(subject: Subject, case: Case) -> None:
     assert isinstance(x, PagedInputs)
     cache = pages.filled_sparse(x) if case.pool == "sparse" else paged.filled(x, case.dead)
     got = attend(subject, case, cache)
+    require_result(subject, x, cache, got, partial(_explanations, subject, x, cache))
+
+
+def require_result(
+    subject: Subject,
+    x: PagedInputs,
+    cache: Mapping[str, Array],
+    got: Mapping[str, Array],
+    explained: Callable[[Profile, DecodeReading], Mapping[str, Callable[[], Expected]]],
+) -> None:
+    """Raise Violation unless out, and lse where it is returned, lie where attention over a cache can land.
+
+    explained   what may explain it if they do not, by the profile and the right reading
+    """
+    case = x.case
     profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions)
     want = decode.required(x, cache, profile, right, screened=is_screened(case.family))
@@ -89,7 +109,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
         require(
             got,
             judged,
-            partial(_explanations, subject, x, cache, profile, right),
+            partial(explained, profile, right),
             hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
         )
     if said := out.doubt(got["out"]):
