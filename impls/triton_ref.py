@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kvconform.impls.torch_kernels import views
+from kvconform.impls.torch_kernels import newest, views
 from kvconform.impls.torch_kernels.handles import DEVICE, device_name
 from kvconform.impls.torch_kernels.handles import synchronize as synchronize
 from kvconform.impls.torch_kernels.handles import to_device as to_device
@@ -36,6 +36,17 @@ _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
 _RESULTS = {"out", "lse"}
 _ATTENDED = views.ATTENDED - {"trtllm_blocks"} - _ALIKE
+_ATTENTION = {
+    "layout": _ATTENDED,
+    "dtype": _ROUNDED,
+    "num_splits": range(1, 65),
+    "window": {"min": 0},
+    "soft_cap": {"min": 0},
+    "sinks": {"none", "drawn", "dominant"},
+    "alibi_slopes": {"none", "drawn"},
+    "q_lens": {"min": 1},
+    **_INDEXED,
+}
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
@@ -47,19 +58,8 @@ OFFERS = {
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {
-        "layout": _ATTENDED,
-        "dtype": _ROUNDED,
-        "num_splits": range(1, 65),
-        "window": {"min": 0},
-        "soft_cap": {"min": 0},
-        "sinks": {"none", "drawn", "dominant"},
-        "alibi_slopes": {"none", "drawn"},
-        "q_lens": {"min": 1},
-        "pool": _POOL,
-        "into": {*_RESULTS, "workspace"},
-        **_INDEXED,
-    },
+    "paged_decode": {"pool": _POOL, "into": {*_RESULTS, "workspace"}, **_ATTENTION},
+    "append_decode": {**_ATTENTION, "ragged": True},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
 }
 WORKSPACE = {"paged_decode": decode.workspace_bytes}
@@ -82,7 +82,7 @@ ARITHMETIC = {
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
 WHY_NOT = {
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
@@ -188,6 +188,28 @@ def paged_decode(
         into=(out, lse),
         workspace=workspace,
     )
+
+
+def append_decode(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cache: Cache,
+    block_table: torch.Tensor,
+    kv_lens: torch.Tensor,
+    *,
+    layout: str,
+    sm_scale: float,
+    q_lens: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor, Cache]:
+    """append of the newest tokens, then paged_decode over what that leaves."""
+    told = {name: options[name] for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
+    page_size = views.sides(cache, layout, **told)[0][0].page_size
+    slots = newest.slots(block_table, kv_lens, q_lens, page_size)
+    append(cache, k, v, slots, layout=layout, **told)
+    attention = {"layout": layout, "sm_scale": sm_scale, "q_lens": q_lens, **options}
+    return *paged_decode(q, cache, block_table, kv_lens, **attention), cache
 
 
 def merge_states(

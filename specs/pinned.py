@@ -123,7 +123,9 @@ def mixtures(cell: Cell) -> tuple[Case, ...]:
 
     Prefill from nothing, prefill in chunks and decode in one call; where their number is compiled in, in two.
     """
-    shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": cell.allowed("page_size")[2]}]
+    page_sizes = cell.allowed("page_size")
+    small = page_sizes[-1] if cell.row.contiguous else next((n for n in page_sizes if n > 2), page_sizes[-1])
+    shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": small}]
     shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
     size, num_seqs = shape["page_size"], shapes[-1].get("num_seqs", 4)
     room = shape["capacity"] * size if cell.static else size if cell.row.contiguous else 0
