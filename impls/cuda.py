@@ -39,8 +39,8 @@ _STRIDED = {"strides": {"contiguous", "outer", "all"}}
 _INDEXED = {**_STRIDED, "index_dtype": {"int32", "int64"}}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_STRIDED}
 _MOVED = {"layout": set(LINES), "dtype": set(DTYPES), **_INDEXED}
+_UPDATED = {"nhd", "interleaved", "trtllm_blocks", "bshd"}
 _ATTENTION = {
-    "layout": ATTENDED,
     "dtype": ROUNDED,
     "num_splits": range(1, 65),
     "window": {"min": 0},
@@ -57,11 +57,14 @@ OFFERS = {
     "append": _MOVED,
     "gather": {"into": {"k", "v"}, **_MOVED},
     "copy_pages": _INDEXED,
-    "paged_decode": {"into": {"out", "lse", "workspace"}, **_ATTENTION},
-    "append_decode": _ATTENTION,
+    "paged_decode": {"layout": ATTENDED, "into": {"out", "lse", "workspace"}, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
 }
 WHY_NOT = {
+    **dict.fromkeys(
+        ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     **dict.fromkeys(
         set(PLAIN) - ATTENDED,
         "paged_decode finds a key by the strides that append and gather are tried with: nothing in it knows the row",

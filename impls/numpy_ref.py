@@ -20,8 +20,8 @@ _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int
 _STORED = _MOVED | {"float4_e2m1fn", "uint4", "uint2"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
+_UPDATED = {"nhd", "hnd", "split_x", "trtllm_blocks", "interleaved", "packed", "bshd", "cells"}  # one of each kind
 _ATTENTION = {
-    "layout": set(PLAIN),
     "dtype": _ROUNDED,
     "num_splits": range(1, 65),
     "window": {"min": 0},
@@ -39,8 +39,13 @@ OFFERS = {
     "append": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_ANY},
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
-    "paged_decode": {"pool": {"dense", "sparse"}, "into": {"out", "lse", "workspace"}, **_ATTENTION},
-    "append_decode": _ATTENTION,
+    "paged_decode": {
+        "layout": set(PLAIN),
+        "pool": {"dense", "sparse"},
+        "into": {"out", "lse", "workspace"},
+        **_ATTENTION,
+    },
+    "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
@@ -55,7 +60,10 @@ CONVENTIONS = {
     "deterministic": True,
 }
 WHY_NOT = {
-    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory"
+    **dict.fromkeys(
+        set(PLAIN) - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
+    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory",
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
 TILE = 16  # keys between two updates of the running maximum
@@ -263,9 +271,7 @@ def append_decode(q, k, v, cache, block_table, kv_lens, *, layout, sm_scale, q_l
     page, slot = np.divmod(position, page_size)
     slots = np.moveaxis(block_table[seq, ..., page], 0, -1).astype(np.int64) * page_size + slot
     cache = append(cache, k, v, slots, layout=layout, **told)
-    attention = paged_decode(
-        q, cache, block_table, kv_lens, layout=layout, sm_scale=sm_scale, q_lens=q_lens, **options
-    )
+    attention = paged_decode(q, cache, block_table, kv_lens, layout=layout, sm_scale=sm_scale, q_lens=q_lens, **options)
     return *attention, cache
 
 

@@ -62,6 +62,9 @@ OFFERS = {
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
 WHY_NOT = {
+    **dict.fromkeys(
+        _PAGED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     "into": "a jax.Array is never written into",
     "layout": "the same kernels with other axes, compiled once more a row; records of several types are not theirs",
     "dtype": "a DMA moves whole elements; codes of less than a byte are packed into words",

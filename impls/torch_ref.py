@@ -25,8 +25,8 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
+_UPDATED = {"nhd", "hnd", "trtllm_blocks", "interleaved", "bshd"}
 _ATTENTION = {
-    "layout": views.ATTENDED,
     "dtype": _ROUNDED,
     "num_splits": range(1, 65),
     "window": {"min": 0},
@@ -45,8 +45,8 @@ OFFERS = {
     "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
     "gather": {"layout": set(views.ROWS), "dtype": _MOVED, "into": {"k", "v"}, **_POOL, **_ANY},
     "copy_pages": {**_POOL, **_ANY},
-    "paged_decode": {"into": {"out", "lse"}, **_POOL, **_ATTENTION},
-    "append_decode": _ATTENTION,
+    "paged_decode": {"layout": views.ATTENDED, "into": {"out", "lse"}, **_POOL, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
@@ -70,6 +70,9 @@ ARITHMETIC = {
 }
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
 WHY_NOT = {
+    **dict.fromkeys(
+        views.ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     "workspace": "torch allocates what its operators hold in between",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(

@@ -36,8 +36,8 @@ _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
 _RESULTS = {"out", "lse"}
 _ATTENDED = views.ATTENDED - {"trtllm_blocks"} - _ALIKE
+_UPDATED = {"nhd", "hnd", "interleaved"}
 _ATTENTION = {
-    "layout": _ATTENDED,
     "dtype": _ROUNDED,
     "num_splits": range(1, 65),
     "window": {"min": 0},
@@ -58,8 +58,8 @@ OFFERS = {
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {"pool": _POOL, "into": {*_RESULTS, "workspace"}, **_ATTENTION},
-    "append_decode": {**_ATTENTION, "ragged": True},
+    "paged_decode": {"layout": _ATTENDED, "pool": _POOL, "into": {*_RESULTS, "workspace"}, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, "ragged": True, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
 }
 WORKSPACE = {"paged_decode": decode.workspace_bytes}
@@ -84,6 +84,9 @@ ARITHMETIC = {
 }
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
 WHY_NOT = {
+    **dict.fromkeys(
+        _ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
     **dict.fromkeys(

@@ -143,10 +143,19 @@ def tree(profile: Profile, dtype: str, num_parts: int, depth: int) -> Profile:
 
 def twice_merged(profile: Profile, dtype: str, num_splits: int, num_parts: int) -> Profile:
     """The profile of decoding `num_parts` parts in `num_splits` splits each, and merging once more."""
+    return _merged_again(profile, dtype, num_splits, num_parts, profile.merge_levels or num_parts)
+
+
+def dealt_out(profile: Profile, dtype: str, num_splits: int, num_parts: int, depth: int) -> Profile:
+    """The same where the parts are merged two at a time, `depth` calls deep."""
+    return _merged_again(profile, dtype, num_splits, num_parts, (profile.merge_levels or 2) * depth)
+
+
+def _merged_again(profile: Profile, dtype: str, num_splits: int, num_parts: int, levels: int) -> Profile:
+    """`levels` of merging beside those inside each part, whose results are stored."""
     inside = (profile.merge_levels or num_splits) if num_splits > 1 else 0
-    levels = inside + (profile.merge_levels or num_parts)
     stored = {"partial_format": dtype, "partial_lse_format": profile.lse_format}
-    return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=levels, **stored)
+    return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=inside + levels, **stored)
 
 
 def attended(

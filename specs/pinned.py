@@ -140,7 +140,11 @@ def mixtures(cell: Cell) -> tuple[Case, ...]:
     if not fits:
         return ()
     lens = tuple(zip(*(fits * num_seqs)[:num_seqs], strict=True))
-    shape |= {"kv_lens": lens[0], "q_lens": lens[1], "num_splits": shape.get("num_splits", cell.allowed("num_splits")[0])}
+    shape |= {
+        "kv_lens": lens[0],
+        "q_lens": lens[1],
+        "num_splits": shape.get("num_splits", cell.allowed("num_splits")[0]),
+    }
     if cell.takes(dead=("nan",)):
         shape |= {"dead": "nan"}
     return (pinned(cell, **shape),)
@@ -172,14 +176,19 @@ def equal_scores(cell: Cell) -> tuple[Case, ...]:
     return (pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
 
 
+def is_narrowest(cell: Cell) -> bool:
+    """Whether a cell is that of its layout's narrowest dtype that is offered: of several of one width the first."""
+    specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
+    return cell.dtype == min(
+        (dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)), key=width
+    )
+
+
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     """One Case whose cache has more elements than 31 bits count, where that is offered."""
-    specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
-    offered = [dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)]
-    narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
     sizes = _sizes(cell, -1)
     lens = (2 * sizes["page_size"] + 1, 1)
-    if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
+    if not is_narrowest(cell) or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()
     return (pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
 

@@ -13,6 +13,7 @@ from kvconform.oracles import decode, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_near, require_same
+from kvconform.specs import data
 from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.families import is_screened
@@ -68,6 +69,18 @@ def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: 
     x = inputs(case)
     assert isinstance(x, PagedInputs)
     return subject.call(case, "paged_decode", **(attending(x, cache, subject.conventions) | changed))
+
+
+def merged_in_a_tree(subject: Subject, case: Case, parts: list[tuple[Array, Array]]) -> tuple[dict[str, Array], int]:
+    """Partial results (out, lse) merged two at a time in a drawn order and tree; how many merges deep it is."""
+    left = [(*part, 0) for part in parts]
+    for turn in range(len(parts) - 1):
+        one, two = (left.pop(int(h) % len(left)) for h in data.hashes(case.seed, f"tree {turn}", np.arange(2)))
+        outs, lses = (np.stack(pair) for pair in ((one[0], two[0]), (one[1], two[1])))
+        pair = subject.call(case, "merge_states", outs=outs, lses=lses)
+        left.append((pair["out"], pair["lse"], 1 + max(one[2], two[2])))
+    out, lse, depth = left[0]
+    return {"out": out, "lse": lse}, depth
 
 
 def require_attention(got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from kvconform.oracles import decode, mistakes, paged, update
+from kvconform.oracles import decode, mistakes, update
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.verdict import require, require_near, require_same
 from kvconform.specs import data, variations
