@@ -63,7 +63,7 @@ WHY_NOT = {
     **dict.fromkeys(
         set(PLAIN) - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),
-    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements of memory",
+    "sparse": "caches are copied before they are written, and packed codes are expanded whole: 2**31 elements",
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
 TILE = 16  # keys between two updates of the running maximum

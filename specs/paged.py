@@ -85,7 +85,7 @@ class PagedInputs:
 
     @cached_property
     def num_shared(self) -> list[int]:
-        """Leading pages that each sequence has in common with the first one: whole pages of both, full before a call."""
+        """Leading pages each sequence has in common with the first one: whole pages of both, full before the call."""
         case = self.case
         new = (case.q_lens or (1,) * len(case.kv_lens)) if case.operation.appends else (0,) * len(case.kv_lens)
         whole = [(n - q_len) // case.page_size for n, q_len in zip(case.kv_lens, new, strict=True)]
