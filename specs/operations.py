@@ -171,8 +171,8 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             name="append_decode",
-            claim="The newest tokens' K and V go where the block table puts them, and every other byte stays as it was; "
-            "softmax attention of each of them over its sequence's live keys, itself among them.",
+            claim="The newest tokens' K and V go where the block table puts them; every other byte stays as it was. "
+            "Softmax attention of each of them over its sequence's live keys, itself among them.",
             arguments=(
                 *("q", "k", "v", "cache", "block_table", "kv_lens"),
                 *("*", "layout", "sm_scale", "num_splits", *FEATURES),

@@ -9,7 +9,6 @@ from kvconform.specs import data
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
-from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens
 
@@ -179,9 +178,8 @@ def equal_scores(cell: Cell) -> tuple[Case, ...]:
 def is_narrowest(cell: Cell) -> bool:
     """Whether a cell is that of its layout's narrowest dtype that is offered: of several of one width the first."""
     specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
-    return cell.dtype == min(
-        (dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)), key=width
-    )
+    offered = [dtype for dtype in specified if all_hold(cell.predicates("dtype"), dtype)]
+    return cell.dtype == min(offered, key=width)
 
 
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
