@@ -41,7 +41,7 @@ NARROW = [
 
 def sizes(op, positional, keywords):
     """What a call says of the axes of its Case."""
-    array = positional[1 if op == "paged_decode" else 0]
+    array = positional[{"paged_decode": 1, "append_decode": 3}.get(op, 0)]
     if op == "merge_states":
         return dict(zip(("num_parts", "num_seqs"), array.shape, strict=False)) | {"head_dim": array.shape[-1]}
     if not isinstance(array, dict):
@@ -50,9 +50,9 @@ def sizes(op, positional, keywords):
         )
     said = dict(zip(("page_size", "num_kv_heads", "head_dim"), array["k"].shape[1:], strict=True))
     said["index_dtype"] = positional[-1].dtype.name
-    if op in ("gather", "paged_decode"):
+    if op in ("gather", "paged_decode", "append_decode"):
         said["kv_lens"] = tuple(positional[-1].tolist())
-    if op == "paged_decode":
+    if op in ("paged_decode", "append_decode"):
         said |= {"group": positional[0].shape[1] // said["num_kv_heads"], "num_splits": keywords.get("num_splits", 1)}
     return said
 
@@ -78,11 +78,15 @@ def strict(offers):
 
 
 def narrowed(some, static=False, ops=tuple(OPERATIONS)):
-    """Offers with some axes narrowed, wherever an operation has them."""
+    """Offers with some axes narrowed, wherever an operation has them; new tokens are counted in kv_lens."""
     return {
         op: offer
         | ({"static": True} if static else {})
-        | {axis: value for axis, value in some.items() if op in ops and axis in OPERATIONS[op].case_axes}
+        | {
+            axis: value
+            for axis, value in some.items()
+            if op in ops and axis in OPERATIONS[op].case_axes and not (OPERATIONS[op].appends and value == {0})
+        }
         for op, offer in WIDE.items()
     }
 
