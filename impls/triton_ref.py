@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kvconform.impls.torch_kernels import newest, views
+from kvconform.impls.torch_kernels import views
 from kvconform.impls.torch_kernels.handles import DEVICE, device_name
 from kvconform.impls.torch_kernels.handles import synchronize as synchronize
 from kvconform.impls.torch_kernels.handles import to_device as to_device
@@ -85,7 +85,8 @@ ARITHMETIC = {
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
 WHY_NOT = {
     **dict.fromkeys(
-        _ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+        _ATTENDED - _UPDATED,
+        "append_decode finds a key as append and paged_decode do, which are tried with what it leaves out",
     ),
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
@@ -206,13 +207,11 @@ def append_decode(
     q_lens: torch.Tensor | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, Cache]:
-    """append of the newest tokens, then paged_decode over what that leaves."""
-    told = {name: options[name] for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
-    page_size = views.sides(cache, layout, **told)[0][0].page_size
-    slots = newest.slots(block_table, kv_lens, q_lens, page_size)
-    append(cache, k, v, slots, layout=layout, **told)
-    attention = {"layout": layout, "sm_scale": sm_scale, "q_lens": q_lens, **options}
-    return *paged_decode(q, cache, block_table, kv_lens, **attention), cache
+    """In one kernel: new tokens are attended in the rows that are given, and each is written by the task it asks."""
+    told = {name: options.pop(name) for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
+    (k_cache,), (v_cache,) = views.sides(cache, layout, **told)
+    given = {"num_splits": 1, **options, "q_lens": q_lens, "new": (k, v)}
+    return *decode.paged_decode(q, k_cache, v_cache, block_table, kv_lens, sm_scale, **given), cache
 
 
 def merge_states(
