@@ -11,11 +11,14 @@ from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.paged import FAR_PAGE
 from kvconform.specs.pinned import is_narrowest
+from kvconform.specs.strategies import LONGEST
 from kvconform.suites.calls import attend, merged_in_a_tree
 from kvconform.suites.law import law
 from kvconform.suites.test_decode import parts_of, takes_parts
 
 NEEDS = ("paged_decode:lse", "merge_states")
+FAMILIES = ("plain", "sharp", "offset", "stairs_up")
+"""Contents of several weights, and of parts that outweigh others."""
 BEYOND = {"valid": 0, "minus_one": -1, "huge": FAR_PAGE}
 """What a table holds behind the columns that are left of it, by `table_padding`."""
 
@@ -26,8 +29,10 @@ def _is_defined(conventions):
 
 
 def _takes_parts(cell):
-    """Whether any part is attended and merged; in one dtype, that which partial results lose most in."""
-    return is_narrowest(cell) and takes_parts(cell)
+    """Whether parts of several pages are attended and merged; in one dtype, that which partial results lose most in."""
+    size = min(cell.allowed("page_size"))
+    longer = any(cell.takes(kv_lens=(n,)) for n in range(size + 1, max(LONGEST, 2 * size) + 1))
+    return longer and is_narrowest(cell) and takes_parts(cell)
 
 
 def _shares(cell):
@@ -51,6 +56,7 @@ def _require_whole(subject, x, cache, profile, merged, when):
 @law(
     "paged_decode",
     needs=NEEDS,
+    families=FAMILIES,
     only={**alone("soft_cap", "q_lens"), "shared_pages": (1, 2), "table_padding": tuple(BEYOND)},
     rows=lambda row: not row.contiguous,
     wants=_is_defined,
@@ -69,6 +75,7 @@ def test_a_shared_prefix_and_suffixes_merge_to_the_whole(subject, case):
     prefix = (pages * case.page_size).astype(x.kv_lens.dtype)
     if np.count_nonzero(prefix) < 2:
         subject.saw_nothing()
+        return
     cache, (seq_of, _) = paged.filled(x, case.dead), x.q_rows
     column = np.arange(x.block_table.shape[-1])
     calls = (
@@ -85,6 +92,7 @@ def test_a_shared_prefix_and_suffixes_merge_to_the_whole(subject, case):
 @law(
     "paged_decode",
     needs=NEEDS,
+    families=FAMILIES,
     only={**alone("soft_cap"), "table_padding": tuple(BEYOND)},
     rows=lambda row: not row.contiguous,
     wants=_is_defined,
@@ -96,6 +104,7 @@ def test_pages_dealt_out_to_ranks_merge_to_the_whole(subject, case):
     size, num_ranks = case.page_size, parts_of(static=bool(case.capacity))
     if max(case.kv_lens, default=0) <= size:
         subject.saw_nothing()
+        return
     cache, column = paged.filled(x, case.dead), np.arange(x.block_table.shape[-1])
     parts = []
     for rank in range(num_ranks):

@@ -10,6 +10,7 @@ from kvconform.oracles.verdict import require, require_near, require_same
 from kvconform.specs import data, variations
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import mixtures, schedule
+from kvconform.specs.strategies import LONGEST
 from kvconform.suites.calls import attend, require_attention, require_result, updating
 from kvconform.suites.law import law
 
@@ -44,7 +45,17 @@ def test_update_attends_to_what_it_has_written(subject, case):
     require_result(subject, x, updated, got, partial(mistakes.of_update, x, before, updated))
 
 
-@law("append_decode", needs=("append", "paged_decode"), wants=lambda c: c["skipped_slots"] == "skip")
+def takes_a_token(cell):
+    """Whether every operation of a law is offered for some sequence that has a token."""
+    return any(cell.takes(kv_lens=(n,)) for n in range(1, LONGEST + 1))
+
+
+@law(
+    "append_decode",
+    needs=("append", "paged_decode"),
+    wants=lambda conventions: conventions["skipped_slots"] == "skip",
+    cells=takes_a_token,
+)
 def test_update_agrees_with_append_and_decode(subject, case):
     """One call and two, append and then paged_decode, are no farther apart than both may be from the truth."""
     x = inputs(case)
