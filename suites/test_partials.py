@@ -32,12 +32,12 @@ def _takes_parts(cell):
     """Whether parts of several pages are attended and merged; in one dtype, that which partial results lose most in."""
     size = min(cell.allowed("page_size"))
     longer = any(cell.takes(kv_lens=(n,)) for n in range(size + 1, max(LONGEST, 2 * size) + 1))
-    return longer and is_narrowest(cell) and takes_parts(cell)
+    return longer and is_narrowest(cell) and takes_parts(cell) and cell.takes(num_parts=(2,))
 
 
 def _shares(cell):
     """Whether a prefix of any length is attended apart, and merged."""
-    return _takes_parts(cell) and cell.takes(num_parts=(2,), shared_pages=(1,))
+    return _takes_parts(cell) and cell.takes(shared_pages=(1,))
 
 
 def _columns(x, columns):
