@@ -248,11 +248,12 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
             f"{file}: OFFERS[{op!r}] must be a dict of axis -> set, range or value, not {type(offer).__name__}"
         )
     row = OPERATIONS[op]
-    axes = ("layout", "dtype", "static", "returns", *(("into",) if row.lends else ()), *row.case_axes)
+    special_axes = (*(("into",) if row.lends else ()), *(("ragged",) if "q_lens" in row.case_axes else ()))
+    axes = ("layout", "dtype", "static", "returns", *special_axes, *row.case_axes)
     for axis, predicate in offer.items():
         if axis not in axes:
             raise AdapterError(f"{file}: OFFERS[{op!r}] names axis {axis!r}{nearest(axis, axes)}")
-        if axis != "static" and flaw(predicate):
+        if axis not in ("static", "ragged") and flaw(predicate):
             raise AdapterError(f"{file}: OFFERS[{op!r}][{axis!r}]: {flaw(predicate)}")
         special = {"layout": [r.name for r in row.layouts], "dtype": list(row.dtypes), "returns": list(row.returns)}
         special["into"] = list(row.lends)

@@ -134,7 +134,7 @@ class Subject:
                 f"{op} launched nothing: attest() counts {before} launches before and after the call, so no kernel of "
                 f"{self.name} ran ({self.file})"
             )
-        got = self._named(op, case, want, raw)
+        got = self._named(op, case, arguments, want, raw)
         self._inputs_unchanged(op, {n: value for n, value in arguments.items() if n not in lent}, handles, got)
         for name, value in placed.items():
             for label, one in _labelled(name, value):
@@ -275,17 +275,14 @@ class Subject:
             raise Violation(f"{what} is a {type(array).__name__} on the host, not a numpy array ({self.file})")
         return array
 
-    def _named(self, op: str, case: Case, want: Mapping[str, Any], raw: Any) -> dict[str, Any]:
+    def _named(
+        self, op: str, case: Case, arguments: Mapping[str, Any], want: Mapping[str, Any], raw: Any
+    ) -> dict[str, Any]:
         """Results by name, with the shapes and dtypes that the operation says; lse in the adapter's form.
 
         want   result or part -> (shape, dtype)
         """
         names = [n for n in OPERATIONS[op].returns if self.offers_result(op, n)]
-        if OPERATIONS[op].returns == ("cache",):
-            if not isinstance(raw, dict) or set(raw) != set(want):
-                shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
-                raise Violation(f"{op} returned {shown}, want the cache's fields {sorted(want)} ({self.file})")
-            return {"cache": {name: self._checked(op, name, raw[name], want[name]) for name in want}}
         values = raw if isinstance(raw, tuple) else (raw,)
         if len(values) != len(names):
             raise Violation(
@@ -295,7 +292,15 @@ class Subject:
         named = dict(zip(names, values, strict=True))
         if op == "gather":
             named = self._parts(case.row, named)
-        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()}
+        cache = {"cache": self._fields(op, named.pop("cache"), arguments["cache"], want)} if "cache" in named else {}
+        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()} | cache
+
+    def _fields(self, op: str, raw: Any, given: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, Array]:
+        """A cache that was returned, by field: those that were given."""
+        if not isinstance(raw, dict) or set(raw) != set(given):
+            shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+            raise Violation(f"{op} returned {shown}, want the cache's fields {sorted(given)} ({self.file})")
+        return {name: self._checked(op, name, raw[name], want[name]) for name in given}
 
     def _parts(self, row: Layout, sides: Mapping[str, Any]) -> dict[str, Any]:
         """What gather returned for K and for V, by part."""

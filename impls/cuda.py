@@ -39,6 +39,17 @@ _STRIDED = {"strides": {"contiguous", "outer", "all"}}
 _INDEXED = {**_STRIDED, "index_dtype": {"int32", "int64"}}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_STRIDED}
 _MOVED = {"layout": set(LINES), "dtype": set(DTYPES), **_INDEXED}
+_UPDATED = {"nhd", "interleaved", "trtllm_blocks", "bshd"}
+_ATTENTION = {
+    "dtype": ROUNDED,
+    "num_splits": range(1, 65),
+    "window": {"min": 0},
+    "soft_cap": {"min": 0},
+    "sinks": {"none", "drawn", "dominant"},
+    "alibi_slopes": {"none", "drawn"},
+    "q_lens": {"min": 1},
+    **_INDEXED,
+}
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
@@ -46,21 +57,14 @@ OFFERS = {
     "append": _MOVED,
     "gather": {"into": {"k", "v"}, **_MOVED},
     "copy_pages": _INDEXED,
-    "paged_decode": {
-        "layout": ATTENDED,
-        "dtype": ROUNDED,
-        "num_splits": range(1, 65),
-        "window": {"min": 0},
-        "soft_cap": {"min": 0},
-        "sinks": {"none", "drawn", "dominant"},
-        "alibi_slopes": {"none", "drawn"},
-        "q_lens": {"min": 1},
-        "into": {"out", "lse", "workspace"},
-        **_INDEXED,
-    },
+    "paged_decode": {"layout": ATTENDED, "into": {"out", "lse", "workspace"}, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
 }
 WHY_NOT = {
+    **dict.fromkeys(
+        ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     **dict.fromkeys(
         set(PLAIN) - ATTENDED,
         "paged_decode finds a key by the strides that append and gather are tried with: nothing in it knows the row",
@@ -89,7 +93,7 @@ ARITHMETIC = {
     "renormalises": True,  # the merge divides by the sum of its own weights
     "flushes_subnormals": False,
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
 
 THREADS = 64
 """Of every block; attention.cuh relies on it."""
@@ -267,6 +271,32 @@ def paged_decode(
     shared_bytes = 2 * head_dim * outs.dtype.itemsize  # q and the accumulator
     _launch(f"{kernel}_{q.dtype}_{block_table.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
     return _merge(outs, lses, q.dtype, out, lse)
+
+
+def append_decode(
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    cache: Cache,
+    block_table: DeviceArray,
+    kv_lens: DeviceArray,
+    *,
+    layout: str,
+    sm_scale: float,
+    q_lens: DeviceArray | None = None,
+    **options: Any,
+) -> tuple[DeviceArray, DeviceArray, Cache]:
+    """append of the newest tokens, whose slots are worked out on the host, then paged_decode over what that leaves."""
+    told = {name: options[name] for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
+    size = Pages.of(cache, layout, **{"num_kv_heads": None, "head_dim": None, "page_size": None, **told}).page_size
+    lengths, table = to_host(kv_lens), to_host(block_table)
+    lens = np.ones_like(lengths) if q_lens is None else to_host(q_lens)
+    seq = np.repeat(np.arange(len(lens)), lens)
+    position = lengths[seq] - np.cumsum(lens)[seq] + np.arange(len(seq))
+    slots = np.moveaxis(table[seq, ..., position // size], 0, -1).astype(np.int64) * size + position % size
+    append(cache, k, v, to_device(np.ascontiguousarray(slots)), layout=layout, **told)
+    attention = {"layout": layout, "sm_scale": sm_scale, "q_lens": q_lens, **options}
+    return *paged_decode(q, cache, block_table, kv_lens, **attention), cache
 
 
 def merge_states(

@@ -11,7 +11,7 @@ import numpy as np
 
 from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
-from kvconform.impls.numpy_kernels.views import VIEWS
+from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
 
 NAME = "numpy_ref"
 BACKEND = "numpy"
@@ -21,6 +21,17 @@ _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int
 _STORED = _MOVED | {"float4_e2m1fn", "uint4", "uint2"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
+_UPDATED = {"nhd", "hnd", "split_x", "trtllm_blocks", "interleaved", "packed", "bshd", "cells"}  # one of each kind
+_ATTENTION = {
+    "dtype": _ROUNDED,
+    "num_splits": range(1, 65),
+    "window": {"min": 0},
+    "soft_cap": {"min": 0},
+    "sinks": {"none", "drawn", "dominant"},
+    "alibi_slopes": {"none", "drawn"},
+    "q_lens": {"min": 1},
+    **_ANY,
+}
 
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
@@ -31,19 +42,14 @@ OFFERS = {
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "paged_decode": {
         "layout": LAYOUTS,
-        "dtype": _ROUNDED | {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4", "uint2"},
         "q_dtype": _ROUNDED,
         "kv_scales": {"none", "tensor", "head", "page", "token"},
-        "num_splits": range(1, 65),
-        "window": {"min": 0},
-        "soft_cap": {"min": 0},
-        "sinks": {"none", "drawn", "dominant"},
-        "alibi_slopes": {"none", "drawn"},
-        "q_lens": {"min": 1},
         "pool": {"dense", "sparse"},
         "into": {"out", "lse", "workspace"},
-        **_ANY,
+        **_ATTENTION,
+        "dtype": _ROUNDED | {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4", "uint2"},
     },
+    "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
@@ -59,6 +65,9 @@ CONVENTIONS = {
 }
 WHY_NOT = {
     "float8_e5m2": "attention reads it by the line that reads float8_e4m3fn",
+    **dict.fromkeys(
+        set(PLAIN) - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     "sparse": "caches are copied before they are written, and packed codes are expanded: 2**31 elements of memory",
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here
@@ -266,6 +275,20 @@ def paged_decode(
         out[rows] = _by_row(merged, len(of_rows)).astype(q.dtype)
         lse[rows] = _by_row(total, len(of_rows))
     return out, lse
+
+
+def append_decode(q, k, v, cache, block_table, kv_lens, *, layout, sm_scale, q_lens=None, **options):
+    """append of the newest tokens, then paged_decode over what that leaves."""
+    told = {name: options[name] for name in ("num_kv_heads", "head_dim", "page_size", "dtype") if name in options}
+    page_size = _views(cache, layout, **told)[0].shape[1]
+    lens = np.ones(len(kv_lens), np.int64) if q_lens is None else np.asarray(q_lens, np.int64)
+    seq = np.repeat(np.arange(len(lens)), lens)
+    position = np.asarray(kv_lens, np.int64)[seq] - np.cumsum(lens)[seq] + np.arange(len(seq))
+    page, slot = np.divmod(position, page_size)
+    slots = np.moveaxis(block_table[seq, ..., page], 0, -1).astype(np.int64) * page_size + slot
+    cache = append(cache, k, v, slots, layout=layout, **told)
+    attention = paged_decode(q, cache, block_table, kv_lens, layout=layout, sm_scale=sm_scale, q_lens=q_lens, **options)
+    return *attention, cache
 
 
 def _by_kv_head(array, num_kv_heads):

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kvconform.impls.pallas_kernels import decode, launch, merge, movement
+from kvconform.impls.pallas_kernels.layouts import fold, page_size
 
 NAME = "pallas_tpu"
 BACKEND = "pallas_tpu"
@@ -27,6 +29,7 @@ _PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x"}
 _ROW_AT_A_TIME = {"nhd", "interleaved", "packed", "token_slots"}
 if not launch.COMPILED:
     _ROW_AT_A_TIME |= _PAGED | {"code_rows", "code_columns"}
+_UPDATED = {"nhd", "interleaved"}
 _COPIED = {"nhd", "heads_first", "packed"}
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "bfloat16"}
@@ -35,6 +38,18 @@ _INDEX = {"index_dtype": {"int32"}}  # JAX without x64 has no other
 _PAGES = {"page_size": {8, 16} if launch.COMPILED else {1, 2, 3, 4}, **_INDEX, **_HEADS}
 _SLOTS = _PAGES | {"page_size": {1} | _PAGES["page_size"]}  # token_slots has no other
 
+_ATTENTION = {
+    "dtype": _ROUNDED,
+    "group": {1, 2, 3},
+    "num_splits": {1, 2, 3},
+    "window": {"min": 0},
+    "soft_cap": {"min": 0},
+    "sinks": {"none", "drawn", "dominant"},
+    "alibi_slopes": {"none", "drawn"},
+    "q_lens": {"min": 1},
+    **_PAGES,
+}
+
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
@@ -42,21 +57,14 @@ OFFERS = {
     "append": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
     "gather": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
     "copy_pages": {"layout": _COPIED, "dtype": _MOVED, **_SLOTS},
-    "paged_decode": {
-        "layout": _PAGED,
-        "dtype": _ROUNDED,
-        "group": {1, 2, 3},
-        "num_splits": {1, 2, 3},
-        "window": {"min": 0},
-        "soft_cap": {"min": 0},
-        "sinks": {"none", "drawn", "dominant"},
-        "alibi_slopes": {"none", "drawn"},
-        "q_lens": {"min": 1},
-        **_PAGES,
-    },
+    "paged_decode": {"layout": _PAGED, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
 WHY_NOT = {
+    **dict.fromkeys(
+        _PAGED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     "into": "a jax.Array is never written into",
     "layout": "the same kernels with other axes, compiled once more a row; records of several types are not theirs",
     "dtype": "a DMA moves whole elements; codes of less than a byte are packed into words",
@@ -225,6 +233,43 @@ def paged_decode(
         out, lse = parts
         return out[0], lse[0]
     return launch.launch(merge.merge_states, *parts, dtype=np.dtype(np.float32), out_dtype=q.dtype)
+
+
+def append_decode(
+    q: Handle,
+    k: Handle,
+    v: Handle,
+    cache: Cache,
+    block_table: jax.Array,
+    kv_lens: jax.Array,
+    *,
+    layout: str,
+    sm_scale: float,
+    q_lens: jax.Array | None = None,
+    **options: Any,
+) -> tuple[jax.Array, jax.Array, dict[str, Handle]]:
+    """append of the newest tokens, then paged_decode over what that leaves.
+
+    Tokens are filled up to as many as the table has room for, without slots: append is compiled once whatever is new.
+    """
+    slots = _newest_slots(block_table, kv_lens, q_lens, page_size(layout, fold(layout, _bits(cache))))
+    more = [(0, block_table.size * page_size(layout, fold(layout, _bits(cache))) - len(slots))]
+    k, v = (Handle(jnp.pad(side.bits, [*more, (0, 0), (0, 0)]), side.dtype) for side in (k, v))
+    mapping = to_device(np.pad(slots, more, constant_values=-1))
+    assert isinstance(mapping, jax.Array)
+    updated = append(cache, k, v, mapping, layout=layout)
+    attention = {"layout": layout, "sm_scale": sm_scale, "q_lens": q_lens, **options}
+    return *paged_decode(q, updated, block_table, kv_lens, **attention), updated
+
+
+def _newest_slots(
+    block_table: jax.Array, kv_lens: jax.Array, q_lens: jax.Array | None, size: int
+) -> np.ndarray[Any, Any]:
+    """int32 [num_q_rows] slots of the newest tokens of each sequence, oldest first."""
+    lens = np.ones(len(kv_lens), np.int32) if q_lens is None else np.asarray(q_lens)
+    seq = np.repeat(np.arange(len(lens)), lens)
+    position = np.asarray(kv_lens)[seq] - np.cumsum(lens)[seq] + np.arange(len(seq))
+    return (np.asarray(block_table)[seq, position // size] * size + position % size).astype(np.int32)
 
 
 def merge_states(outs: Handle, lses: Handle) -> tuple[jax.Array, jax.Array]:

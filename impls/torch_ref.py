@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvconform.impls.torch_kernels import handles, views
+from kvconform.impls.torch_kernels import handles, newest, views
 from kvconform.impls.torch_kernels.views import Cache, Rows, View
 
 NAME = "torch_ref"
@@ -25,6 +25,17 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
+_UPDATED = {"nhd", "hnd", "trtllm_blocks", "interleaved", "bshd"}
+_ATTENTION = {
+    "dtype": _ROUNDED,
+    "num_splits": range(1, 65),
+    "window": {"min": 0},
+    "soft_cap": {"min": 0},
+    "sinks": {"none", "drawn", "dominant"},
+    "alibi_slopes": {"none", "drawn"},
+    "q_lens": {"min": 1},
+    **_ANY,
+}
 _POOL = {"pool": {"dense", "sparse"} if handles.DEVICE.type == "cpu" else {"dense"}}  # a GPU has memory of its own
 
 OFFERS = {
@@ -34,19 +45,8 @@ OFFERS = {
     "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
     "gather": {"layout": set(views.ROWS), "dtype": _MOVED, "into": {"k", "v"}, **_POOL, **_ANY},
     "copy_pages": {**_POOL, **_ANY},
-    "paged_decode": {
-        "layout": views.ATTENDED,
-        "dtype": _ROUNDED,
-        "num_splits": range(1, 65),
-        "window": {"min": 0},
-        "soft_cap": {"min": 0},
-        "sinks": {"none", "drawn", "dominant"},
-        "alibi_slopes": {"none", "drawn"},
-        "q_lens": {"min": 1},
-        "into": {"out", "lse"},
-        **_POOL,
-        **_ANY,
-    },
+    "paged_decode": {"layout": views.ATTENDED, "into": {"out", "lse"}, **_POOL, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
@@ -68,8 +68,11 @@ ARITHMETIC = {
     "merge_levels": 1,  # paged_decode: one _mean over all parts
     "renormalises": True,  # _mean: the weights of parts, too, are divided by their sum
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
 WHY_NOT = {
+    **dict.fromkeys(
+        views.ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+    ),
     "workspace": "torch allocates what its operators hold in between",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(
@@ -289,6 +292,28 @@ def paged_decode(
     outs, lses = _mean(score, v, axis=2)
     merged, total = _mean(lses, outs, axis=1)
     return _into(out, merged.flatten(1, 2).to(q.dtype)), _into(lse, total.flatten(1, 2))
+
+
+def append_decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: Cache,
+    block_table: Tensor,
+    kv_lens: Tensor,
+    *,
+    layout: str,
+    sm_scale: float,
+    q_lens: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Cache]:
+    """append of the newest tokens, then paged_decode over what that leaves."""
+    told = {name: options[name] for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
+    page_size = views.sides(cache, layout, **told)[0][0].page_size
+    slots = newest.slots(block_table, kv_lens, q_lens, page_size)
+    append(cache, k, v, slots, layout=layout, **told)
+    attention = {"layout": layout, "sm_scale": sm_scale, "q_lens": q_lens, **options}
+    return *paged_decode(q, cache, block_table, kv_lens, **attention), cache
 
 
 @_kernel

@@ -36,6 +36,17 @@ _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
 _RESULTS = {"out", "lse"}
 _ATTENDED = views.ATTENDED - {"trtllm_blocks"} - _ALIKE
+_UPDATED = {"nhd", "hnd", "interleaved"}
+_ATTENTION = {
+    "dtype": _ROUNDED,
+    "num_splits": range(1, 65),
+    "window": {"min": 0},
+    "soft_cap": {"min": 0},
+    "sinks": {"none", "drawn", "dominant"},
+    "alibi_slopes": {"none", "drawn"},
+    "q_lens": {"min": 1},
+    **_INDEXED,
+}
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
@@ -47,19 +58,8 @@ OFFERS = {
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {
-        "layout": _ATTENDED,
-        "dtype": _ROUNDED,
-        "num_splits": range(1, 65),
-        "window": {"min": 0},
-        "soft_cap": {"min": 0},
-        "sinks": {"none", "drawn", "dominant"},
-        "alibi_slopes": {"none", "drawn"},
-        "q_lens": {"min": 1},
-        "pool": _POOL,
-        "into": {*_RESULTS, "workspace"},
-        **_INDEXED,
-    },
+    "paged_decode": {"layout": _ATTENDED, "pool": _POOL, "into": {*_RESULTS, "workspace"}, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, "ragged": True, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
 }
 WORKSPACE = {"paged_decode": decode.workspace_bytes}
@@ -82,8 +82,12 @@ ARITHMETIC = {
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
 WHY_NOT = {
+    **dict.fromkeys(
+        _ATTENDED - _UPDATED,
+        "append_decode finds a key as append and paged_decode do, which are tried with what it leaves out",
+    ),
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
     **dict.fromkeys(
@@ -188,6 +192,26 @@ def paged_decode(
         into=(out, lse),
         workspace=workspace,
     )
+
+
+def append_decode(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cache: Cache,
+    block_table: torch.Tensor,
+    kv_lens: torch.Tensor,
+    *,
+    layout: str,
+    sm_scale: float,
+    q_lens: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor, Cache]:
+    """In one kernel: new tokens are attended in the rows that are given, and each is written by the task it asks."""
+    told = {name: options.pop(name) for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
+    (k_cache,), (v_cache,) = views.sides(cache, layout, **told)
+    given = {"num_splits": 1, **options, "q_lens": q_lens, "new": (k, v)}
+    return *decode.paged_decode(q, k_cache, v_cache, block_table, kv_lens, sm_scale, **given), cache
 
 
 def merge_states(

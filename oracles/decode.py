@@ -143,10 +143,19 @@ def tree(profile: Profile, dtype: str, num_parts: int, depth: int) -> Profile:
 
 def twice_merged(profile: Profile, dtype: str, num_splits: int, num_parts: int) -> Profile:
     """The profile of decoding `num_parts` parts in `num_splits` splits each, and merging once more."""
+    return _merged_again(profile, dtype, num_splits, num_parts, profile.merge_levels or num_parts)
+
+
+def dealt_out(profile: Profile, dtype: str, num_splits: int, num_parts: int, depth: int) -> Profile:
+    """The same where the parts are merged two at a time, `depth` calls deep."""
+    return _merged_again(profile, dtype, num_splits, num_parts, (profile.merge_levels or 2) * depth)
+
+
+def _merged_again(profile: Profile, dtype: str, num_splits: int, num_parts: int, levels: int) -> Profile:
+    """`levels` of merging beside those inside each part, whose results are stored."""
     inside = (profile.merge_levels or num_splits) if num_splits > 1 else 0
-    levels = inside + (profile.merge_levels or num_parts)
     stored = {"partial_format": dtype, "partial_lse_format": profile.lse_format}
-    return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=levels, **stored)
+    return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=inside + levels, **stored)
 
 
 def attended(
@@ -159,9 +168,9 @@ def attended(
 ) -> Bounded:
     """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once."""
     (k, v), bias = _batch(inputs, cache, reading), _biases(reading)
-    kv = {"k": k.values, "v": v.values, "k_roundings": k.roundings, "v_roundings": v.roundings}
+    kv: dict[str, Any] = {"k": k.values, "v": v.values, "k_roundings": k.roundings, "v_roundings": v.roundings}
     kv |= {"k_magnitude": k.size if k.roundings else None, "v_magnitude": v.size if v.roundings else None}
-    scored = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
+    scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
     bounded = partial(attention_bound, inputs.q, profile=profile, **kv, **scored)
     result = bounded(sink=reading.sinks, keep_terms=keep_terms)
     if reading.sinks is None or reading.lse_sinks:

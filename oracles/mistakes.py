@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles import decode, fused, paged, states
+from kvconform.oracles import decode, fused, paged, states, update
 from kvconform.oracles.bound import Bounded, merge_bound
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.paged import Reading
@@ -89,6 +89,20 @@ def _skipped_go_to(slot: Callable[[PagedInputs], int]) -> Change:
         return replace(right, slots=tuple(np.where(slots == -1, to, slots) for slots in right.slots))
 
     return change
+
+
+def _behind(inputs: PagedInputs, right: Reading) -> Reading:
+    """Slots of the newest tokens as if kv_lens did not count them; dropped where the table ends."""
+    (seq, position), size = inputs.owners, inputs.case.page_size
+    num_new = np.bincount(inputs.q_rows[0], minlength=len(right.lens))
+    at = (position + num_new[seq])[inputs.newest]
+    slots = []
+    for to, table in zip(right.slots, right.tables, strict=True):
+        moved = to.copy()
+        page = table[seq[inputs.newest], np.minimum(at // size, table.shape[1] - 1)].astype(np.int64)
+        moved[inputs.newest] = np.where(at // size < table.shape[1], page * size + at % size, -1)
+        slots.append(moved)
+    return replace(right, slots=tuple(slots))
 
 
 # --- how scores and partial results become one
@@ -225,11 +239,12 @@ def _has_both_sides(inputs: PagedInputs) -> bool:
 
 
 _READ, _PAGED = ("gather", "paged_decode"), ("append", "gather", "paged_decode")
+_WRITTEN = (*_PAGED, "append_decode")
 
 MISTAKES: dict[str, Mistake] = {
     "k_and_v_are_swapped": Mistake(
         "K is taken for V and V for K",
-        _PAGED,
+        _WRITTEN,
         (lambda inputs, right: replace(right, parts=_halves(right)[1] + _halves(right)[0]),),
         applies=_has_both_sides,
     ),
@@ -241,7 +256,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "pages_of_k_are_used_for_v": Mistake(
         "V is looked up in the pages of K",
-        _PAGED,
+        _WRITTEN,
         (lambda inputs, right: replace(right, tables=right.tables[:1] * 2, slots=right.slots[:1] * 2),),
         applies=lambda inputs: inputs.row.pairs_pages,
     ),
@@ -473,6 +488,16 @@ MISTAKES: dict[str, Mistake] = {
         (lambda inputs, right: replace(right, newer=right.newer + 1),),
         applies=_on("q_lens"),
     ),
+    "newest_tokens_go_behind_kv_lens": Mistake(
+        "kv_lens are taken for the lengths before the call: the newest tokens are written behind the last one",
+        ("append_decode",),
+        (_behind,),
+    ),
+    "attends_before_it_appends": Mistake(
+        "attention sees the cache as it was given, without the newest tokens",
+        ("append_decode",),
+        (),  # it is another cache: of_update
+    ),
     "exp_of_0_is_not_1": Mistake(
         "the exponential errs at 0 too, and every rescale of a finished sum with it",
         ("paged_decode",),
@@ -553,6 +578,24 @@ def of_decode(
     """What wrong decodes would compute from this cache."""
     tries = _readings("paged_decode", inputs, right)
     return _numbered((name, partial(decode.required, inputs, cache, profile, r)) for name, r in tries)
+
+
+def of_update(
+    inputs: PagedInputs,
+    cache: Mapping[str, Array],
+    updated: Mapping[str, Array],
+    profile: Profile,
+    right: DecodeReading,
+) -> dict[str, Oracle]:
+    """What wrong append_decodes would compute that are given one cache and leave another."""
+    early = partial(decode.required, inputs, cache, profile, right)
+    return {**of_decode(inputs, updated, profile, right), "attends_before_it_appends/0": early}
+
+
+def of_written(inputs: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Oracle]:
+    """What wrong append_decodes would leave in this cache."""
+    tries = _readings("append_decode", inputs, update.reading(inputs))
+    return _numbered((name, partial(update.expect_cache, inputs, cache, r)) for name, r in tries)
 
 
 FUSED = {"heads_are_halves": "all of K, then all of V", "k_and_v_are_swapped": "V0 K0 V1 K1 ..."}

@@ -102,11 +102,23 @@ def _poison(
     inputs: PagedInputs, cache: Cache, part: Part, contents: Mapping[str, Array], slots: Mapping[str, Array]
 ) -> None:
     """Put contents where no token lives, in the slots that the Case's `poison` names; in place."""
+    for name in slots:
+        if inputs.case.poison in ("all", name):
+            _put_dead(inputs, cache, part, contents, slots[name])
+
+
+def _put_dead(inputs: PagedInputs, cache: Cache, part: Part, contents: Mapping[str, Array], slots: Array) -> None:
+    """Put contents into some slots, in place."""
     sizes, dtype = inputs.sizes, inputs.case.dtype
-    poison = inputs.case.poison
-    for at in (token_coordinates(inputs, part, slots[name]) for name in slots if poison in ("all", name)):
-        dead = memory.load(inputs.row, contents, part, at, sizes, dtype)
-        memory.store(inputs.row, cache, part, at, dead, sizes, dtype)
+    at = token_coordinates(inputs, part, slots)
+    dead = memory.load(inputs.row, contents, part, at, sizes, dtype)
+    memory.store(inputs.row, cache, part, at, dead, sizes, dtype)
+
+
+def emptied(inputs: PagedInputs, cache: Cache, contents: str, slots: tuple[Array, ...]) -> None:
+    """Put what slots hold to which no token was written yet into some slots of K and of V, in place."""
+    for part in inputs.row.parts:
+        _put_dead(inputs, cache, part, inputs.dead(contents), slots[part.side])
 
 
 def over(inputs: PagedInputs, cache: Mapping[str, Array]) -> Cache:

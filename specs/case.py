@@ -168,6 +168,9 @@ class Case:
         longest = max(case.kv_lens, default=0)
         if case.q_lens and len(case.q_lens) != len(case.kv_lens):
             raise CaseError(f"a case of {len(case.kv_lens)} kv_lens and {len(case.q_lens)} q_lens")
+        rows = case.q_lens or (1,) * len(case.kv_lens)
+        if case.operation.appends and any(q_len > n for q_len, n in zip(rows, case.kv_lens, strict=True)):
+            raise CaseError(f"a case of kv_lens {case.kv_lens}, in which q_lens {rows} of new tokens are to be counted")
         if case.row.contiguous and longest > case.page_size:
             raise CaseError(f"a case of {longest} tokens on {case.layout}, where a sequence has {case.page_size} slots")
         return case

@@ -50,6 +50,7 @@ class Operation:
     lends        keywords under which a caller may give memory to write into: results by name, and a workspace; passed
                  where OFFERS lists them under `into`
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
+    appends      whether it is given the newest tokens, one of each query row, and writes them before it attends
     """
 
     name: str
@@ -66,6 +67,7 @@ class Operation:
     lends: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: bool = False
+    appends: bool = False
 
     @property
     def positional(self) -> tuple[str, ...]:
@@ -192,6 +194,29 @@ OPERATIONS: dict[str, Operation] = {
                 "buffers",
             ),
             rounds=True,
+        ),
+        Operation(
+            name="append_decode",
+            claim="The newest tokens' K and V go where the block table puts them; every other byte stays as it was. "
+            "Softmax attention of each of them over its sequence's live keys, itself among them.",
+            arguments=(
+                *("q", "k", "v", "cache", "block_table", "kv_lens"),
+                *("*", "layout", "sm_scale", "num_splits", *FEATURES),
+            ),
+            returns=("out", "lse", "cache"),
+            holds="pages",
+            attends=True,
+            hidden=_HIDDEN,
+            only=ROUNDED,
+            optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
+            case_axes=(
+                *(a for a in _PAGES if a != "num_subspaces"),
+                *_TABLE,
+                *("group", "num_splits", "sm_scale", *FEATURES),
+                *("dead", "poison", "page_ids", "shared_pages", "strides"),
+            ),
+            rounds=True,
+            appends=True,
         ),
         Operation(
             name="merge_states",

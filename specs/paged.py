@@ -1,4 +1,4 @@
-"""Inputs of append, gather and paged_decode: tokens, pages, and the tables that tie them together."""
+"""Inputs of append, gather, paged_decode and append_decode: tokens, pages, and the tables that tie them together."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ class PagedInputs:
                    surplus rows
     k, v           the same as append takes them: an array where the side has one part, else {part: array}
     q              [num_q_rows, num_q_heads, width of K]   the newest tokens of each sequence, oldest first
+    newest         [num_q_rows]   which rows of `tokens` are those tokens
+    new_k, new_v   K and V of them, as append_decode takes them
     scales         k_scale and v_scale, float32 arrays (specs/scales.py), or None
     sinks, alibi_slopes   float32 [num_q_heads], or None
     block_table    [num_seqs, width]   a permutation of the pages, cut among the sequences
@@ -88,9 +90,10 @@ class PagedInputs:
 
     @cached_property
     def num_shared(self) -> list[int]:
-        """Leading pages that each sequence has in common with the first one: whole pages of both."""
+        """Leading pages each sequence has in common with the first one: whole pages of both, full before the call."""
         case = self.case
-        whole = [n // case.page_size for n in case.kv_lens]
+        new = (case.q_lens or (1,) * len(case.kv_lens)) if case.operation.appends else (0,) * len(case.kv_lens)
+        whole = [(n - q_len) // case.page_size for n, q_len in zip(case.kv_lens, new, strict=True)]
         return [min(case.shared_pages, n, whole[0]) for n in whole]
 
     @cached_property
@@ -205,6 +208,23 @@ class PagedInputs:
     def v(self) -> Any:
         """V as append takes it; None where the layout stores none."""
         return self.row.argument(SIDES[1], self.tokens)
+
+    @cached_property
+    def newest(self) -> Array:
+        """[num_q_rows] the rows of `tokens` that are the newest of their sequences, as many as it has query tokens."""
+        seq, position = self.owners
+        old = np.array(self.case.kv_lens, np.int64) - np.bincount(self.q_rows[0], minlength=len(self.case.kv_lens))
+        return np.flatnonzero(position >= old[seq])
+
+    @property
+    def new_k(self) -> Any:
+        """K of the newest tokens."""
+        return self.row.argument(SIDES[0], {name: rows[self.newest] for name, rows in self.tokens.items()})
+
+    @property
+    def new_v(self) -> Any:
+        """V of the newest tokens."""
+        return self.row.argument(SIDES[1], {name: rows[self.newest] for name, rows in self.tokens.items()})
 
     def _tokens(self, part: Part) -> Array:
         seq, position = self.owners

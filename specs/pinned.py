@@ -9,7 +9,6 @@ from kvconform.specs import data
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
-from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens
 
@@ -118,6 +117,38 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
     return tuple(made)
 
 
+def mixtures(cell: Cell) -> tuple[Case, ...]:
+    """Cases of new tokens: a sequence of nothing else, some that cross into another page, one that begins a page.
+
+    Prefill from nothing, prefill in chunks and decode in one call; where their number is compiled in, in two.
+    """
+    page_sizes = cell.allowed("page_size")
+    small = page_sizes[-1] if cell.row.contiguous else next((n for n in page_sizes if n > 2), page_sizes[-1])
+    shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": small}]
+    shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
+    size, num_seqs = shape["page_size"], shapes[-1].get("num_seqs", 4)
+    room = shape["capacity"] * size if cell.static else size if cell.row.contiguous else 0
+    new = {"all": (size + 2, size + 2), "crossing": (2 * size + 1, 3), "first": (size + 1, 1), "one": (3, 1)}
+    if cell.one_q_len:
+        new = {"all": (2, 2), "crossing": (size + 1, 2), "last": (2 * size, 2)}
+    fits = [
+        (n, q_len)
+        for n, q_len in new.values()
+        if (not room or n <= room) and q_len <= n and cell.takes(kv_lens=(n,), q_lens=(q_len,))
+    ]
+    if not fits:
+        return ()
+    lens = tuple(zip(*(fits * num_seqs)[:num_seqs], strict=True))
+    shape |= {
+        "kv_lens": lens[0],
+        "q_lens": lens[1],
+        "num_splits": shape.get("num_splits", cell.allowed("num_splits")[0]),
+    }
+    if cell.takes(dead=("nan",)):
+        shape |= {"dead": "nan"}
+    return (pinned(cell, **shape),)
+
+
 def evicted(cell: Cell) -> tuple[Case, ...]:
     """One Case of attention in which the worst that dead slots may hold lies where a window keeps everybody from."""
     of_window = [
@@ -144,14 +175,18 @@ def equal_scores(cell: Cell) -> tuple[Case, ...]:
     return (pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
 
 
+def is_narrowest(cell: Cell) -> bool:
+    """Whether a cell is that of its layout's narrowest dtype that is offered: of several of one width the first."""
+    specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
+    offered = [dtype for dtype in specified if all_hold(cell.predicates("dtype"), dtype)]
+    return cell.dtype == min(offered, key=width)
+
+
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     """One Case whose cache has more elements than 31 bits count, where that is offered."""
-    specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
-    offered = [dtype for dtype in specified if holds(cell.offer.get("dtype", {dtype}), dtype)]
-    narrowest = min(offered, key=width)  # of types of one width the first: what counts is the number of elements
     sizes = _sizes(cell, -1)
     lens = (2 * sizes["page_size"] + 1, 1)
-    if cell.dtype != narrowest or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
+    if not is_narrowest(cell) or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()
     return (pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
 

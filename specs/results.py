@@ -36,10 +36,11 @@ def results(
         return {
             part.name: ((num_tokens, *x.token_shape(part)), host(row.dtype_of(part, case.dtype))) for part in row.parts
         }
-    if op == "paged_decode":
+    if op in ("paged_decode", "append_decode"):
         q = arguments["q"]
+        cache = results("append", case, arguments) if op == "append_decode" else {}
         out = (*q.shape[:2], PagedInputs(case).width_of(V))
-        return {"out": (out, q.dtype), "lse": lse.signature(q.shape[:2], lse_form)}
+        return {"out": (out, q.dtype), "lse": lse.signature(q.shape[:2], lse_form), **cache}
     outs = arguments["outs"]
     return {"out": (outs.shape[1:], outs.dtype), "lse": lse.signature(outs.shape[1:-1], lse_form)}
 

@@ -141,6 +141,11 @@ class Cell:
         """Whether shapes are to be shared among many cases."""
         return bool(self.offer.get("static"))
 
+    @property
+    def one_q_len(self) -> bool:
+        """Whether all sequences of a call have as many query tokens: their number is compiled in."""
+        return self.static and not self.offer.get("ragged")
+
     @cached_property
     def claims(self) -> dict[str, Any]:
         """Axis -> predicate: the offer's, else the conventions', else what leaving out an optional keyword means."""
@@ -182,7 +187,7 @@ class Cell:
             pool = self._sizes(axis, pool, predicates)
         if axis == "poison":
             pool = [v for v in pool if self._has_region(v)]
-        if axis == "q_lens" and self.static:
+        if axis == "q_lens" and self.one_q_len:
             pool = pool[:2]  # each is a shape to compile
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
         if only is None:
@@ -385,7 +390,7 @@ def _lengths(cell: Cell, page_size: int, capacity: int) -> _Lengths:
     bounded = capacity * page_size if capacity else page_size if cell.row.contiguous else 0
     longest = bounded or max(LONGEST, 2 * page_size)
     edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
-    least = 1 if cell.conventions["empty_rows"] == "undefined" else 0
+    least = 1 if cell.conventions["empty_rows"] == "undefined" or OPERATIONS[cell.op].appends else 0
     limits = cell.predicates("kv_lens")
     fits = [n for n in edges if least <= n <= longest and all_hold(limits, n)]
     anywhere = [n for n in range(1, longest + 1) if all_hold(limits, n)]
@@ -462,18 +467,26 @@ def _drawn(
             values["kv_lens"] = tuple(one_of(length.some) for _ in range(count))
         else:
             values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
-        values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1))
+        values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1), one_of)
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
 
 
-def query_tokens(cell: Cell, kv_lens: tuple[int, ...], most: int) -> dict[str, tuple[int, ...]]:
-    """So many query tokens a sequence; fewer where it has fewer keys, but of a compiled shape the same in each."""
+def query_tokens(
+    cell: Cell, kv_lens: tuple[int, ...], most: int, one_of: Callable[[Sequence[int]], int] = lambda some: some[0]
+) -> dict[str, tuple[int, ...]]:
+    """So many query tokens a sequence; fewer where it has fewer keys, but of a compiled shape the same in each.
+
+    one_of   picks one of several, simplest first: where the tokens are new, a sequence may also have but one of them
+             (decode), or nothing else (prefill)
+    """
     if most == FEATURES["q_lens"].off:
         return {}
-    if not cell.static:
-        return {"q_lens": tuple(min(most, max(n, 1)) for n in kv_lens)}
-    needed = most if cell.conventions["empty_rows"] == "undefined" else 0
+    appends = OPERATIONS[cell.op].appends
+    if not cell.one_q_len:
+        some = [(min(most, max(n, 1)), *((1, n) if appends and cell.takes(q_lens=(n,)) else ())) for n in kv_lens]
+        return {"q_lens": tuple(one_of(tuple(dict.fromkeys(pool))) for pool in some)}
+    needed = most if appends or cell.conventions["empty_rows"] == "undefined" else 0
     return {"q_lens": (most,) * len(kv_lens)} if min(kv_lens, default=0) >= needed else {}
 
 

@@ -13,6 +13,7 @@ from kvconform.oracles import decode, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_near, require_same
+from kvconform.specs import data
 from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.families import is_screened
@@ -53,6 +54,11 @@ def attending(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[s
     return {"q": x.q, **gathering(x, cache), **given}
 
 
+def updating(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of append_decode for a Case: those of attention, and K and V of the newest tokens."""
+    return attending(x, cache, conventions) | {"k": x.new_k, "v": x.new_v}
+
+
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
     """Raise Violation unless every part that gather returned is the tokens' own."""
     for part in x.row.parts:
@@ -67,6 +73,18 @@ def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: 
     return subject.call(case, "paged_decode", **(attending(x, cache, subject.conventions) | changed))
 
 
+def merged_in_a_tree(subject: Subject, case: Case, parts: list[tuple[Array, Array]]) -> tuple[dict[str, Array], int]:
+    """Partial results (out, lse) merged two at a time in a drawn order and tree; how many merges deep it is."""
+    left = [(*part, 0) for part in parts]
+    for turn in range(len(parts) - 1):
+        one, two = (left.pop(int(h) % len(left)) for h in data.hashes(case.seed, f"tree {turn}", np.arange(2)))
+        outs, lses = (np.stack(pair) for pair in ((one[0], two[0]), (one[1], two[1])))
+        pair = subject.call(case, "merge_states", outs=outs, lses=lses)
+        left.append((pair["out"], pair["lse"], 1 + max(one[2], two[2])))
+    out, lse, depth = left[0]
+    return {"out": out, "lse": lse}, depth
+
+
 def require_attention(got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:
     """Raise Violation unless two results of attention agree bit for bit; `what` names both calls."""
     for name in want:
@@ -79,6 +97,21 @@ def require_decoded(subject: Subject, case: Case) -> None:
     assert isinstance(x, PagedInputs)
     cache = pages.filled_sparse(x) if case.pool == "sparse" else paged.filled(x, case.dead)
     got = attend(subject, case, cache)
+    require_result(subject, x, cache, got, partial(_explanations, subject, x, cache))
+
+
+def require_result(
+    subject: Subject,
+    x: PagedInputs,
+    cache: Mapping[str, Array],
+    got: Mapping[str, Array],
+    explained: Callable[[Profile, DecodeReading], Mapping[str, Callable[[], Expected]]],
+) -> None:
+    """Raise Violation unless out, and lse where it is returned, lie where attention over a cache can land.
+
+    explained   what may explain it if they do not, by the profile and the right reading
+    """
+    case = x.case
     profile = decode.rounding(subject.profile(case.result_dtype), case.result_dtype, splits=case.num_splits)
     right = DecodeReading.right(x, subject.conventions)
     want = decode.required(x, cache, profile, right, screened=is_screened(case.family))
@@ -91,7 +124,7 @@ def require_decoded(subject: Subject, case: Case) -> None:
         require(
             got,
             judged,
-            partial(_explanations, subject, x, cache, profile, right),
+            partial(explained, profile, right),
             hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
         )
     if said := out.doubt(got["out"]):

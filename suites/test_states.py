@@ -9,7 +9,7 @@ from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Exact, require, require_same
 from kvconform.specs import data, lse
 from kvconform.specs.inputs import inputs
-from kvconform.suites.calls import BUFFERS, passes_zeros
+from kvconform.suites.calls import BUFFERS, merged_in_a_tree, passes_zeros
 from kvconform.suites.law import law
 
 
@@ -40,18 +40,9 @@ def test_merge_is_within_the_bound(subject, case):
 def test_merging_in_any_order_and_tree_gives_the_same(subject, case):
     """Parts merged two at a time, in a drawn order and tree, stay within the bound of that tree."""
     outs, given, nats, unit = _parts(subject, case)
-    left = [(outs[i], given[i], 0) for i in range(case.num_parts)]
-    turn = 0
-    while len(left) > 1:
-        pick = [int(h) for h in data.hashes(case.seed, f"tree {turn}", np.arange(2))]
-        one = left.pop(pick[0] % len(left))
-        two = left.pop(pick[1] % len(left))
-        pair = subject.call(case, "merge_states", outs=np.stack([one[0], two[0]]), lses=np.stack([one[1], two[1]]))
-        left.append((pair["out"], pair["lse"], 1 + max(one[2], two[2])))
-        turn += 1
-    out, lse, depth = left[0]
+    merged, depth = merged_in_a_tree(subject, case, list(zip(outs, given, strict=True)))
     profile = decode.tree(subject.profile(case.dtype), case.dtype, case.num_parts, depth)
-    require({"out": out, "lse": lse}, states.expected(outs, nats, profile, unit), when=f"of a tree {depth} merges deep")
+    require(merged, states.expected(outs, nats, profile, unit), when=f"of a tree {depth} merges deep")
 
 
 @law("merge_states")

@@ -49,11 +49,18 @@ MERGE = "merge_is_within_the_bound"
 TREE = "merging_in_any_order_and_tree_gives_the_same"
 ONLY_LIVE = "the_only_live_part_is_the_result"
 MERGE_REPEATS = "merging_repeats_bit_for_bit"
+CASCADE = "a_shared_prefix_and_suffixes_merge_to_the_whole"
+RANKS = "pages_dealt_out_to_ranks_merge_to_the_whole"
+UPDATE = "update_writes_exactly_the_newest_tokens"
+UPDATED = "update_attends_to_what_it_has_written"
+UPDATE_TWICE = "update_agrees_with_append_and_decode"
+UPDATE_REPEATS = "update_repeats_bit_for_bit"
+UPDATE_APART = "update_does_not_see_its_neighbours"
 
 LARGE = (APPEND_LARGE, GATHER_LARGE, COPY_LARGE)
 """The laws of caches whose elements 31 bits do not count."""
 
-MAIN = (BOUND, APPEND, GATHER, COPY, FUSE, EXTRACT_K, EXTRACT_V, MERGE)
+MAIN = (BOUND, APPEND, GATHER, COPY, FUSE, EXTRACT_K, EXTRACT_V, MERGE, UPDATE, UPDATED)
 """The law of each operation that knows its mistakes by name."""
 
 EVERY_DECODE = (BOUND, DEAD, PAGES, REPEATS)
@@ -136,6 +143,20 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "accumulates_in_float16": ((BOUND,), None),
     "p_takes_the_dtype_of_v": ((BOUND,), None),
     "dims_in_chunks_of_16": ((BOUND,), None),
+    # new tokens
+    "update_clears_the_rest_of_the_page": ((UPDATE,), None),
+    "update_writes_its_pages_back_in_bfloat16": ((UPDATE,), None),
+    "update_writes_behind_kv_lens": ((UPDATE,), "newest_tokens_go_behind_kv_lens"),
+    "update_attends_before_it_appends": ((UPDATED,), "attends_before_it_appends"),
+    "new_tokens_are_seen_by_older_queries": ((UPDATED,), "causality_is_ignored"),
+    "new_tokens_are_not_seen_by_themselves": ((UPDATED,), "last_token_is_dropped"),
+    "update_attends_to_narrowed_tokens": ((UPDATED, UPDATE_TWICE), None),
+    "update_sums_in_either_order": ((UPDATE_REPEATS,), None),
+    "update_is_still_being_tuned": ((UPDATE_REPEATS,), None),
+    "update_has_other_tiles_when_repeated": ((UPDATE_REPEATS,), None),
+    "update_multiplies_neighbours_by_zero": ((UPDATE_APART,), None),
+    "update_shares_its_maximum": ((UPDATE_APART,), None),
+    "new_tokens_of_all_are_multiplied_by_zero": ((UPDATE_APART,), None),
     # dead slots
     "dead_v_is_multiplied_by_zero": ((BOUND, DEAD), None),
     "dead_k_is_masked_by_addition": ((DEAD,), None),
@@ -184,7 +205,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "partials_are_averaged": ((BOUND,), "partials_are_averaged"),
     "last_split_is_dropped": ((BOUND,), "last_split_is_dropped"),
     "partials_are_bfloat16": ((BOUND,), None),
-    "merged_parts_are_added": ((MERGE, TREE, PARTS), "partials_are_added"),
+    "merged_parts_are_added": ((CASCADE, RANKS, MERGE, TREE, PARTS), "partials_are_added"),
     "merged_lse_is_taken_for_base_2": ((MERGE, TREE, PARTS), "lse_is_taken_for_base_2"),
     "merge_drops_the_last_part": ((MERGE, TREE, ONLY_LIVE, PARTS), "last_part_is_dropped"),
     "merge_of_nothing_is_nan": ((BOUND, MERGE, TREE, ONLY_LIVE, PARTS), None),
@@ -480,6 +501,26 @@ ALONE: dict[str, tuple[str, ...]] = {
     MERGE: ("odd_part_is_merged_with_itself", "many_parts_are_weighted_in_base_2", "running_result_is_rounded"),
     ONLY_LIVE: ("denominator_has_an_epsilon", "reciprocal_is_approximate", "exponent_is_contracted"),
     MERGE_REPEATS: ("merging_order_varies", "merging_chunk_is_still_being_tuned", "first_merge_of_a_shape_is_eager"),
+    UPDATE: (
+        "update_clears_the_rest_of_the_page",
+        "update_writes_its_pages_back_in_bfloat16",
+        "update_writes_behind_kv_lens",
+    ),
+    UPDATED: (
+        "update_attends_before_it_appends",
+        "new_tokens_are_seen_by_older_queries",
+        "new_tokens_are_not_seen_by_themselves",
+    ),
+    UPDATE_REPEATS: (
+        "update_sums_in_either_order",
+        "update_is_still_being_tuned",
+        "update_has_other_tiles_when_repeated",
+    ),
+    UPDATE_APART: (
+        "update_multiplies_neighbours_by_zero",
+        "update_shares_its_maximum",
+        "new_tokens_of_all_are_multiplied_by_zero",
+    ),
 }
 """Law -> faults that it kills and no other law does: without the law they would live.
 
@@ -501,6 +542,12 @@ IMPLIED: dict[str, str] = {
     "stays because it takes nothing from the oracle but how far apart two results may be",
     PARTS: "paged_decode and merge_states are each held to their bound on contents of every kind; it stays because it "
     "is what a user of both relies on, lse_base and empty parts included",
+    CASCADE: "paged_decode and merge_states are each held to their bound; it stays because it is what cascades "
+    "rely on: pages in common, rows that are sequences of their own, a prefix apart from causal suffixes",
+    RANKS: "paged_decode and merge_states are each held to their bound; it stays because it is what ranks rely "
+    "on: tables of every so many-th page, and merges of merges of what paged_decode gave",
+    UPDATE_TWICE: "append_decode, append and paged_decode are each held to every byte or to their bound; it stays "
+    "because it takes nothing from the oracle but how far apart two results may be",
 }
 """Law -> why no fault can be left to it alone; every fault that it kills is killed by another law too."""
 
@@ -565,6 +612,9 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "chunks_are_of_a_fixed_size": (SPLITS, BATCH, APPENDED, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "every_head_of_every_row_is_alone": (BATCH, HEADS, LAYOUTS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "writes_where_it_is_told": (BUFFERS, BOUND, DEAD, PAGES, GATHER, MERGE, MERGE_REPEATS),
-    "has_every_other_convention": (BOUND, DEAD, PAGES, REPEATS, PARTS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),
+    "has_every_other_convention": (
+        *(BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),
+    ),
+    "attends_to_new_tokens_where_they_come_from": (UPDATE, UPDATED, UPDATE_TWICE, UPDATE_REPEATS, UPDATE_APART),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

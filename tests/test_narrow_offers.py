@@ -18,7 +18,7 @@ from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
-from kvconform.tests.power import LAYOUTS, LONG, PAGE_SIZES, REPEATED_KV
+from kvconform.tests.power import CASCADE, LAYOUTS, LONG, PAGE_SIZES, RANKS, REPEATED_KV
 
 OPTIONS = Options(replace(EFFORTS["quick"], examples=3, static_examples=3, seconds=3600.0))
 WIDE = {op: {"layout": {"nhd", "fused", "parts_first"}, "dtype": {"float16"}} for op in OPERATIONS}
@@ -41,7 +41,7 @@ NARROW = [
 
 def sizes(op, positional, keywords):
     """What a call says of the axes of its Case."""
-    array = positional[1 if op == "paged_decode" else 0]
+    array = positional[{"paged_decode": 1, "append_decode": 3}.get(op, 0)]
     if op == "merge_states":
         return dict(zip(("num_parts", "num_seqs"), array.shape, strict=False)) | {"head_dim": array.shape[-1]}
     if not isinstance(array, dict):
@@ -50,9 +50,9 @@ def sizes(op, positional, keywords):
         )
     said = dict(zip(("page_size", "num_kv_heads", "head_dim"), array["k"].shape[1:], strict=True))
     said["index_dtype"] = positional[-1].dtype.name
-    if op in ("gather", "paged_decode"):
+    if op in ("gather", "paged_decode", "append_decode"):
         said["kv_lens"] = tuple(positional[-1].tolist())
-    if op == "paged_decode":
+    if op in ("paged_decode", "append_decode"):
         said |= {"group": positional[0].shape[1] // said["num_kv_heads"], "num_splits": keywords.get("num_splits", 1)}
     return said
 
@@ -78,13 +78,19 @@ def strict(offers):
 
 
 def narrowed(some, static=False, ops=tuple(OPERATIONS)):
-    """Offers with some axes narrowed, wherever an operation has them."""
+    """Offers with some axes narrowed, wherever an operation has them, and can be called."""
     return {
         op: offer
         | ({"static": True} if static else {})
-        | {axis: value for axis, value in some.items() if op in ops and axis in OPERATIONS[op].case_axes}
+        | {axis: value for axis, value in some.items() if op in ops and narrows(op, axis, value, static)}
         for op, offer in WIDE.items()
     }
+
+
+def narrows(op, axis, value, static):
+    """Whether an operation has an axis, and a case with such a value: new tokens are counted in kv_lens."""
+    no_token = axis == "kv_lens" and not any(holds(value, n) for n in range(1, 7 if static else 41))
+    return axis in OPERATIONS[op].case_axes and not (OPERATIONS[op].appends and no_token)
 
 
 def outcomes(offers, laws=None):
@@ -155,7 +161,7 @@ def test_offer_that_leaves_an_operation_nothing_is_red_under_every_law():
     """Rows of x elements, 8 of float16, are built of no head_dim of 3."""
     offer = {"layout": {"split_x"}, "dtype": {"float16"}, "head_dim": {3}}
     found = outcomes({op: offer for op, row in OPERATIONS.items() if row.holds == "pages"})
-    said = {"attention_over_parts_merges_to_the_whole"}  # not in OFFERS; these are not in CONVENTIONS
+    said = {"attention_over_parts_merges_to_the_whole", CASCADE, RANKS}  # not in OFFERS; these are not in CONVENTIONS
     said |= {"append_refuses_slot_minus_one", "decode_does_not_depend_on_its_splits"}
     assert found.pop(LAYOUTS)[0] == NOT_OFFERED  # there is no other
     said.add(LAYOUTS)

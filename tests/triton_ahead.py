@@ -23,7 +23,14 @@ from kvconform.specs.case import Case
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import bench_case, schedule
 from kvconform.specs.strategies import Cell, cells
-from kvconform.suites import test_decode, test_fused, test_paged, test_pages, test_states  # noqa: F401  (their laws)
+from kvconform.suites import (  # noqa: F401  (their laws)
+    test_decode,
+    test_fused,
+    test_paged,
+    test_pages,
+    test_states,
+    test_update,
+)
 from kvconform.suites.law import LAWS
 
 SIZES = {"page_size": 16, "num_kv_heads": 2, "group": 2, "head_dim": 32}

@@ -59,6 +59,22 @@ def _bent(scores, soft_cap, bend):
     return tl.where(scores < 0.0, -size, size)
 
 
+@triton.jit
+def _write(
+    cache, page, slow_slot, slot, slow_head, head, slow_dim, dim, rows, row_step, head_step, dim_step,
+    tables, table_column, row_of, keys, heads, dims, is_key, is_dim, page_size,
+    SLOT_CUT: tl.constexpr, HEAD_CUT: tl.constexpr, DIM_CUT: tl.constexpr,
+):  # fmt: skip
+    """Rows [task, key] of K or V into the slots of their keys, one head of each task."""
+    mask = is_key[:, :, None] & is_dim[None, None, :]
+    read = (row_of * row_step + heads[:, None] * head_step)[:, :, None] + (dims * dim_step)[None, None, :]
+    pages = tl.load(tables[:, None] + keys // page_size * table_column, mask=is_key, other=0).to(tl.int64)
+    to = pages * page + along(keys % page_size, slow_slot, slot, SLOT_CUT)
+    to += along(heads, slow_head, head, HEAD_CUT)[:, None]
+    to = to[:, :, None] + along(dims, slow_dim, dim, DIM_CUT)[None, None, :]
+    tl.store(cache + to, tl.load(rows + read, mask=mask, other=0.0), mask=mask)
+
+
 @launch.kernel("k_cache", "v_cache", "k_dim", "v_dim", "head_dim")
 def _decode(
     q, q_row, q_head, q_dim,
@@ -67,6 +83,7 @@ def _decode(
     block_table, table_seq, table_column, kv_lens, lens_step,
     outs, out_split, out_row, out_head, out_dim, lses, lse_split, lse_row, lse_head,
     sinks, sinks_step, slopes, slopes_step, window, soft_cap, bend, q_starts, search,
+    new_k, new_k_row, new_k_head, new_k_dim, new_v, new_v_row, new_v_head, new_v_dim,
     num_tasks, num_blocks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
     K_SLOT_CUT: tl.constexpr, K_HEAD_CUT: tl.constexpr, K_DIM_CUT: tl.constexpr,
     V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
@@ -78,7 +95,11 @@ def _decode(
 
     Every stride of K or V but the innermost is a multiple of its UNIT: so many elements can be loaded at once.
     Axes of blocks: task, row (query token and q head in its group), key, dim. A key that no row sees is not loaded but
-    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts) is not compiled.
+    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts, new_k) is not
+    compiled.
+
+    new_k, new_v hold the newest keys, one of each query token: they are read there, whoever else may read them in the
+    cache, and each is written into its slot by the task that attends from it to the first split.
     """
     tasks = tl.program_id(0).to(tl.int64) * TASKS + tl.arange(0, TASKS)
     is_task = tasks < num_tasks
@@ -106,6 +127,22 @@ def _decode(
     q_at = q_rows * q_row + q_heads * q_head
     queries = widen(tl.load(q + q_at[:, :, None] + (dims * q_dim)[None, None, :], mask=is_out, other=0.0))
 
+    if new_k is not None:
+        held, writes = lengths - q_lengths, tl.arange(0, QUERIES)[None, :] + block_starts[:, None]
+        is_written = is_task[:, None] & (splits == 0)[:, None] & (writes < q_lengths[:, None])
+        _write(
+            k_cache, k_page, k_slow_slot, k_slot, k_slow_head, k_head, k_slow_dim, k_dim,
+            new_k, new_k_row, new_k_head, new_k_dim, block_table + seqs * table_seq, table_column,
+            starts[:, None] + writes, held[:, None] + writes, heads, dims, is_written, is_dim, page_size,
+            K_SLOT_CUT, K_HEAD_CUT, K_DIM_CUT,
+        )  # fmt: skip
+        _write(
+            v_cache, v_page, v_slow_slot, v_slot, v_slow_head, v_head, v_slow_dim, v_dim,
+            new_v, new_v_row, new_v_head, new_v_dim, block_table + seqs * table_seq, table_column,
+            starts[:, None] + writes, held[:, None] + writes, heads, dims, is_written, is_dim, page_size,
+            V_SLOT_CUT, V_HEAD_CUT, V_DIM_CUT,
+        )  # fmt: skip
+
     if window is None:
         first, last = ends * splits // num_splits, ends * (splits + 1) // num_splits
     else:
@@ -130,14 +167,24 @@ def _decode(
     while done < longest:  # not `for`: with numpy 2.4 the interpreter of Triton 3.6 takes no range of numbers it loaded
         keys = (first + done)[:, None] + tl.arange(0, KEYS)[None, :]
         is_key = keys < last[:, None]
-        is_read = is_key[:, :, None] & is_dim[None, None, :]
-        pages = tl.load(tables + keys // page_size * table_column, mask=is_key, other=0).to(tl.int64)
+        is_cached = is_key
+        if new_k is not None:
+            is_cached = is_key & (keys < held[:, None])
+        is_read = is_cached[:, :, None] & is_dim[None, None, :]
+        pages = tl.load(tables + keys // page_size * table_column, mask=is_cached, other=0).to(tl.int64)
         slots = keys % page_size
         k_slots, v_slots = along(slots, k_slow_slot, k_slot, K_SLOT_CUT), along(slots, v_slow_slot, v_slot, V_SLOT_CUT)
         k_keys = tl.multiple_of(pages * k_page + k_slots + k_heads[:, None], [K_UNIT, K_UNIT])
         v_keys = tl.multiple_of(pages * v_page + v_slots + v_heads[:, None], [V_UNIT, V_UNIT])
         k = tl.load(k_cache + k_keys[:, :, None] + k_dims[None, None, :], mask=is_read, other=0.0)
         v = tl.load(v_cache + v_keys[:, :, None] + v_dims[None, None, :], mask=is_read, other=0.0)
+        if new_k is not None:
+            is_new = (is_key & (keys >= held[:, None]))[:, :, None] & is_dim[None, None, :]
+            rows_at = starts[:, None] + keys - held[:, None]
+            k_at = (rows_at * new_k_row + heads[:, None] * new_k_head)[:, :, None] + (dims * new_k_dim)[None, None, :]
+            v_at = (rows_at * new_v_row + heads[:, None] * new_v_head)[:, :, None] + (dims * new_v_dim)[None, None, :]
+            k = tl.where(is_new, tl.load(new_k + k_at, mask=is_new, other=0.0), k)
+            v = tl.where(is_new, tl.load(new_v + v_at, mask=is_new, other=0.0), v)
         scores = tl.sum(queries[:, :, None, :] * widen(k)[:, None, :, :], 3) * sm_scale
         is_seen = is_key[:, None, :]
         if soft_cap is not None:
@@ -195,11 +242,13 @@ def paged_decode(
     sinks: torch.Tensor | None = None,
     alibi_slopes: torch.Tensor | None = None,
     q_lens: torch.Tensor | None = None,
+    new: tuple[torch.Tensor, torch.Tensor] | None = None,
     into: Results = (None, None),
     workspace: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out in q's dtype and lse, [num_q_rows, num_q_heads, head_dim] and [num_q_rows, num_q_heads].
 
+    new               K and V of the newest tokens, one of each query row: they are written into the cache, too
     into, workspace   where they, and partial results, are written, if it is given
     """
     num_rows, num_q_heads, head_dim = q.shape
@@ -212,6 +261,8 @@ def paged_decode(
         outs, lses = _partials(q, num_splits, workspace)
     group_block, dims_block = triton.next_power_of_2(group), max(32, triton.next_power_of_2(head_dim))
     queries, num_blocks, q_starts = 1, num_seqs, None
+    if new is not None and q_lens is None:
+        q_lens = torch.ones_like(kv_lens)
     if q_lens is not None:
         queries = max(1, MOST_ROWS // group_block)
         num_blocks = num_rows // queries + num_seqs
@@ -229,6 +280,7 @@ def paged_decode(
         None if soft_cap is None else -2.0 / soft_cap,
         q_starts,
         triton.next_power_of_2(num_seqs) // 2,
+        *((None, 0, 0, 0) * 2 if new is None else strided(*new)),
         num_tasks,
         num_blocks,
         num_seqs,

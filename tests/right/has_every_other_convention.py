@@ -14,7 +14,7 @@ _FEATURES = {
 }
 OFFERS = {
     "paged_decode": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "q_lens": {"min": 1}, **_FEATURES},
-    "merge_states": {"dtype": {"float32"}},
+    "merge_states": {"dtype": {"float32", "bfloat16"}},
 }
 CONVENTIONS = {"lse_base": "2", "lse_axes": "heads, rows", "lse_dtype": "float16", "lse_of_empty": "inf"}
 CONVENTIONS |= {"sinks_in_lse": False, "sinks_dtype": "q", "window_counts": "left", "soft_cap_order": "unscaled"}

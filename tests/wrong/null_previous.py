@@ -16,6 +16,8 @@ def _late(operation):
     kept = {}
 
     def late(name, array):
+        if isinstance(array, dict):
+            return {name: late(name, field) for name, field in array.items()}
         key = name, array.shape, array.dtype
         before, kept[key] = kept.get(key, np.zeros_like(array)), array
         return before
@@ -33,4 +35,5 @@ def _late(operation):
 
 merge_kv, extract_k, extract_v = map(_late, (right.merge_kv, right.extract_k, right.extract_v))
 append, gather, copy_pages = map(_late, (right.append, right.gather, right.copy_pages))
-paged_decode, merge_states = map(_late, (right.paged_decode, right.merge_states))
+paged_decode, append_decode = map(_late, (right.paged_decode, right.append_decode))
+merge_states = _late(right.merge_states)

@@ -16,7 +16,7 @@ def _zeros(result):
     if isinstance(result, dict):
         return {name: np.zeros_like(array) for name, array in result.items()}
     if isinstance(result, tuple):
-        return tuple(None if array is None else np.zeros_like(array) for array in result)
+        return tuple(None if array is None else _zeros(array) for array in result)
     return np.zeros_like(result)
 
 
@@ -26,4 +26,5 @@ def _null(operation):
 
 merge_kv, extract_k, extract_v = map(_null, (right.merge_kv, right.extract_k, right.extract_v))
 append, gather, copy_pages = map(_null, (right.append, right.gather, right.copy_pages))
-paged_decode, merge_states = map(_null, (right.paged_decode, right.merge_states))
+paged_decode, append_decode = map(_null, (right.paged_decode, right.append_decode))
+merge_states = _null(right.merge_states)

@@ -1,0 +1,104 @@
+"""append_decode: the newest tokens are written as append writes them, and attention sees them, in one call."""
+
+from functools import partial
+
+import numpy as np
+
+from kvconform.oracles import decode, mistakes, update
+from kvconform.oracles.decode import LOCATE, DecodeReading
+from kvconform.oracles.verdict import require, require_near, require_same
+from kvconform.specs import data, variations
+from kvconform.specs.inputs import inputs
+from kvconform.specs.pinned import mixtures, schedule
+from kvconform.specs.strategies import LONGEST
+from kvconform.suites.calls import attend, require_attention, require_result, updating
+from kvconform.suites.law import law
+
+APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
+
+
+def _update(subject, x, cache, **changed):
+    """append_decode of a Case over a cache; attention's results apart from the cache."""
+    got = subject.call(x.case, "append_decode", **(updating(x, cache, subject.conventions) | changed))
+    return {name: got[name] for name in LOCATE if name in got}, got["cache"]
+
+
+@law("append_decode", pinned=mixtures)
+def test_update_writes_exactly_the_newest_tokens(subject, case):
+    """The newest tokens lie in the slots that the block table gives them; every other byte is what it was."""
+    x = inputs(case)
+    before = update.before(x, case.dead)
+    _, got = _update(subject, x, before)
+    want = update.expect_cache(x, before, padding=subject.conventions["padding"])
+    require(got, want, partial(mistakes.of_written, x, before))
+    if not any(one.unmet(before[name]).any() for name, one in want.items()):
+        subject.saw_nothing()
+
+
+@law("append_decode", pinned=lambda cell: (*mixtures(cell), *schedule(cell)))
+def test_update_attends_to_what_it_has_written(subject, case):
+    """out and lse are attention over the updated cache: a new token is seen from itself and from newer ones."""
+    x = inputs(case)
+    before = update.before(x, case.dead)
+    updated = update.after(x, before)
+    got, _ = _update(subject, x, before)
+    require_result(subject, x, updated, got, partial(mistakes.of_update, x, before, updated))
+
+
+def takes_a_token(cell):
+    """Whether every operation of a law is offered for some sequence that has a token."""
+    rooms = [shape["capacity"] * shape["page_size"] for shape in cell.geometries()] if cell.static else [LONGEST]
+    return any(cell.takes(kv_lens=(n,)) for n in range(1, min(rooms) + 1))
+
+
+@law(
+    "append_decode",
+    needs=("append", "paged_decode"),
+    wants=lambda conventions: conventions["skipped_slots"] == "skip",
+    cells=takes_a_token,
+)
+def test_update_agrees_with_append_and_decode(subject, case):
+    """One call and two, append and then paged_decode, are no farther apart than both may be from the truth."""
+    x = inputs(case)
+    before = update.before(x, case.dead)
+    got, _ = _update(subject, x, before)
+    rows = slice(None) if case.capacity else x.newest  # of a compiled shape all rows, of which the others are skipped
+    right = update.reading(x)
+    mapping = np.stack(right.slots) if x.row.pairs_pages else right.slots[0]
+    mapping = mapping.astype(case.index_dtype)[..., rows]
+    tokens = {"k": x.k[rows], "v": x.v[rows], "slot_mapping": mapping, "layout": case.layout}
+    cache = subject.call(case, "append", cache=before, **tokens)["cache"]
+    two = attend(subject, case, cache)
+    profile = decode.rounding(subject.profile(case.dtype), case.dtype, splits=case.num_splits)
+    want = decode.expected(x, update.after(x, before), profile, DecodeReading.right(x, subject.conventions))
+    for name in set(got) & set(two):
+        require_near(got[name], two[name], want[name], want[name], f"{name} of one call against append and decode")
+
+
+@law("append_decode", wants=lambda conventions: conventions["deterministic"])
+def test_update_repeats_bit_for_bit(subject, case):
+    """The same call on the same cache gives the same bits, in the cache too."""
+    x = inputs(case)
+    before = update.before(x, case.dead)
+    (first, cache), (second, again) = (_update(subject, x, before) for _ in range(2))
+    require_attention(second, first, "of the second call against the first")
+    for name, array in cache.items():
+        where = partial(x.row.where, name, sizes=x.sizes, dtype=case.dtype)
+        require_same(again[name], array, f"{name} of the second call against the first", where)
+
+
+@law(
+    "append_decode",
+    only={**APART, "dead": ("finite", "nan")},
+    wants=lambda conventions: conventions["deterministic"] and set(conventions["dead"]) - {"zero"},
+)
+def test_update_does_not_see_its_neighbours(subject, case):
+    """Other old and new tokens of the other sequences, NaN where dead slots may hold it, change no bit of a row."""
+    x = inputs(case)
+    seq = int(data.hashes(case.seed, "kept")) % len(case.kv_lens)
+    if len(case.kv_lens) == 1:
+        subject.saw_nothing()
+    other = variations.with_other_neighbours(x, seq, case.dead)
+    results = [_update(subject, one, update.before(one, "zero"))[0] for one in (other, x)]
+    rows = [{name: got[name][x.q_rows[0] == seq] for name in got} for got in results]
+    require_attention(*rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
