@@ -11,7 +11,7 @@ from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens
+from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens, without_room
 
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
@@ -114,6 +114,7 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
     for seed, row in enumerate(covering(pools)):
         values = {axis: value for axis, value in row.items() if axis != "q_lens"}
         values |= query_tokens(cell, shape["kv_lens"], row["q_lens"])
+        values |= without_room(values)
         made.append(pinned(cell, **(shape | values | {"family": _SHOWING[seed % len(_SHOWING)], "seed": seed})))
     return tuple(made)
 
