@@ -16,12 +16,15 @@ FEATURES = {**dense.MASKED, "soft_cap": {"min": 0}}
 WHY_NOT = dense.WHY_NOT | {"sinks": "its users rescale what it returns by its lse; the kernel has no such argument"}
 
 
-def block_mask(kv_lens: torch.Tensor, num_rows: int, window: int | None, num_slots: int, **blocks: int) -> BlockMask:
+def block_mask(
+    kv_lens: torch.Tensor, num_rows: int, window: int | None, num_slots: int, tree: dense.Tree | None, **blocks: int
+) -> BlockMask:
     """Which slots each row of each sequence sees; a window of all slots is none."""
     size = torch.tensor(window or num_slots)
 
     def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
-        return dense.seen(dense.ahead(kv_lens, b, i, j, num_rows), size)
+        found = dense.seen(dense.ahead(kv_lens, b, i, j, num_rows), size)
+        return found if tree is None else found & tree(b, i, j)
 
     return create_block_mask(seen, len(kv_lens), None, num_rows, num_slots, "cpu", **blocks)
 
