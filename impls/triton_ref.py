@@ -56,6 +56,7 @@ OFFERS = {
         "sinks": {"none", "drawn", "dominant"},
         "alibi_slopes": {"none", "drawn"},
         "q_lens": {"min": 1},
+        "tree_mask": {"none", "drawn"},
         "pool": _POOL,
         "into": {*_RESULTS, "workspace"},
         **_INDEXED,
@@ -166,6 +167,7 @@ def paged_decode(
     sinks: torch.Tensor | None = None,
     alibi_slopes: torch.Tensor | None = None,
     q_lens: torch.Tensor | None = None,
+    tree_mask: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     lse: torch.Tensor | None = None,
     workspace: torch.Tensor | None = None,
@@ -185,6 +187,7 @@ def paged_decode(
         sinks=sinks,
         alibi_slopes=alibi_slopes,
         q_lens=q_lens,
+        tree_mask=tree_mask,
         into=(out, lse),
         workspace=workspace,
     )
