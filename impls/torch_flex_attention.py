@@ -39,21 +39,10 @@ to_device, to_host = dense.to_cpu, handles.to_host
 
 
 def paged_decode(
-    q: Any,
-    cache: Any,
-    table: Any,
-    kv_lens: Any,
-    *,
-    layout: str,
-    sm_scale: float,
-    q_lens: Any = None,
-    tree_mask: Any = None,
-    **mods: Any,
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **mods: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)
-    at = kv_lens, rows.shape[2]
-    tree = dense.Tree.of(tree_mask, own, kv_lens, q_lens)
-    mask = flex.block_mask(*at, mods.pop("window", None), k.shape[2], tree)
+    mask, changed = flex.changes(kv_lens, own, k.shape[2], **mods)
     calls.launches += 1
-    return flex.attend(rows, own, k, v, score_mod=flex.score_mod(*at, **mods), block_mask=mask, scale=sm_scale)
+    return flex.attend(rows, own, k, v, score_mod=changed, block_mask=mask, scale=sm_scale)

@@ -48,23 +48,12 @@ def append(cache: Any, k: torch.Tensor, v: torch.Tensor, slot_mapping: torch.Ten
 
 
 def paged_decode(
-    q: Any,
-    cache: Any,
-    table: Any,
-    kv_lens: Any,
-    *,
-    layout: str,
-    sm_scale: float,
-    q_lens: Any = None,
-    tree_mask: Any = None,
-    **mods: Any,
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **mods: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     owned = zip(table.tolist(), (-(-kv_lens // (size := cache["k"].shape[2]))).tolist(), strict=True)
     paged, (k, v) = _paged(cache, [row[:pages] for row, pages in owned])
     rows, own = dense.padded(q, q_lens)
-    at = kv_lens, rows.shape[2]
-    tree = dense.Tree.of(tree_mask, own, kv_lens, q_lens)
-    logical = flex.block_mask(*at, mods.pop("window", None), k.shape[2], tree, BLOCK_SIZE=size)
-    mask, changed = paged.convert_logical_block_mask(logical), paged.get_score_mod(flex.score_mod(*at, **mods))
+    logical, changed = flex.changes(kv_lens, own, k.shape[2], **mods, blocks={"BLOCK_SIZE": size})
+    mask, changed = paged.convert_logical_block_mask(logical), paged.get_score_mod(changed)
     calls.launches += 1
     return flex.attend(rows, own, k, v, score_mod=changed, block_mask=mask, scale=sm_scale)

@@ -34,21 +34,11 @@ to_device, to_host = dense.to_cpu, handles.to_host
 
 
 def paged_decode(
-    q: Any,
-    cache: Any,
-    table: Any,
-    kv_lens: Any,
-    *,
-    layout: str,
-    sm_scale: float,
-    q_lens: Any = None,
-    tree_mask: Any = None,
-    **masked: Any,
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **masked: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)
-    tree = dense.Tree.of(tree_mask, own, kv_lens, q_lens)
-    mask = dense.mask(kv_lens, (rows.shape[2], k.shape[2]), **masked, tree=tree)
+    mask = dense.mask(kv_lens, own, k.shape[2], **masked)
     if mask.dtype == torch.bool:
         mask = torch.zeros((), dtype=q.dtype).where(mask, -torch.inf)
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

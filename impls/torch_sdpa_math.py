@@ -42,21 +42,11 @@ to_device, to_host, synchronize = handles.to_device, handles.to_host, handles.sy
 
 
 def paged_decode(
-    q: Any,
-    cache: Any,
-    table: Any,
-    kv_lens: Any,
-    *,
-    layout: str,
-    sm_scale: float,
-    q_lens: Any = None,
-    tree_mask: Any = None,
-    **masked: Any,
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **masked: Any
 ) -> torch.Tensor:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)
-    tree = dense.Tree.of(tree_mask, own, kv_lens, q_lens)
-    mask = dense.mask(kv_lens, (rows.shape[2], k.shape[2]), **masked, tree=tree)
+    mask = dense.mask(kv_lens, own, k.shape[2], **masked)
     with sdpa_kernel(SDPBackend.MATH):
         out = scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=sm_scale, enable_gqa=True)
     calls.launches += 1

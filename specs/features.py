@@ -7,7 +7,8 @@ Per query row and key, of the same head:
 A key is masked where it is newer than the query's own position or older than its window. Query tokens are the newest
 of their sequence: the last one stands at position kv_len - 1. Under a tree mask a query token sees of the query tokens
 its ancestors and itself alone; positions are those of slots all the same, for windows and for ALiBi. A sink is one more
-key of a given score, whose value is zero. What systems decide for themselves about each is a convention (specs/conventions.py).
+key of a given score, whose value is zero. What systems decide for themselves about each is a convention
+(specs/conventions.py).
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ class PagedInputs:
 
         Columns at and beyond a sequence's own query tokens hold random bits. None: whatever is older.
         """
-        case, (seq, newer) = self.case, self.q_rows
+        case, (seq, _) = self.case, self.q_rows
         if case.tree_mask == "none" or not case.q_lens:
             return None
         column = np.arange(max(case.q_lens))

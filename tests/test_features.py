@@ -137,7 +137,7 @@ def test_a_case_of_other_q_lens_than_sequences_is_refused():
 
 def test_features_are_off_alone_or_not():
     none = dict.fromkeys(("sinks", "alibi_slopes", "tree_mask"), ("none",))
-    assert OFF == {"window": (0,), "soft_cap": (0.0,), "q_lens": (1,), **none}
+    assert {"window": (0,), "soft_cap": (0.0,), "q_lens": (1,), **none} == OFF
     assert set(alone("window", "sinks")) == {"soft_cap", "alibi_slopes", "q_lens", "tree_mask"}
 
 

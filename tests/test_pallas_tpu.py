@@ -320,6 +320,13 @@ ROWS, PAGES = abstract((5, 2, 128)), {name: abstract((7, 8, 2, 128)) for name in
 PACKED = {"kv": abstract((7, 8, 2, 2, 128))}
 TABLE, LENS = abstract((2, 3), "int32"), abstract((2,), "int32")
 SCORING = (0.5, 50.0, 3, abstract((4,), "uint32"), abstract((4,), "uint32"))
+
+
+def attending(q_len):
+    rows = LENS.shape[0] * q_len
+    return (abstract((rows, 4, 128)), PAGES, TABLE, LENS, *SCORING, abstract((rows, q_len), "uint8"))
+
+
 PARTS = {"layout": "nhd", "num_splits": 2, "dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("float32")}
 LOWERED = {
     "merge_kv": (movement.merge_kv, (ROWS, ROWS), {}),
@@ -329,8 +336,8 @@ LOWERED = {
     "append packed": (movement.append, (PACKED, (ROWS, ROWS), abstract((5,), "int32")), {"layout": "packed"}),
     "gather packed": (movement.gather, (PACKED, TABLE, LENS), {"layout": "packed", "token": (2, 128)}),
     "copy_pages": (movement.copy_pages, (PACKED, abstract((2, 2), "int32")), {"layout": "packed"}),
-    "paged_decode": (decode.paged_decode, (abstract((2, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
-    "paged_decode of two tokens": (decode.paged_decode, (abstract((4, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
+    "paged_decode": (decode.paged_decode, attending(1), PARTS),
+    "paged_decode of two tokens": (decode.paged_decode, attending(2), PARTS),
     "merge_states": (
         merge.merge_states,
         (abstract((3, 2, 4, 128)), abstract((3, 2, 4), "uint32")),

@@ -79,7 +79,8 @@ def _decode(
 
     Every stride of K or V but the innermost is a multiple of its UNIT: so many elements can be loaded at once.
     Axes of blocks: task, row (query token and q head in its group), key, dim. A key that no row sees is not loaded but
-    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts, tree) is not compiled.
+    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts, tree) is not
+    compiled.
     """
     tasks = tl.program_id(0).to(tl.int64) * TASKS + tl.arange(0, TASKS)
     is_task = tasks < num_tasks
