@@ -160,7 +160,7 @@ def _trees(given: Mapping[str, Any], kv_lens: Array, q_lens: Array, form: str) -
     if mask is None:
         return [None] * len(q_lens)
     if form == "tree":
-        return np.split(mask, np.cumsum(q_lens)[:-1])
+        return [*np.split(mask, np.cumsum(q_lens)[:-1])]
     found: list[Array | None] = []
     for rows, flat in zip(q_lens, np.split(mask, np.cumsum(q_lens * kv_lens)[:-1]), strict=True):
         keys = flat.reshape(rows, -1)[:, -rows:] if len(flat) else flat.reshape(rows, 0)

@@ -521,7 +521,11 @@ _TREE = {"tree_mask": "drawn", "q_lens": 3}
 
 def _as_chain(s: Sequence) -> Any:
     """What would be seen without a tree."""
-    return (s.keys <= s.own) & ((s.keys > s.own - s.window) if s.window else True)
+    return (s.keys <= s.own) & _in_window(s)
+
+
+def _in_window(s: Sequence) -> Any:
+    return s.keys > s.own - s.window if s.window else True
 
 
 def _with_tree(s: Sequence, in_tree: Any, otherwise: Any = None) -> Sequence:
@@ -556,11 +560,11 @@ def _with_siblings(tree: Array) -> Array:
     parents = _parents(tree)
     same = parents[:, None] == parents
     same[0] = same[:, 0] = False
-    return tree | same
+    return np.asarray(tree | same)
 
 
 def _own_and_parent(tree: Array) -> Array:
-    return np.eye(len(tree), dtype=bool) | (np.arange(len(tree)) == _parents(tree)[:, None])
+    return np.asarray(np.eye(len(tree), dtype=bool) | (np.arange(len(tree)) == _parents(tree)[:, None]))
 
 
 def _by_depth(s: Sequence, tree: Array) -> tuple[Array, Array]:
@@ -616,7 +620,7 @@ def _masks(name: str, change: Callable[[Array, Array], Array], **row: Any) -> Fa
 def _places(q_lens: Array) -> Array:
     """[num_q_rows] which query token of its sequence a row is."""
     starts = np.cumsum(q_lens) - q_lens
-    return np.arange(sum(q_lens)) - np.repeat(starts, q_lens)
+    return np.asarray(np.arange(sum(q_lens)) - np.repeat(starts, q_lens))
 
 
 def _of_padded_rows(mask: Array, q_lens: Array) -> Array:
@@ -631,10 +635,15 @@ def _as_if_packed(mask: Array, q_lens: Array) -> Array:
     return np.asarray(mask.ravel()[np.minimum(first[:, None] + np.arange(mask.shape[1]), mask.size - 1)])
 
 
+def _ending_together(s: Sequence, tree: Array) -> Sequence:
+    assert s.tree is not None
+    return _with_tree(s, over_keys(s, s.tree, start=s.k.shape[1] - s.tree.shape[1]))
+
+
 TREE_MASK = (
     _tree("tree_mask_is_ignored", lambda s, tree: _with_tree(s, True)),
     _square("tree_mask_is_transposed", lambda tree: tree.T),
-    _tree("descendants_are_seen", lambda s, tree: _with_tree(s, over_keys(s, tree.T), True)),
+    _tree("descendants_are_seen", lambda s, tree: _with_tree(s, over_keys(s, tree.T), _in_window(s))),
     _square("tree_mask_is_a_column_early", lambda tree: np.roll(tree, 1, 1)),
     _square("tree_mask_is_a_column_late", lambda tree: np.roll(tree, -1, 1)),
     _square("tree_mask_is_that_of_the_newest_row", lambda tree: np.broadcast_to(tree[-1:], tree.shape)),
@@ -651,7 +660,7 @@ TREE_MASK = (
     ),
     _tree(
         "columns_end_with_the_longest_sequence_s",
-        lambda s, tree: _with_tree(s, over_keys(s, s.tree, start=s.k.shape[1] - s.tree.shape[1])),
+        _ending_together,
         source="one number of drafts for a whole batch; columns that are no token's are read",
     ),
     _masks("tree_mask_is_that_of_the_first_sequence", lambda mask, q_lens: mask[_places(q_lens)]),

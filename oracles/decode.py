@@ -56,7 +56,7 @@ class DecodeReading(Reading):
     window     keys that a row sees at most; 0: all;  one_window: counted from the newest key, for all rows
     tree       bool [num_q_rows, columns], or None: which query tokens of its sequence a row sees; all older keys, too
     tree_from  which key the first column is of: the first query token's, or the first one
-    tree_alone whether a row sees no older keys beside them
+    tree_alone whether a row sees no older keys beside them;  causal: whether it sees nothing newer, whatever a tree says
     soft_cap   what scaled scores are bent to; 0: they are not
     sinks      [num_q_heads] a score each, or None
     slopes     [num_q_heads], or None;  origin: where distances are counted from (convention alibi_from)
@@ -75,6 +75,7 @@ class DecodeReading(Reading):
     tree: Array | None = None
     tree_from: str = "first_query"
     tree_alone: bool = False
+    causal: bool = True
     soft_cap: float = 0.0
     sinks: Array | None = None
     slopes: Array | None = None
@@ -114,7 +115,7 @@ class DecodeReading(Reading):
         """bool [rows, keys]: keys of one sequence that are not masked."""
         key, own = self._keys(seq)
         oldest = (self.lens[seq] - 1 if self.one_window else own) - self.window
-        seen = (key <= own) & ((key > oldest) | (self.window == 0))
+        seen = ((key <= own) | (not self.causal)) & ((key > oldest) | (self.window == 0))
         return np.asarray(seen if self.tree is None else seen & self._in_tree(seq, key))
 
     def _in_tree(self, seq: int, key: Array) -> Array:

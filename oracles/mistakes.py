@@ -455,9 +455,7 @@ MISTAKES: dict[str, Mistake] = {
         ("paged_decode",),
         (
             _tree(_tree_of(lambda tree: tree.T)),
-            lambda inputs, right: replace(
-                _tree(_tree_of(lambda tree: tree.T))(inputs, right), newer=np.zeros_like(right.newer)
-            ),
+            lambda inputs, right: replace(right, tree=_tree_of(lambda tree: tree.T)(inputs, right), causal=False),
         ),
         applies=_on("tree_mask"),
     ),
@@ -488,7 +486,7 @@ MISTAKES: dict[str, Mistake] = {
     "tree_mask_is_a_column_off": Mistake(
         "the tree mask is looked at one column too early or too late",
         ("paged_decode",),
-        tuple(_tree(_tree_of(lambda tree, by=by: np.roll(tree, by, 1))) for by in (1, -1)),
+        (_tree(_tree_of(partial(np.roll, shift=1, axis=1))), _tree(_tree_of(partial(np.roll, shift=-1, axis=1)))),
         applies=_on("tree_mask"),
     ),
     "exp_of_0_is_not_1": Mistake(

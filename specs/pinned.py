@@ -121,24 +121,26 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
 
 def _alone(case: Case, *kept: str) -> Case:
     """A Case without features but for some."""
-    return replace(case, **{name: DEFAULTS[name] for name in FEATURES if name not in kept})
+    off: dict[str, Any] = {name: DEFAULTS[name] for name in FEATURES if name not in kept}
+    return replace(case, **off)
 
 
 def branches(cell: Cell) -> tuple[Case, ...]:
-    """One Case of trees in sequences no longer than they need to be, in as many splits as are offered: drafts of one
-    tree are in several of them."""
+    """One Case of trees of unequal sizes in sequences no longer than they need to be, in as many splits as are offered:
+    drafts of one tree are in several of them."""
     shapes = sorted(cell.geometries(), key=lambda shape: int(shape["num_splits"])) if cell.static else [{}]
     with_trees = [case for case in schedule(cell) if case.tree_mask != "none"]
     tokens = max(n for n in cell.allowed("q_lens") if n in FEATURES["q_lens"].pool)
     room = shapes[-1]["capacity"] * shapes[-1]["page_size"] if cell.static else tokens + 1
     room = min(room, cell.allowed("page_size")[-1]) if cell.row.contiguous else room
-    lens = tuple(min(tokens + seq % 2, room) for seq in range(shapes[-1].get("num_seqs", 2)))
+    wish = (max(tokens - 2, FEATURES["tree_mask"].beside["q_lens"]), tokens + 1)
+    lens = tuple(min(wish[seq % 2], room) for seq in range(shapes[-1].get("num_seqs", 2)))
     told = query_tokens(cell, lens, tokens)
     if not with_trees or not told or not cell.takes(kv_lens=lens):
         return ()
-    splits = {} if cell.static else {"num_splits": cell.allowed("num_splits")[-1]}
-    shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
-    return (replace(_alone(with_trees[0], "tree_mask"), kv_lens=lens, **told, **splits, **shape),)
+    values: dict[str, Any] = {} if cell.static else {"num_splits": cell.allowed("num_splits")[-1]}
+    values |= {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
+    return (replace(_alone(with_trees[0], "tree_mask"), **(values | told | {"kv_lens": lens})),)
 
 
 def far_below(cell: Cell) -> tuple[Case, ...]:
