@@ -56,7 +56,8 @@ class DecodeReading(Reading):
     window     keys that a row sees at most; 0: all;  one_window: counted from the newest key, for all rows
     tree       bool [num_q_rows, columns], or None: which query tokens of its sequence a row sees; all older keys, too
     tree_from  which key the first column is of: the first query token's, or the first one
-    tree_alone whether a row sees no older keys beside them;  causal: whether it sees nothing newer, whatever a tree says
+    tree_alone whether a row sees no older keys beside them
+    causal     whether it sees nothing newer than itself, whatever a tree says
     soft_cap   what scaled scores are bent to; 0: they are not
     sinks      [num_q_heads] a score each, or None
     slopes     [num_q_heads], or None;  origin: where distances are counted from (convention alibi_from)
