@@ -661,6 +661,7 @@ TREE_MASK = (
     _tree(
         "columns_end_with_the_longest_sequence_s",
         _ending_together,
+        claims=lambda conventions: conventions["tree_mask_form"] == "tree",
         source="one number of drafts for a whole batch; columns that are no token's are read",
     ),
     _masks("tree_mask_is_that_of_the_first_sequence", lambda mask, q_lens: mask[_places(q_lens)]),
