@@ -38,6 +38,7 @@ class Sequence:
     q         [rows, num_q_heads, dim];  k, v [num_q_heads, keys, dim], those of each q head's kv head
     own       [rows, 1, 1] the position of each query row
     seen      bool [rows, num_q_heads, keys];  slant: what is added to scores, of the same shape
+    tree      bool [rows, columns] what each row sees of the query tokens, or None;  in_tree: [rows, 1, keys], of it
     sinks     [num_q_heads], or None
     sm_scale  factor of q . k;  soft_cap: None where there is none;  window, slopes: as given
     ends      where each split begins and ends
@@ -57,11 +58,24 @@ class Sequence:
     soft_cap: float | None
     window: int | None
     ends: tuple[tuple[int, int], ...]
+    tree: Array | None = None
+    in_tree: Array | bool = True
 
     @property
     def keys(self) -> Array:
         """[keys] positions."""
         return np.arange(self.k.shape[1])
+
+
+def over_keys(s: Sequence, tree: Array, *, start: int | None = None, older: bool = True) -> Array:
+    """bool [rows, 1, keys]: a mask of query tokens as one of keys.
+
+    start   the key of its first column; None: of the first query token
+    older   what it says of all others
+    """
+    column = s.keys - (s.k.shape[1] - len(s.q) if start is None else start)
+    there = (column >= 0) & (column < tree.shape[1])
+    return np.where(there, tree[:, np.where(there, column, 0)], older)[:, None]
 
 
 def bent(s: Sequence, t: Floats) -> Floats:
@@ -165,13 +179,14 @@ def attend(
     q_lens = given.get("q_lens")
     q_lens = np.ones(len(lens), np.int64) if q_lens is None else np.asarray(q_lens).astype(np.int64)
     starts = np.cumsum(q_lens) - q_lens
+    trees = _trees(given, np.asarray(arguments["kv_lens"]), q_lens, conventions["tree_mask_form"])
     q = np.asarray(given["q"]).astype(np.float64)
     results = []
     with np.errstate(all="ignore"):
         for seq in range(len(lens)):
             k, v = (_read(x, given, reading, seq, side, steps) for side in SIDES)
             rows = q[starts[seq] : starts[seq] + q_lens[seq]]
-            one = _sequence(case, seq, rows, k, v, given, conventions)
+            one = _in_tree(_sequence(case, seq, rows, k, v, given, conventions), trees[seq])
             out, lse = _of_sequence(one, steps)
             if one.sinks is not None and not conventions["sinks_in_lse"]:
                 lse = _of_sequence(replace(one, sinks=None), steps)[1]
@@ -195,6 +210,27 @@ def _read(x: PagedInputs, given: Mapping[str, Any], reading: Reading, seq: int, 
     num_pages = x.sizes["page"]
     factor = steps.factor(Scaled(case, num_pages, side, scale, other, seq, page, slot, np.arange(len(rows))))
     return rows * factor[..., None]
+
+
+def _trees(given: Mapping[str, Any], kv_lens: Array, q_lens: Array, form: str) -> list[Array | None]:
+    """Of each sequence the rows of the mask, a column for each query token at least; None where there is none."""
+    mask = given.get("tree_mask")
+    if mask is None:
+        return [None] * len(q_lens)
+    if form == "tree":
+        return [*np.split(mask, np.cumsum(q_lens)[:-1])]
+    found: list[Array | None] = []
+    for rows, flat in zip(q_lens, np.split(mask, np.cumsum(q_lens * kv_lens)[:-1]), strict=True):
+        keys = flat.reshape(rows, -1)[:, -rows:] if len(flat) else flat.reshape(rows, 0)
+        found.append(np.pad(keys, ((0, 0), (rows - keys.shape[1], 0))))
+    return found
+
+
+def _in_tree(s: Sequence, tree: Array | None) -> Sequence:
+    if tree is None:
+        return s
+    in_tree = over_keys(s, tree)
+    return replace(s, tree=tree, in_tree=in_tree, seen=s.seen & in_tree)
 
 
 def _sequence(

@@ -1,4 +1,4 @@
-"""Faults of window, soft cap, sinks, ALiBi and several query tokens, a row each."""
+"""Faults of window, soft cap, sinks, ALiBi, several query tokens and trees of them, a row each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from kvconform.faults.fault import Fault
-from kvconform.faults.kernel import Floats, Sequence, Steps, bent
+from kvconform.faults.kernel import Floats, Sequence, Steps, bent, over_keys
+from kvconform.specs.data import Array
 
 Take = Callable[[Sequence], Sequence]
 
@@ -30,7 +31,7 @@ def _sees(change: Callable[[Sequence], Any]) -> Take:
     def takes(s: Sequence) -> Sequence:
         if s.window is None:
             return s
-        return replace(s, seen=np.broadcast_to((s.keys <= s.own) & change(s), s.seen.shape))
+        return replace(s, seen=np.broadcast_to((s.keys <= s.own) & s.in_tree & change(s), s.seen.shape))
 
     return takes
 
@@ -230,11 +231,19 @@ def _of_place(s: Sequence, a: Floats) -> Floats:
     return a[np.arange(len(a)) % s.case.group]
 
 
+def _lse_of(s: Sequence, seen: Any, sinks: Floats | None) -> Floats:
+    """[rows, num_q_heads] of keys that are seen, and of sinks."""
+    scores = bent(s, s.sm_scale * np.einsum("rhd,hnd->rhn", s.q, s.k)) + s.slant
+    sink = np.full(1, -np.inf) if sinks is None else sinks[:, None]
+    sink = np.broadcast_to(sink, (*scores.shape[:2], 1))
+    scores = np.concatenate([np.where(seen, scores, -np.inf), sink], axis=-1)
+    top = scores.max(-1)
+    level = np.where(np.isneginf(top), 0.0, top)
+    return np.asarray(level + np.log(np.exp(scores - level[..., None]).sum(-1)))
+
+
 def _lse_without_sink(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
-    if s.sinks is None:
-        return out, lse
-    rest = np.exp(lse) - np.exp(s.sinks)
-    return out, np.where(rest > 0, np.log(np.where(rest > 0, rest, 1.0)), -np.inf)
+    return out, lse if s.sinks is None else _lse_of(s, s.seen, None)
 
 
 def _sink_has_v(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
@@ -409,7 +418,7 @@ def _own(name: str, change: Callable[[Sequence], Any], needs: Mapping[str, Any] 
 
     def takes(s: Sequence) -> Sequence:
         own = np.broadcast_to(np.asarray(change(s)), s.own.shape)
-        seen = (s.keys <= own) & ((s.keys > own - s.window) if s.window else True)
+        seen = (s.keys <= own) & ((s.keys > own - s.window) if s.window else True) & s.in_tree
         slant = s.slant + (0.0 if s.slopes is None else s.slopes[:, None] * (s.own - own))
         return replace(s, own=own, seen=np.broadcast_to(seen, s.seen.shape), slant=slant)
 
@@ -504,5 +513,198 @@ Q_LENS = (
     Fault(name="an_odd_last_row_is_not_written", steps=Steps(returns=_zero_tail), needs={"q_lens": 3}),
 )
 
-FEATURE_FAULTS = {row.name: row for row in (*WINDOW, *SOFT_CAP, *SINKS, *ALIBI, *Q_LENS)}
+# --- a tree of them
+
+
+_TREE = {"tree_mask": "drawn", "q_lens": 3}
+
+
+def _as_chain(s: Sequence) -> Any:
+    """What would be seen without a tree."""
+    return (s.keys <= s.own) & _in_window(s)
+
+
+def _in_window(s: Sequence) -> Any:
+    return s.keys > s.own - s.window if s.window else True
+
+
+def _with_tree(s: Sequence, in_tree: Any, otherwise: Any = None) -> Sequence:
+    """Another mask in the tree's place; otherwise: what else must hold, where that is another thing as well."""
+    seen = (_as_chain(s) if otherwise is None else otherwise) & in_tree
+    return replace(s, seen=np.broadcast_to(seen, s.seen.shape))
+
+
+def _tree(
+    name: str, change: Callable[[Sequence, Array], Sequence], needs: Mapping[str, Any] | None = None, **row: Any
+) -> Fault:
+    """change: (sequence, its own square of the mask) -> what it is taken for."""
+
+    def takes(s: Sequence) -> Sequence:
+        return s if s.tree is None else change(s, s.tree[:, : len(s.q)])
+
+    return _taken(name, takes, _TREE | dict(needs or {}), **row)
+
+
+def _square(name: str, change: Callable[[Array], Array], **row: Any) -> Fault:
+    """Every sequence's square of the mask taken for another one."""
+    return _tree(name, lambda s, tree: _with_tree(s, over_keys(s, change(tree))), **row)
+
+
+def _parents(tree: Array) -> Array:
+    """[nodes] the newest ancestor of each node; the root has itself."""
+    above = tree & ~np.eye(len(tree), dtype=bool)
+    return np.asarray(np.where(above.any(1), len(tree) - 1 - above[:, ::-1].argmax(1), 0))
+
+
+def _with_siblings(tree: Array) -> Array:
+    parents = _parents(tree)
+    same = parents[:, None] == parents
+    same[0] = same[:, 0] = False
+    return np.asarray(tree | same)
+
+
+def _own_and_parent(tree: Array) -> Array:
+    return np.asarray(np.eye(len(tree), dtype=bool) | (np.arange(len(tree)) == _parents(tree)[:, None]))
+
+
+def _by_depth(s: Sequence, tree: Array) -> tuple[Array, Array]:
+    """Positions of query rows and of keys where a query token stands as far behind the root as its depth says."""
+    root = s.k.shape[1] - len(s.q)
+    depth = tree.sum(1) - 1
+    key = s.keys.copy()
+    key[max(root, 0) :] = root + depth[max(-root, 0) :]
+    return (root + depth)[:, None, None], key
+
+
+def _depth_in_alibi(s: Sequence, tree: Array) -> Sequence:
+    own, key = _by_depth(s, tree)
+    return s if s.slopes is None else replace(s, slant=s.slopes[:, None] * (key - own))
+
+
+def _depth_in_window(s: Sequence, tree: Array) -> Sequence:
+    own, key = _by_depth(s, tree)
+    return _with_tree(s, s.in_tree, (s.keys <= s.own) & ((key > own - s.window) if s.window else True))
+
+
+def _hidden_cost(s: Sequence, tree: Array) -> Sequence:
+    """A bias that is not minus infinity."""
+    return replace(_with_tree(s, True), slant=s.slant - np.where(s.in_tree, 0.0, 8.0))
+
+
+def _bent_mask(s: Sequence, t: Floats) -> Floats:
+    """minus infinity added to scores before they are bent."""
+    return bent(s, t if s.soft_cap is None else np.where(s.in_tree, t, -np.inf))
+
+
+def _hidden_late(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
+    """Hidden keys are in the sum, and their values are left out."""
+    if s.tree is None:
+        return out, lse
+    of_all = _lse_of(s, _as_chain(s), s.sinks)
+    return np.where(np.isneginf(lse)[..., None], out, out * np.exp(lse - of_all)[..., None]), of_all
+
+
+def _masks(name: str, change: Callable[[Array, Array], Array], **row: Any) -> Fault:
+    """change: (mask, q_lens) -> the mask that is read."""
+
+    def reads(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+        mask = given.get("tree_mask")
+        return given if mask is None else given | {"tree_mask": change(mask, np.asarray(given["q_lens"]))}
+
+    def claims(conventions: Mapping[str, Any]) -> bool:
+        return bool(conventions["tree_mask_form"] == "tree")
+
+    return Fault(name=name, steps=Steps(reads=reads), needs=_TREE, claims=claims, **row)
+
+
+def _places(q_lens: Array) -> Array:
+    """[num_q_rows] which query token of its sequence a row is."""
+    starts = np.cumsum(q_lens) - q_lens
+    return np.asarray(np.arange(sum(q_lens)) - np.repeat(starts, q_lens))
+
+
+def _of_padded_rows(mask: Array, q_lens: Array) -> Array:
+    rows = np.repeat(np.arange(len(q_lens)), q_lens) * mask.shape[1] + _places(q_lens)
+    return np.asarray(mask[np.minimum(rows, len(mask) - 1)])
+
+
+def _as_if_packed(mask: Array, q_lens: Array) -> Array:
+    """Squares one after another, no wider than each sequence's own."""
+    ends = np.cumsum(q_lens.astype(np.int64) ** 2)
+    first = np.repeat(ends - q_lens.astype(np.int64) ** 2, q_lens) + _places(q_lens) * np.repeat(q_lens, q_lens)
+    return np.asarray(mask.ravel()[np.minimum(first[:, None] + np.arange(mask.shape[1]), mask.size - 1)])
+
+
+def _ending_together(s: Sequence, tree: Array) -> Sequence:
+    assert s.tree is not None
+    return _with_tree(s, over_keys(s, s.tree, start=s.k.shape[1] - s.tree.shape[1]))
+
+
+TREE_MASK = (
+    _tree("tree_mask_is_ignored", lambda s, tree: _with_tree(s, True)),
+    _square("tree_mask_is_transposed", lambda tree: tree.T),
+    _tree("descendants_are_seen", lambda s, tree: _with_tree(s, over_keys(s, tree.T), _in_window(s))),
+    _square("tree_mask_is_a_column_early", lambda tree: np.roll(tree, 1, 1)),
+    _square("tree_mask_is_a_column_late", lambda tree: np.roll(tree, -1, 1)),
+    _square("tree_mask_is_that_of_the_newest_row", lambda tree: np.broadcast_to(tree[-1:], tree.shape)),
+    _square("siblings_are_seen", _with_siblings),
+    _square("of_the_ancestors_only_parents_are_seen", _own_and_parent),
+    _square("nodes_do_not_see_themselves", lambda tree: tree & ~np.eye(len(tree), dtype=bool)),
+    _square("the_root_is_hidden", lambda tree: tree & (np.arange(len(tree)) > 0)),
+    _square("columns_beyond_the_third_are_seen", lambda tree: tree | (np.arange(len(tree)) >= 3), needs={"q_lens": 5}),
+    _tree("older_keys_are_masked_with_the_tree", lambda s, tree: _with_tree(s, over_keys(s, tree, older=False))),
+    _tree(
+        "columns_count_from_the_first_key",
+        lambda s, tree: _with_tree(s, over_keys(s, tree, start=0)),
+        source="a mask of all keys taken for one of drafts",
+    ),
+    _tree(
+        "columns_end_with_the_longest_sequence_s",
+        _ending_together,
+        claims=lambda conventions: conventions["tree_mask_form"] == "tree",
+        source="one number of drafts for a whole batch; columns that are no token's are read",
+    ),
+    _masks("tree_mask_is_that_of_the_first_sequence", lambda mask, q_lens: mask[_places(q_lens)]),
+    _masks("rows_of_the_tree_mask_are_looked_for_as_if_padded", _of_padded_rows),
+    _masks("tree_mask_is_read_as_if_packed", _as_if_packed),
+    _tree(
+        "tree_mask_is_ignored_with_splits",
+        lambda s, tree: s if len(s.ends) == 1 else _with_tree(s, True),
+        {"num_splits": 2},
+    ),
+    _tree(
+        "tree_mask_is_ignored_in_the_last_split",
+        lambda s, tree: _with_tree(s, s.in_tree | (s.keys >= s.ends[-1][0])),
+        {"num_splits": 2},
+    ),
+    _tree(
+        "tree_mask_is_of_the_last_split_alone",
+        lambda s, tree: _with_tree(s, s.in_tree | (s.keys < s.ends[-1][0])),
+        {"num_splits": 5},
+    ),
+    _tree(
+        "tree_mask_is_ignored_beside_a_window", lambda s, tree: _with_tree(s, True) if s.window else s, {"window": 3}
+    ),
+    _tree("window_counts_depths", _depth_in_window, {"window": 3}),
+    _tree(
+        "distance_counts_depths",
+        _depth_in_alibi,
+        {"alibi_slopes": "drawn"},
+        claims=lambda conventions: conventions["alibi_from"] == "query",
+    ),
+    _tree(
+        "tree_mask_is_of_the_first_kv_head_alone",
+        lambda s, tree: _heads(s, lambda h: h >= s.case.group, lambda s: _with_tree(s, True)),
+        {"num_kv_heads": 2},
+    ),
+    _tree("hidden_keys_score_eight_less", _hidden_cost, source="a bias that is added, and not minus infinity"),
+    Fault(
+        name="hidden_keys_are_bent_to_minus_the_cap",
+        steps=Steps(takes=lambda s: s if s.soft_cap is None else _with_tree(s, True), bends=_bent_mask),
+        needs=_TREE | {"soft_cap": 2.0},
+    ),
+    Fault(name="hidden_keys_are_in_the_sum", steps=Steps(returns=_hidden_late), needs=_TREE),
+)
+
+FEATURE_FAULTS = {row.name: row for row in (*WINDOW, *SOFT_CAP, *SINKS, *ALIBI, *Q_LENS, *TREE_MASK)}
 """Every one, by name."""

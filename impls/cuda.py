@@ -48,6 +48,7 @@ _ATTENTION = {
     "sinks": {"none", "drawn", "dominant"},
     "alibi_slopes": {"none", "drawn"},
     "q_lens": {"min": 1},
+    "tree_mask": {"none", "drawn"},
     **_INDEXED,
 }
 OFFERS = {
@@ -233,6 +234,7 @@ def paged_decode(
     sinks: DeviceArray | None = None,
     alibi_slopes: DeviceArray | None = None,
     q_lens: DeviceArray | None = None,
+    tree_mask: DeviceArray | None = None,
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
     page_size: int | None = None,
@@ -249,6 +251,7 @@ def paged_decode(
         q_lens=_tensor(q_lens),
         sinks=_tensor(sinks),
         alibi_slopes=_tensor(alibi_slopes),
+        tree_mask=_tensor(tree_mask),
         window=window or 0,
         soft_cap=soft_cap or 0.0,
     )

@@ -30,6 +30,7 @@ _ATTENTION = {
     "sinks": {"none", "drawn", "dominant"},
     "alibi_slopes": {"none", "drawn"},
     "q_lens": {"min": 1},
+    "tree_mask": {"none", "drawn"},
     **_ANY,
 }
 
@@ -142,15 +143,19 @@ def gather(cache, block_table, kv_lens, *, layout, k=None, v=None, **told):
     return tuple(map(side, _views(_whole(cache), layout, **told), _of_sides(block_table, 2), (k, v)))
 
 
-def _bias_of(num_rows, num_keys, window, slopes):
+def _bias_of(num_rows, num_keys, window, slopes, tree=None):
     """What is added to scores, float32 [heads or 1, rows * group or rows, keys]: ALiBi, and -inf where masked.
 
     The last of the rows stands at the last key. slopes [heads, group], or None; None where nothing is added at all.
+    tree [rows, rows]: which of the last keys a row sees, or None.
     """
     if window is None and slopes is None and num_rows == 1:
         return None
     distance = np.arange(num_keys) - (num_keys - num_rows + np.arange(num_rows)[:, None])
     seen = distance <= 0 if window is None else (distance <= 0) & (distance > -window)
+    if tree is not None:
+        new = min(num_rows, num_keys)
+        seen[:, num_keys - new :] &= tree[:, num_rows - new :]
     if slopes is None:
         return np.where(seen, np.float32(0), np.float32(-np.inf))[None, :, None]
     slant = slopes[:, None, :, None] * distance[None, :, None].astype(np.float32)
@@ -242,6 +247,7 @@ def paged_decode(
     sinks=None,
     alibi_slopes=None,
     q_lens=None,
+    tree_mask=None,
     out=None,
     lse=None,
     workspace=None,
@@ -260,7 +266,8 @@ def paged_decode(
         rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
         of_rows = q[rows].astype(np.float32)
         grouped = _by_kv_head(of_rows, num_kv_heads)
-        bias = _bias_of(len(of_rows), int(n), window, slopes)
+        tree = None if tree_mask is None else tree_mask[rows, : len(of_rows)]
+        bias = _bias_of(len(of_rows), int(n), window, slopes, tree)
         bias = None if bias is None else _queries_together(bias, q.shape[1] // num_kv_heads)
         once = {} if sinks is None else {"sinks": _by_kv_head(np.tile(sinks, (len(of_rows), 1)), num_kv_heads)}
         extra = {} if soft_cap is None else {"soft_cap": soft_cap}

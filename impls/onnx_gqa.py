@@ -15,7 +15,7 @@ REQUIRES = ("onnx", "onnxruntime")
 OFFERS = {"paged_decode": {"layout": {"bhsd"}, "dtype": {"float32", "float16"}, "index_dtype": {"int32"}}}
 OFFERS["paged_decode"] |= {"head_dim": range(8, 257, 8), "returns": {"out"}}  # "head_size must be a multiple of 8"
 OFFERS["paged_decode"] |= {"window": {"min": 0}, "soft_cap": {"min": 0}, "sinks": {"none", "drawn", "dominant"}}
-OFFERS["paged_decode"] |= {"alibi_slopes": {"none", "drawn"}, "q_lens": {"min": 1}}
+OFFERS["paged_decode"] |= {"alibi_slopes": {"none", "drawn"}, "q_lens": {"min": 1}, "tree_mask": {"none", "drawn"}}
 WHY_NOT = dict.fromkeys(("operation", "num_splits", "lse"), "it attends and appends new tokens, and returns out alone")
 WHY_NOT |= {"into": "a session returns arrays of its own"}
 WHY_NOT |= {"layout": "its past is this one", "strides": "its tensors have none", "int64": "seqlens_k is int32"}
@@ -32,7 +32,7 @@ def attest() -> dict[str, Any]:
     return calls
 
 
-def paged_decode(q, cache, table, kv_lens, *, layout, sm_scale, sinks=None, alibi_slopes=None, q_lens=None, **bounds):
+def paged_decode(q, cache, table, kv_lens, *, layout, sm_scale, sinks=None, q_lens=None, **bounds):
     lens = np.ones_like(kv_lens) if q_lens is None else q_lens
     place = np.arange(lens.max())  # of a token in its sequence's chunk, the end of which is padding
     own, (seq, at) = (kv_lens - lens)[:, None] + place, np.nonzero(place < lens[:, None])
@@ -46,10 +46,14 @@ def paged_decode(q, cache, table, kv_lens, *, layout, sm_scale, sinks=None, alib
     for field in past.values():
         field[new] = np.nan
     told |= {"seqlens_k": kv_lens - 1, "total_sequence_length": kv_lens.max(keepdims=True), "query_seqlens": q_lens}
-    told["head_sink"] = sinks
-    if alibi_slopes is not None:
-        ahead = np.arange(kv_lens.max()) - own[:, None, :, None]
-        told["attention_bias"] = (alibi_slopes[:, None, None] * ahead).astype(q.dtype)
+    told["head_sink"], slopes, tree = sinks, bounds.pop("alibi_slopes"), bounds.pop("tree_mask")
+    if slopes is not None or tree is not None:
+        keys, seen = np.arange(kv_lens.max()), np.ones((*own.shape, kv_lens.max()), bool)
+        if tree is not None:
+            column = (keys - own[:, :1])[seq]
+            seen[seq, at] = (column < 0) | np.take_along_axis(tree, column.clip(0, tree.shape[1] - 1), 1)
+        slant = (np.zeros(1) if slopes is None else slopes)[:, None, None] * (keys - own[:, None, :, None])
+        told["attention_bias"] = np.where(seen[:, None], slant, -np.inf).astype(q.dtype)
     asked = {"num_heads": q.shape[1], "kv_num_heads": cache["k"].shape[1], "scale": sm_scale}
     asked |= {"softcap": bounds.get("soft_cap") or 0.0, "local_window_size": bounds.get("window") or -1}
     out = session.run(told | past, **asked)

@@ -47,6 +47,7 @@ _ATTENTION = {
     "sinks": {"none", "drawn", "dominant"},
     "alibi_slopes": {"none", "drawn"},
     "q_lens": {"min": 1},
+    "tree_mask": {"none", "drawn"},
     **_PAGES,
 }
 
@@ -143,6 +144,13 @@ def _of_heads(given: Handle | None, off: float, num_q_heads: int) -> jax.Array:
     return made.bits
 
 
+def _every_token(num_rows: int, q_len: int) -> jax.Array:
+    """Bits of a tree mask that hides nothing."""
+    made = to_device(np.ones((num_rows, q_len), bool))
+    assert isinstance(made, Handle)
+    return made.bits
+
+
 def merge_kv(k: Handle, v: Handle) -> Handle:
     return Handle(launch.launch(movement.merge_kv, k.bits, v.bits), k.dtype)
 
@@ -208,11 +216,12 @@ def paged_decode(
     sinks: Handle | None = None,
     alibi_slopes: Handle | None = None,
     q_lens: jax.Array | None = None,
+    tree_mask: Handle | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Raises ValueError unless every sequence has as many query tokens as the others: their number is compiled in."""
     if q_lens is not None and len(set(np.asarray(q_lens).tolist())) > 1:
         raise ValueError(f"as many query tokens of each sequence, not q_lens {np.asarray(q_lens)}")
-    num_q_heads = q.bits.shape[1]
+    num_rows, num_q_heads, _ = q.bits.shape
     parts = launch.launch(
         decode.paged_decode,
         q.bits,
@@ -224,6 +233,7 @@ def paged_decode(
         decode.ALL_KEYS if window is None else min(window, decode.ALL_KEYS),
         _of_heads(sinks, decode.NO_SINK, num_q_heads),
         _of_heads(alibi_slopes, decode.NO_SLOPE, num_q_heads),
+        _every_token(num_rows, num_rows // max(1, len(kv_lens))) if tree_mask is None else tree_mask.bits,
         layout=layout,
         num_splits=num_splits,
         dtype=q.dtype,

@@ -43,7 +43,6 @@ def paged_decode(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)
-    at = kv_lens, rows.shape[2]
-    mask = flex.block_mask(*at, mods.pop("window", None), k.shape[2])
+    mask, changed = flex.changes(kv_lens, own, k.shape[2], **mods)
     calls.launches += 1
-    return flex.attend(rows, own, k, v, score_mod=flex.score_mod(*at, **mods), block_mask=mask, scale=sm_scale)
+    return flex.attend(rows, own, k, v, score_mod=changed, block_mask=mask, scale=sm_scale)

@@ -53,8 +53,7 @@ def paged_decode(
     owned = zip(table.tolist(), (-(-kv_lens // (size := cache["k"].shape[2]))).tolist(), strict=True)
     paged, (k, v) = _paged(cache, [row[:pages] for row, pages in owned])
     rows, own = dense.padded(q, q_lens)
-    at = kv_lens, rows.shape[2]
-    logical = flex.block_mask(*at, mods.pop("window", None), k.shape[2], BLOCK_SIZE=size)
-    mask, changed = paged.convert_logical_block_mask(logical), paged.get_score_mod(flex.score_mod(*at, **mods))
+    logical, changed = flex.changes(kv_lens, own, k.shape[2], **mods, blocks={"BLOCK_SIZE": size})
+    mask, changed = paged.convert_logical_block_mask(logical), paged.get_score_mod(changed)
     calls.launches += 1
     return flex.attend(rows, own, k, v, score_mod=changed, block_mask=mask, scale=sm_scale)

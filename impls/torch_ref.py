@@ -34,6 +34,7 @@ _ATTENTION = {
     "sinks": {"none", "drawn", "dominant"},
     "alibi_slopes": {"none", "drawn"},
     "q_lens": {"min": 1},
+    "tree_mask": {"none", "drawn"},
     **_ANY,
 }
 _POOL = {"pool": {"dense", "sparse"} if handles.DEVICE.type == "cpu" else {"dense"}}  # a GPU has memory of its own
@@ -244,6 +245,12 @@ def _queries(q_lens: Tensor | None, kv_lens: Tensor) -> tuple[Tensor, Tensor]:
     return seq, kv_lens[seq] - 1 - newer
 
 
+def _off_the_tree(tree_mask: Tensor, column: Tensor) -> Tensor:
+    """bool [row, part, key]: keys that a row's tree hides, of the query token that each is; below 0 they are older."""
+    columns = column.flatten(1).clamp(0, tree_mask.shape[1] - 1)
+    return (column >= 0) & ~tree_mask.gather(1, columns).view(column.shape)
+
+
 def _with_sinks(score: Tensor, value: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
     """One more key in each part, of value 0: in the first one a head's sink [head, group], in all others masked.
 
@@ -269,6 +276,7 @@ def paged_decode(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     q_lens: Tensor | None = None,
+    tree_mask: Tensor | None = None,
     out: Tensor | None = None,
     lse: Tensor | None = None,
     **told: int | None,
@@ -286,6 +294,9 @@ def paged_decode(
     if alibi_slopes is not None:
         score = score + alibi_slopes.unflatten(0, grouped) * ahead
     unseen = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
+    if tree_mask is not None:
+        assert q_lens is not None
+        unseen = unseen | _off_the_tree(tree_mask, position - (kv_lens - q_lens)[seq, None, None])[..., None, None]
     score = score.masked_fill_(unseen, -torch.inf)
     if sinks is not None:
         score, v = _with_sinks(score, v, sinks.unflatten(0, grouped))

@@ -38,7 +38,7 @@ def paged_decode(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)
-    mask = dense.mask(kv_lens, (rows.shape[2], k.shape[2]), **masked)
+    mask = dense.mask(kv_lens, own, k.shape[2], **masked)
     if mask.dtype == torch.bool:
         mask = torch.zeros((), dtype=q.dtype).where(mask, -torch.inf)
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -46,7 +46,7 @@ def paged_decode(
 ) -> torch.Tensor:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)
-    mask = dense.mask(kv_lens, (rows.shape[2], k.shape[2]), **masked)
+    mask = dense.mask(kv_lens, own, k.shape[2], **masked)
     with sdpa_kernel(SDPBackend.MATH):
         out = scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=sm_scale, enable_gqa=True)
     calls.launches += 1

@@ -45,6 +45,7 @@ _ATTENTION = {
     "sinks": {"none", "drawn", "dominant"},
     "alibi_slopes": {"none", "drawn"},
     "q_lens": {"min": 1},
+    "tree_mask": {"none", "drawn"},
     **_INDEXED,
 }
 OFFERS = {
@@ -170,6 +171,7 @@ def paged_decode(
     sinks: torch.Tensor | None = None,
     alibi_slopes: torch.Tensor | None = None,
     q_lens: torch.Tensor | None = None,
+    tree_mask: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     lse: torch.Tensor | None = None,
     workspace: torch.Tensor | None = None,
@@ -189,6 +191,7 @@ def paged_decode(
         sinks=sinks,
         alibi_slopes=alibi_slopes,
         q_lens=q_lens,
+        tree_mask=tree_mask,
         into=(out, lse),
         workspace=workspace,
     )

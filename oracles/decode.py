@@ -54,6 +54,10 @@ class DecodeReading(Reading):
     seq_of     [num_q_rows] the sequence of each query row
     newer      [num_q_rows] how many of its newest keys a row does not see
     window     keys that a row sees at most; 0: all;  one_window: counted from the newest key, for all rows
+    tree       bool [num_q_rows, columns], or None: which query tokens of its sequence a row sees; all older keys, too
+    tree_from  which key the first column is of: the first query token's, or the first one
+    tree_alone whether a row sees no older keys beside them
+    causal     whether it sees nothing newer than itself, whatever a tree says
     soft_cap   what scaled scores are bent to; 0: they are not
     sinks      [num_q_heads] a score each, or None
     slopes     [num_q_heads], or None;  origin: where distances are counted from (convention alibi_from)
@@ -69,6 +73,10 @@ class DecodeReading(Reading):
     newer: Array
     window: int = 0
     one_window: bool = False
+    tree: Array | None = None
+    tree_from: str = "first_query"
+    tree_alone: bool = False
+    causal: bool = True
     soft_cap: float = 0.0
     sinks: Array | None = None
     slopes: Array | None = None
@@ -90,6 +98,7 @@ class DecodeReading(Reading):
             seq_of=seq_of,
             newer=newer,
             window=case.window,
+            tree=inputs.tree_mask,
             soft_cap=case.soft_cap * (abs(inputs.sm_scale) if conventions["soft_cap_order"] == "unscaled" else 1.0),
             sinks=inputs.sinks_in(conventions["sinks_dtype"]),
             slopes=inputs.alibi_slopes,
@@ -107,7 +116,16 @@ class DecodeReading(Reading):
         """bool [rows, keys]: keys of one sequence that are not masked."""
         key, own = self._keys(seq)
         oldest = (self.lens[seq] - 1 if self.one_window else own) - self.window
-        return np.asarray((key <= own) & ((key > oldest) | (self.window == 0)))
+        seen = ((key <= own) | (not self.causal)) & ((key > oldest) | (self.window == 0))
+        return np.asarray(seen if self.tree is None else seen & self._in_tree(seq, key))
+
+    def _in_tree(self, seq: int, key: Array) -> Array:
+        """bool [rows, keys]: keys of one sequence that its tree lets through."""
+        assert self.tree is not None
+        rows = self.tree[self.seq_of == seq]
+        column = key - (self.lens[seq] - len(rows) if self.tree_from == "first_query" else 0)
+        there = (column >= 0) & (column < rows.shape[1])
+        return np.where(there, rows[:, np.where(there, column, 0)], not self.tree_alone)
 
     def slant(self, seq: int) -> Array:
         """[rows, num_q_heads or 1, keys] what ALiBi adds to the scores of one sequence."""
@@ -290,6 +308,7 @@ WITHOUT: dict[str, Mapping[str, Any]] = {
     "soft_cap": {"soft_cap": 0.0},
     "sinks": {"sinks": None},
     "alibi_slopes": {"slopes": None},
+    "tree_mask": {"tree": None},
 }
 """Feature -> what turns it off in a reading."""
 
@@ -302,7 +321,7 @@ def features_on(case: Case) -> tuple[str, ...]:
 def without(feature: str, reading: DecodeReading) -> DecodeReading:
     """A reading as if one feature were not there; without several query tokens each of them sees all keys."""
     if feature == "q_lens":
-        return replace(reading, newer=np.zeros_like(reading.newer))
+        return replace(reading, newer=np.zeros_like(reading.newer), tree=None)
     return replace(reading, **WITHOUT[feature])
 
 

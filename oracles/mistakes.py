@@ -140,6 +140,38 @@ def _top_left(inputs: PagedInputs, right: Any) -> Any:
     return replace(right, newer=right.lens[right.seq_of] - 1 - place)
 
 
+def _tree(change: Callable[[PagedInputs, Any], Array]) -> Change:
+    return lambda inputs, right: replace(right, tree=change(inputs, right))
+
+
+def _tree_of(change: Callable[[Array], Array]) -> Callable[[PagedInputs, Any], Array]:
+    """Every sequence's tree changed on its own; it is square."""
+
+    def changed(inputs: PagedInputs, right: Any) -> Array:
+        tree: Array = right.tree.copy()
+        for seq, size in enumerate(inputs.case.q_lens):
+            tree[right.seq_of == seq, :size] = change(tree[right.seq_of == seq, :size])
+        return tree
+
+    return changed
+
+
+def _first_tree(inputs: PagedInputs, right: Any) -> Array:
+    """Rows of a sequence look at the first rows of the mask."""
+    return np.asarray(right.tree[_token_of(inputs, right)])
+
+
+def _padded_tree(inputs: PagedInputs, right: Any) -> Array:
+    """Rows of a sequence are looked for as if every one had as many as the longest."""
+    rows = right.seq_of * max(inputs.case.q_lens) + _token_of(inputs, right)
+    return np.asarray(right.tree[np.minimum(rows, len(right.tree) - 1)])
+
+
+def _token_of(inputs: PagedInputs, right: Any) -> Array:
+    """[num_q_rows] which query token of its sequence a row is."""
+    return np.asarray(np.array(inputs.case.q_lens)[right.seq_of] - 1 - right.newer)
+
+
 def _per_head(name: str, pick: Callable[[PagedInputs], Array]) -> Change:
     return lambda inputs, right: replace(right, **{name: getattr(right, name)[pick(inputs)]})
 
@@ -497,6 +529,51 @@ MISTAKES: dict[str, Mistake] = {
         "attention sees the cache as it was given, without the newest tokens",
         ("append_decode",),
         (),  # it is another cache: of_update
+    ),
+    "tree_mask_is_ignored": Mistake(
+        "a query token sees the siblings of its ancestors, as in a chain",
+        ("paged_decode",),
+        (_with(tree=None),),
+        applies=_on("tree_mask"),
+    ),
+    "tree_mask_is_transposed": Mistake(
+        "rows and columns of the tree mask are swapped: a query token sees its descendants",
+        ("paged_decode",),
+        (
+            _tree(_tree_of(lambda tree: tree.T)),
+            lambda inputs, right: replace(right, tree=_tree_of(lambda tree: tree.T)(inputs, right), causal=False),
+        ),
+        applies=_on("tree_mask"),
+    ),
+    "tree_mask_starts_at_the_first_key": Mistake(
+        "columns of the tree mask are counted from the first key and not from the first query token",
+        ("paged_decode",),
+        (_with(tree_from="first_key"), _with(tree_from="first_key", tree_alone=True)),
+        applies=_on("tree_mask"),
+    ),
+    "tree_mask_hides_what_is_older": Mistake(
+        "keys older than the first query token are masked with those that the tree hides",
+        ("paged_decode",),
+        (_with(tree_alone=True),),
+        applies=_on("tree_mask"),
+    ),
+    "tree_mask_of_another_sequence": Mistake(
+        "a query token has the row of the tree mask that belongs to another sequence's",
+        ("paged_decode",),
+        (_tree(_first_tree), _tree(_padded_tree)),
+        applies=lambda inputs: inputs.case.tree_mask != "none" and len(inputs.case.q_lens) > 1,
+    ),
+    "tree_mask_hides_the_token_itself": Mistake(
+        "a query token sees its ancestors and not itself",
+        ("paged_decode",),
+        (_tree(_tree_of(lambda tree: tree & ~np.eye(len(tree), dtype=bool))),),
+        applies=_on("tree_mask"),
+    ),
+    "tree_mask_is_a_column_off": Mistake(
+        "the tree mask is looked at one column too early or too late",
+        ("paged_decode",),
+        (_tree(_tree_of(partial(np.roll, shift=1, axis=1))), _tree(_tree_of(partial(np.roll, shift=-1, axis=1)))),
+        applies=_on("tree_mask"),
     ),
     "exp_of_0_is_not_1": Mistake(
         "the exponential errs at 0 too, and every rescale of a finished sum with it",

@@ -57,6 +57,7 @@ class Case:
     window, soft_cap    keys that a query sees at most, its own among them, and what scores are bent to; 0: neither
     sinks, alibi_slopes none, or drawn: float32 numbers of q heads, by hash; dominant: sinks that outweigh most keys
     q_lens              query tokens of each sequence, its newest; (): one each
+    tree_mask           none: each sees all older ones; or drawn: they are nodes of a tree, by hash, and see ancestors
     stray_slots         what every third row of slot_mapping is: none; below: under -1; beyond: past the cache's end;
                         twice: the slot of the first row
     page_ids            which pages hold tokens: any, or high: those with the highest numbers
@@ -100,6 +101,7 @@ class Case:
     sinks: str = "none"
     alibi_slopes: str = "none"
     q_lens: tuple[int, ...] = ()
+    tree_mask: str = "none"
     num_parts: int = 1
     empty_parts: str = "none"
     stray_slots: str = "none"

@@ -133,6 +133,18 @@ CONVENTIONS: dict[str, Convention] = {
             },
         ),
         Convention(
+            name="tree_mask_form",
+            meaning="what tree_mask is: a column for each query token of the longest, or of each query row all keys of "
+            "its sequence, one row after another, flat",
+            choices=("tree", "all_keys"),
+            default="tree",
+            sources={
+                "tree": "SGLang's QLEN_ONLY; in bits TensorRT-LLM's spec_decoding_packed_mask; one tree for all, of 0 "
+                "and -inf, in vLLM (qq_bias)",
+                "all_keys": "FlashInfer's custom_mask, SGLang's FULL_MASK",
+            },
+        ),
+        Convention(
             name="dead",
             meaning="contents it copes with in slots no sequence reads, and in outs of empty parts",
             choices=("zero", "finite", "nan", "inf"),

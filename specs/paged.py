@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.specs import data, families, scales
+from kvconform.specs import data, families, scales, trees
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import DTYPES, is_floating
@@ -44,6 +44,7 @@ class PagedInputs:
     new_k, new_v   K and V of them, as append_decode takes them
     scales         k_scale and v_scale, float32 arrays (specs/scales.py), or None
     sinks, alibi_slopes   float32 [num_q_heads], or None
+    tree_mask      bool [num_q_rows, longest q_len], or None: which query tokens of its sequence a row sees
     block_table    [num_seqs, width]   a permutation of the pages, cut among the sequences
     kv_lens        [num_seqs]
     slot_mapping   [num_rows]          page * page_size + slot; -1 skips
@@ -302,6 +303,21 @@ class PagedInputs:
         return families.values(case.result_dtype, case.family, "q", h, self._place(seq, dim=dim))
 
     @cached_property
+    def tree_mask(self) -> Array | None:
+        """bool [num_q_rows, longest q_len]: whether a row sees the key of its sequence's query token of that number.
+
+        Columns at and beyond a sequence's own query tokens hold random bits. None: whatever is older.
+        """
+        case, (seq, _) = self.case, self.q_rows
+        if case.tree_mask == "none" or not case.q_lens:
+            return None
+        column = np.arange(max(case.q_lens))
+        mask = (data.hashes(case.seed, "tree mask", *data.grid(len(seq), len(column))) & np.uint64(1)).astype(bool)
+        for one, size in enumerate(case.q_lens):
+            mask[seq == one, :size] = trees.ancestry(trees.parents(case.seed, one, size))
+        return mask
+
+    @cached_property
     def sinks(self) -> Array | None:
         """float32 [num_q_heads]: anything from -4 to 4, with bits that narrowing loses; dominant ones 16 higher."""
         high = 16.0 * (self.case.sinks == "dominant")
@@ -436,5 +452,6 @@ class PagedInputs:
         """Everything that the Case determines, for its digest."""
         some = {"q_lens": self.q_lens, "sinks": self.sinks, "alibi_slopes": self.alibi_slopes}
         some |= dict(zip(SCALES, self.scales, strict=True)) if self.case.operation.rounds else {}
+        some["tree_mask"] = self.tree_mask
         given = {name: array for name, array in some.items() if array is not None}
         return {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q, **given, **self.tokens}

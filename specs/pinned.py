@@ -10,7 +10,7 @@ from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens
+from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens, without_room
 
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
@@ -80,8 +80,8 @@ SHOWN = {"window": (3,), "soft_cap": (2.0,), "sinks": ("drawn",), "alibi_slopes"
 """Of each feature the value of the covering schedule; of query tokens that of a compiled shape as well."""
 
 
-_SHOWING = ("plain", "sharp", "huge", "sharp")
-"""Contents of its cases in turn: scores of about 1, of a few units, far above a cap."""
+_SHOWING = ("plain", "sharp", "huge")
+"""Contents that each feature meets: scores of about 1, of a few units, far above a cap and any finite mask."""
 
 
 def schedule(cell: Cell) -> tuple[Case, ...]:
@@ -110,10 +110,11 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
     if len(pools["window"]) > 1 and narrower:
         pools["window"] = (pools["window"][0], narrower[0])
     made = []
-    for seed, row in enumerate(covering(pools)):
+    for seed, row in enumerate(covering(pools | {"family": _SHOWING})):
         values = {axis: value for axis, value in row.items() if axis != "q_lens"}
         values |= query_tokens(cell, shape["kv_lens"], row["q_lens"])
-        made.append(pinned(cell, **(shape | values | {"family": _SHOWING[seed % len(_SHOWING)], "seed": seed})))
+        values |= without_room(values)
+        made.append(pinned(cell, **(shape | values | {"seed": seed})))
     return tuple(made)
 
 
@@ -147,6 +148,36 @@ def mixtures(cell: Cell) -> tuple[Case, ...]:
     if cell.takes(dead=("nan",)):
         shape |= {"dead": "nan"}
     return (pinned(cell, **shape),)
+
+
+def _alone(case: Case, *kept: str) -> Case:
+    """A Case without features but for some."""
+    off: dict[str, Any] = {name: DEFAULTS[name] for name in FEATURES if name not in kept}
+    return replace(case, **off)
+
+
+def branches(cell: Cell) -> tuple[Case, ...]:
+    """One Case of trees of unequal sizes in sequences no longer than they need to be, in as many splits as are offered:
+    drafts of one tree are in several of them."""
+    shapes = sorted(cell.geometries(), key=lambda shape: int(shape["num_splits"])) if cell.static else [{}]
+    with_trees = [case for case in schedule(cell) if case.tree_mask != "none"]
+    tokens = max(n for n in cell.allowed("q_lens") if n in FEATURES["q_lens"].pool)
+    room = shapes[-1]["capacity"] * shapes[-1]["page_size"] if cell.static else tokens + 1
+    room = min(room, cell.allowed("page_size")[-1]) if cell.row.contiguous else room
+    wish = (max(tokens - 2, FEATURES["tree_mask"].beside["q_lens"]), tokens + 1)
+    lens = tuple(min(wish[seq % 2], room) for seq in range(shapes[-1].get("num_seqs", 2)))
+    told = query_tokens(cell, lens, tokens)
+    if not with_trees or not told or not cell.takes(kv_lens=lens):
+        return ()
+    values: dict[str, Any] = {} if cell.static else {"num_splits": cell.allowed("num_splits")[-1]}
+    values |= {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
+    return (replace(_alone(with_trees[0], "tree_mask"), **(values | told | {"kv_lens": lens})),)
+
+
+def far_below(cell: Cell) -> tuple[Case, ...]:
+    """One Case of a window alone whose scores are of either sign and so large that no finite number is below them."""
+    of_window = [case for case in schedule(cell) if case.window]
+    return (replace(_alone(of_window[0], "window", "q_lens"), family="huge"),) if of_window else ()
 
 
 def evicted(cell: Cell) -> tuple[Case, ...]:

@@ -64,10 +64,12 @@ def _widths(name: str, ndim: int) -> list[tuple[int, int]]:
 
 @cache
 def _guards(dtype: np.dtype[np.generic], gaps: str) -> Array:
-    """Finite garbage for numbers, small numbers for indices: read for the array's own, they show in the result."""
+    """Finite garbage for numbers, small numbers for indices, either truth: read for the array's own, they show."""
     if gaps:
         return data.dead(dtype.name, gaps, data.hashes(_SEED, "gaps", *data.grid(4093)))
     h = data.hashes(_SEED, "guards", *data.grid(4093))  # a prime: no stride of an array meets the same ones again
     if dtype.name in ("int32", "int64"):
         return np.asarray((h >> np.uint64(60)).astype(dtype))
+    if dtype.name == "bool":
+        return np.asarray((h >> np.uint64(63)).astype(dtype))
     return data.garbage(dtype.name, h)

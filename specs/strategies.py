@@ -188,7 +188,8 @@ class Cell:
         if axis == "poison":
             pool = [v for v in pool if self._has_region(v)]
         if axis == "q_lens" and self.one_q_len:
-            pool = pool[:2]  # each is a shape to compile
+            least = FEATURES["tree_mask"].beside[axis] if self.takes(tree_mask=("drawn",)) else 2
+            pool = [*pool[:1], *[n for n in pool[1:] if n >= least][:1]]  # each is a shape to compile
         pool = [v for v in pool if v not in barred(self.conventions, axis, asked=only is not None)]
         if only is None:
             pool = [v for v in pool if v not in ON_DEMAND.get(axis, ())]
@@ -468,6 +469,7 @@ def _drawn(
         else:
             values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
         values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1), one_of)
+        values |= without_room(values)
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
 
@@ -488,6 +490,17 @@ def query_tokens(
         return {"q_lens": tuple(one_of(tuple(dict.fromkeys(pool))) for pool in some)}
     needed = most if appends or cell.conventions["empty_rows"] == "undefined" else 0
     return {"q_lens": (most,) * len(kv_lens)} if min(kv_lens, default=0) >= needed else {}
+
+
+def without_room(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The features that are off after all, since sequences turned out too short for what they need."""
+    longest = {axis: max(some, default=1) for axis, some in values.items() if axis == "q_lens"}
+    asked = {name: row for name, row in FEATURES.items() if name in values and row.beside}
+    return {
+        name: row.off
+        for name, row in asked.items()
+        if any(longest.get(axis, 1) < least for axis, least in row.beside.items())
+    }
 
 
 _sampled = cache(st.sampled_from)

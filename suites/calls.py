@@ -13,7 +13,7 @@ from kvconform.oracles import decode, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_near, require_same
-from kvconform.specs import data
+from kvconform.specs import data, trees
 from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.families import is_screened
@@ -44,14 +44,23 @@ def gathering(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
     return {"cache": cache, "block_table": x.block_table, "kv_lens": x.kv_lens, "layout": x.case.layout}
 
 
-def attending(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of paged_decode for a Case, in the forms that an implementation's conventions name."""
+def attending(
+    x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any], **changed: Any
+) -> dict[str, Any]:
+    """The arguments of paged_decode for a Case, in the forms that an implementation's conventions name.
+
+    changed   replaces some of them; a tree_mask as PagedInputs has it
+    """
     case = x.case
     given: dict[str, Any] = {"sm_scale": x.sm_scale, "num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
     given["window"] = case.window - (conventions["window_counts"] == "left") if case.window else None
     given |= dict(zip(SCALES, x.scales, strict=True))
     given |= {"sinks": x.sinks_in(conventions["sinks_dtype"]), "alibi_slopes": x.alibi_slopes, "q_lens": x.q_lens}
-    return {"q": x.q, **gathering(x, cache), **given}
+    given = {"q": x.q, **gathering(x, cache), **given, "tree_mask": x.tree_mask} | changed
+    if given["tree_mask"] is not None:
+        lens = given["q_lens"], given["kv_lens"]
+        given["tree_mask"] = trees.told(given["tree_mask"], *lens, conventions["tree_mask_form"])
+    return given
 
 
 def updating(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: 
     """paged_decode of a Case over a cache; `changed` replaces arguments."""
     x = inputs(case)
     assert isinstance(x, PagedInputs)
-    return subject.call(case, "paged_decode", **(attending(x, cache, subject.conventions) | changed))
+    return subject.call(case, "paged_decode", **attending(x, cache, subject.conventions, **changed))
 
 
 def merged_in_a_tree(subject: Subject, case: Case, parts: list[tuple[Array, Array]]) -> tuple[dict[str, Array], int]:

@@ -10,13 +10,13 @@ from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import SCALES
-from kvconform.specs.pinned import equal_scores, evicted, schedule
+from kvconform.specs.pinned import branches, equal_scores, evicted, far_below, schedule
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
 
 
 def _pinned(cell):
-    return (*equal_scores(cell), *schedule(cell), *evicted(cell))
+    return (*equal_scores(cell), *schedule(cell), *branches(cell), *far_below(cell), *evicted(cell))
 
 
 @law("paged_decode", pinned=_pinned)

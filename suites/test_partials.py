@@ -85,7 +85,7 @@ def test_a_shared_prefix_and_suffixes_merge_to_the_whole(subject, case):
     parts = [attend(subject, case, cache, **changed) for changed in calls]
     outs, lses = (np.stack([part[name] for part in parts]) for name in ("out", "lse"))
     merged = subject.call(case, "merge_states", outs=outs, lses=lses)
-    profile = decode.twice_merged(subject.profile(case.dtype), case.dtype, case.num_splits, len(parts))
+    profile = decode.twice_merged(subject.profile(case.result_dtype), case.result_dtype, case.num_splits, len(parts))
     _require_whole(subject, x, cache, profile, merged, "of a shared prefix and suffixes merged")
 
 
@@ -112,5 +112,5 @@ def test_pages_dealt_out_to_ranks_merge_to_the_whole(subject, case):
         lens = np.clip(x.kv_lens[:, None] - at * size, 0, size).sum(1).astype(x.kv_lens.dtype)
         parts.append(attend(subject, case, cache, block_table=_columns(x, at), kv_lens=lens))
     merged, depth = merged_in_a_tree(subject, case, [(part["out"], part["lse"]) for part in parts])
-    profile = decode.dealt_out(subject.profile(case.dtype), case.dtype, case.num_splits, num_ranks, depth)
+    profile = decode.dealt_out(subject.profile(case.result_dtype), case.result_dtype, case.num_splits, num_ranks, depth)
     _require_whole(subject, x, cache, profile, merged, f"of {num_ranks} ranks in a tree {depth} merges deep")

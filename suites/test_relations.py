@@ -25,7 +25,7 @@ INDEPENDENT = tuple(data.ARITHMETIC_FAMILIES)
 FAR_FROM_ZERO = ("read_out",)
 """Contents of equal weights and of values of one sign: nothing on the way to the result is subnormal or becomes so."""
 
-NEAR = alone("window", "soft_cap", "q_lens") | {"sinks": ("none", "drawn")}
+NEAR = alone("window", "soft_cap", "q_lens", "tree_mask") | {"sinks": ("none", "drawn")}
 """Features that leave such results far from 0."""
 
 ALIKE = {"kv_scales": ("none", "tensor")}
@@ -122,6 +122,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
         rows = np.concatenate([np.flatnonzero(x.q_rows[0] == one) for one in seqs])
         some = {"q": x.q[rows], "block_table": x.block_table[seqs], "kv_lens": x.kv_lens[seqs]}
         some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
+        some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
         got = attend(subject, case, cache, **some)
         require_attention(got, {name: whole[name][rows] for name in whole}, f"{said} against the whole batch")
 

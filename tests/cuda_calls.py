@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kvconform.impls.cuda_kernels.pages import LINES
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.storage import wrap
+from kvconform.specs.trees import ancestry
 
 Array = np.ndarray[Any, Any]
 
@@ -29,6 +31,8 @@ TABLE = np.array([[7, 0, 3], [-1, -1, -1], [10, 2, 5], [4, -1, -1]], np.int32)
 SLOTS, SLOTS_OF_V = np.array([[43, -1, 0, 17, 8], [5, 30, -1, 2, 40]], np.int32)
 Q_LENS = (3, 1, 2, 2)
 """Query tokens of each of KV_LENS; one of the last sequence's is older than its only key, and sees none."""
+PARENTS = ((0, 0, 0), (0,), (0, 0), (0, 0))
+"""What the query tokens of each sequence hang on where they are a tree."""
 SWAPS = np.array([[1, 2], [2, 1], [0, 5], [0, 9]], np.int32)
 
 
@@ -167,6 +171,13 @@ def own_values() -> Array:
     return np.asarray(page * 8 + slot * 2 + head + dim % 3, np.float32)
 
 
+def tree_mask(parents: Sequence[Sequence[int]]) -> Array:
+    """bool [num_q_rows, longest]: of each sequence's tree the ancestors; True in columns that are no token's."""
+    longest = max(map(len, parents))
+    rows = [np.pad(ancestry(np.array(of)), ((0, 0), (0, longest - len(of))), constant_values=True) for of in parents]
+    return np.concatenate(rows)
+
+
 def queries(fill: float, num_rows: int = len(KV_LENS)) -> Array:
     return np.full((num_rows, NUM_KV_HEADS * GROUP, HEAD_DIM), fill, np.float32)
 
@@ -180,6 +191,7 @@ def every_feature(index: type[Any] = np.int32) -> dict[str, Any]:
         "sinks": sinks,
         "alibi_slopes": slopes,
         "q_lens": np.array(Q_LENS, index),
+        "tree_mask": tree_mask(PARENTS),
     }
 
 

@@ -31,6 +31,7 @@ from kvconform.tests.cuda_calls import (
     own_values,
     pages_of,
     queries,
+    tree_mask,
 )
 
 NUM_Q_HEADS = NUM_KV_HEADS * GROUP
@@ -103,6 +104,35 @@ def check_sinks(layout: str, dtype: str, num_splits: int) -> None:
             np.testing.assert_array_equal(bits(got[row]), bits(right))
 
 
+TREES = ((0, 0, 0, 1, 2), (0,), (0, 0, 1, 0), (0,))
+"""What the query tokens of each of KV_LENS hang on: a bushy tree, and one whose last node is the root's."""
+
+
+def check_tree(layout: str, dtype: str, num_splits: int, window: int | None = None) -> None:
+    """One position of every sequence in turn outweighs all others, where a query token sees it: prefix or ancestor."""
+    mask, v = tree_mask(TREES), own_values()
+    q_lens = np.array([len(parents) for parents in TREES], np.int32)
+    q = queries(1, sum(q_lens))
+    for position in range(max(KV_LENS)):
+        k = pages_of(0)
+        for seq in (seq for seq, length in enumerate(KV_LENS) if position < length):
+            k[place(seq, position)] = 16
+        out, lse = decode(
+            layout, dtype, k, v, q, num_splits, q_lens=q_lens, tree_mask=mask, window=window, sm_scale=1.0
+        )
+        for row, seq in enumerate(np.repeat(np.arange(len(q_lens)), q_lens)):
+            token = row - sum(q_lens[:seq])
+            own = KV_LENS[seq] - q_lens[seq] + token
+            older = position < KV_LENS[seq] - q_lens[seq]
+            if 0 <= own - position < (window or 20) and (older or mask[row, position - KV_LENS[seq] + q_lens[seq]]):
+                want = v[place(seq, position)].repeat(GROUP, 0)
+                np.testing.assert_array_equal(out[row], want.astype(DTYPES[dtype]).astype(np.float32))
+                np.testing.assert_array_equal(lse[row], np.float32(16 * HEAD_DIM))
+            else:
+                assert np.isfinite(out[row]).all()
+                assert ((lse[row] >= 0) & (lse[row] < 16)).all() if own >= 0 else np.isneginf(lse[row]).all()
+
+
 def check_equal_keys(layout: str, dtype: str) -> None:
     """A sink among equal keys takes a share as each of them does: of four, a quarter."""
     v = own_values() * 4
@@ -121,6 +151,7 @@ def check_everything() -> None:
             check_sight("nhd", "float32", num_splits, window)
         check_sight("nhd", "float32", num_splits, 3, soft_cap=2.0)
         check_sinks("nhd", "float32", num_splits)
+        check_tree("nhd", "float32", num_splits)
     check_equal_keys("nhd", "float32")
 
 
@@ -143,17 +174,26 @@ def test_sinks_count_once_over_all_splits(layout: str, dtype: str, num_splits: i
     check_sinks(layout, dtype, num_splits)
 
 
+@pytest.mark.parametrize("window", [None, 3])
+@attends
+def test_a_query_token_of_a_tree_sees_its_ancestors_and_what_is_older(
+    layout: str, dtype: str, num_splits: int, window: int | None
+) -> None:
+    check_tree(layout, dtype, num_splits, window)
+
+
 @pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("layout", PAGES)
 def test_a_sink_weighs_as_much_as_a_key_of_its_score(layout: str, dtype: str) -> None:
     check_equal_keys(layout, dtype)
 
 
+TREE = "key >= fresh && !at<const u8>(tree_mask, row, key - fresh)"
 SLANT = "slope * static_cast<float>(tile + mine - (end - 1))"
 MUTANTS = {
     "a sink in each split": (" && split == 0", ""),
     "a sink that weighs nothing": ("sinks ? 1.0f", "sinks ? 0.0f"),
-    "no row of a sink alone": ("first < last || sinks", "first < last"),
+    "no row of a sink alone": ("live = sinks", "live = false"),
     "newer keys are seen": ("length - newer :", "length :"),
     "rows from the newest one on": ("newer = rows - 1 - row", "newer = row - rows + at<const Index>(f.q_lens, seq)"),
     "a row for a sequence": ("++seq);", "++seq);\n seq = row < 4 ? row : 3;"),
@@ -168,6 +208,14 @@ MUTANTS = {
     "distances from the oldest key": ("tile + mine - (end - 1)", "tile + mine - oldest"),
     "distances within the split": ("tile + mine - (end - 1)", "tile + mine - (last - 1)"),
     "distances of tiles": ("tile + mine - (end - 1)", "tile - (end - 1)"),
+    "no tree": (TREE, "false"),
+    "a tree without what is older": (TREE, f"({TREE.replace('key >= fresh &&', 'key < fresh ||')})"),
+    "a tree a column off": (TREE, TREE.replace("row, key", "row, key - (key > fresh)")),
+    "a tree from the first key": (TREE, "key < 5 && !at<const u8>(tree_mask, row, key)"),
+    "a tree of the first sequence": (TREE, TREE.replace("row,", "row % 5,")),
+    "a row less in each tree": (TREE, TREE.replace("row,", "row - (row > 0),")),
+    "a hidden key that is the greatest": ("tile + mine, fresh)) score = minus_infinity()", "tile + mine, fresh)) {}"),
+    "hidden keys weigh": ("position, fresh)) continue;", "position, fresh)) {}\n if (position >= fresh) sum += 1;"),
 }
 
 
@@ -249,8 +297,10 @@ def test_plain_attention_has_kernels_that_look_at_no_feature(num_splits: int, la
 def test_any_feature_is_one_launch_over_rows_heads_and_splits_and_one_that_merges(
     feature: str, launched: Launches
 ) -> None:
-    rows = sum(Q_LENS) if feature == "q_lens" else len(KV_LENS)
-    decode("hnd", "bfloat16", *drawn(rows), 3, index=np.int64, **{feature: every_feature(np.int64)[feature]})
+    rows = sum(Q_LENS) if feature in ("q_lens", "tree_mask") else len(KV_LENS)
+    asked = {feature, "q_lens"} if feature == "tree_mask" else {feature}
+    features = {name: value for name, value in every_feature(np.int64).items() if name in asked}
+    decode("hnd", "bfloat16", *drawn(rows), 3, index=np.int64, **features)
     assert launched == [
         ("decode_features_bfloat16_int64", (rows, NUM_Q_HEADS, 3)),
         ("merge_float32_into_bfloat16", (rows, NUM_Q_HEADS, 1)),
@@ -264,6 +314,7 @@ def test_a_query_token_gets_what_it_gets_as_the_newest_of_its_sequence(
     """Bit for bit, whatever else is asked in the same call."""
     k, v, q = drawn(sum(Q_LENS))
     features = every_feature()
+    del features["tree_mask"]
     together = decode("nhd", "float32", k, v, q, num_splits, **features)
     del features["q_lens"]
     for row, (seq, _) in enumerate(sights(None)):

@@ -1,25 +1,31 @@
 """Features of attention meet pairwise, show or are no evidence; forms of lse turn into each other and back."""
 
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
+from kvconform.faults.of_features import FEATURE_FAULTS
 from kvconform.harness.adapters import find
 from kvconform.harness.booking import CONFORMS, NOT_OFFERED
 from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.faulty import FaultySubject
 from kvconform.harness.laws import all_laws
 from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
-from kvconform.specs import lse
+from kvconform.oracles import paged
+from kvconform.oracles.decode import DecodeReading
+from kvconform.specs import lse, trees
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.conventions import CONVENTIONS, declared
-from kvconform.specs.features import FEATURES, OFF, alone, covering
+from kvconform.specs.features import FEATURES, OFF, alone, covering, possible
 from kvconform.specs.inputs import inputs
-from kvconform.specs.pinned import evicted, schedule
-from kvconform.specs.strategies import cells
+from kvconform.specs.pinned import branches, evicted, far_below, schedule
+from kvconform.specs.strategies import cases, cells
+from kvconform.suites.calls import attend
 
 BOUND = "decode_is_within_the_bound"
 
@@ -52,7 +58,8 @@ def test_any_two_values_meet_in_a_covering_schedule():
     assert len(rows) < np.prod([len(pool) for pool in pools.values()]) / 5
     assert rows[0] == {name: row.off for name, row in FEATURES.items()}
     for (one, some), (other, others) in combinations(pools.items(), 2):
-        assert set(product(some, others)) == {(row[one], row[other]) for row in rows}
+        there_are = {pair for pair in product(some, others) if possible(dict(zip((one, other), pair, strict=True)))}
+        assert there_are == {(row[one], row[other]) for row in rows}
 
 
 def test_nothing_to_cover_is_one_empty_row():
@@ -103,13 +110,14 @@ def test_a_case_in_which_no_feature_shows_is_no_evidence(reference, silent):
         {"sinks": "dominant"},
         {"alibi_slopes": "drawn"},
         {"q_lens": (2, 2)},
+        {"q_lens": (4, 4), "tree_mask": "drawn"},
     ],
     ids=str,
 )
 def test_a_case_in_which_its_feature_shows_is_evidence(reference, shown):
     cell = judged(reference, replace(PLAIN, **shown))
-    (feature,) = set(shown) - {"family"}
-    assert (cell.outcome, cell.examples, cell.features) == (CONFORMS, 1, {feature: 1})
+    features = set(shown) - {"family"}
+    assert (cell.outcome, cell.examples, cell.features) == (CONFORMS, 1, dict.fromkeys(features, 1))
 
 
 def test_evicted_tokens_are_those_older_than_every_window():
@@ -134,8 +142,153 @@ def test_a_case_of_other_q_lens_than_sequences_is_refused():
 
 
 def test_features_are_off_alone_or_not():
-    assert OFF == {"window": (0,), "soft_cap": (0.0,), "sinks": ("none",), "alibi_slopes": ("none",), "q_lens": (1,)}
-    assert set(alone("window", "sinks")) == {"soft_cap", "alibi_slopes", "q_lens"}
+    none = dict.fromkeys(("sinks", "alibi_slopes", "tree_mask"), ("none",))
+    assert {"window": (0,), "soft_cap": (0.0,), "q_lens": (1,), **none} == OFF
+    assert set(alone("window", "sinks")) == {"soft_cap", "alibi_slopes", "q_lens", "tree_mask"}
+
+
+# --- trees
+
+
+TREE = replace(PLAIN, kv_lens=(9, 4, 7, 6), q_lens=(5, 1, 4, 5), tree_mask="drawn")
+
+
+def squares(case):
+    """Of each sequence the part of the mask that is its own."""
+    x = inputs(case)
+    return [x.tree_mask[x.q_rows[0] == seq, :size] for seq, size in enumerate(case.q_lens)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_tree_mask_is_what_parents_make_of_it(seed):
+    for seq, square in enumerate(squares(replace(TREE, seed=seed))):
+        above = trees.parents(seed, seq, len(square))
+        for node, row in enumerate(square):
+            path = {node}
+            while node:
+                assert above[node] < node
+                node = above[node]
+                path.add(node)
+            assert set(np.flatnonzero(row)) == path
+
+
+def test_chains_stars_and_bushy_trees_are_drawn_and_no_two_neighbours_are_chains():
+    shapes = [[tuple(trees.parents(seed, seq, 5)) for seq in range(4)] for seed in range(16)]
+    chain, star = (0, 0, 1, 2, 3), (0,) * 5
+    drawn = {shape for batch in shapes for shape in batch}
+    assert {chain, star} < drawn
+    assert len(drawn) > 8
+    assert not any(one == other == chain for batch in shapes for one, other in pairwise(batch))
+
+
+def test_columns_that_are_no_token_s_hold_either_truth():
+    x = inputs(TREE)
+    beyond = np.arange(5) >= np.repeat(TREE.q_lens, TREE.q_lens)[:, None]
+    assert set(x.tree_mask[beyond]) == {True, False}
+
+
+def test_what_lies_in_those_columns_changes_nothing(reference):
+    x = inputs(TREE)
+    cache = paged.filled(x, "zero")
+    beyond = np.arange(5) >= np.repeat(TREE.q_lens, TREE.q_lens)[:, None]
+    first, second = (attend(reference, TREE, cache, tree_mask=x.tree_mask ^ flip) for flip in (False, beyond))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_a_query_token_sees_what_is_older_than_all_of_them_and_its_ancestors():
+    x = inputs(replace(TREE, kv_lens=(9, 4, 7, 3)))
+    reading = DecodeReading.right(x, declared({}))
+    for seq, (square, num_keys) in enumerate(zip(squares(x.case), x.case.kv_lens, strict=True)):
+        older = max(num_keys - len(square), 0)
+        want = np.concatenate([np.ones((len(square), older), bool), square[:, max(len(square) - num_keys, 0) :]], 1)
+        want &= np.arange(num_keys) <= num_keys - len(square) + np.arange(len(square))[:, None]
+        np.testing.assert_array_equal(reading.seen(seq), want)
+
+
+def test_a_mask_of_all_keys_is_the_rows_of_what_is_seen():
+    x = inputs(TREE)
+    flat = trees.told(x.tree_mask, x.q_lens, x.kv_lens, "all_keys")
+    assert flat.dtype == bool
+    reading = DecodeReading.right(x, declared({}))
+    np.testing.assert_array_equal(flat, np.concatenate([reading.seen(seq).ravel() for seq in range(4)]))
+    assert trees.told(x.tree_mask, x.q_lens, x.kv_lens, "tree") is x.tree_mask
+
+
+def test_there_is_no_mask_of_one_query_token_each():
+    assert inputs(replace(TREE, q_lens=())).tree_mask is None
+    assert inputs(replace(TREE, tree_mask="none")).tree_mask is None
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_tree_is_drawn_where_it_can_differ_from_a_chain(reference, static):
+    """Beside three query tokens at least, whatever the lengths of sequences turn out to be."""
+    sizes = []
+
+    @given(cases(cell_of(reference, static=static)))
+    @settings(max_examples=200, database=None)
+    def draw(case):
+        if case.tree_mask != "none":
+            sizes.append(max(case.q_lens))
+
+    draw()
+    assert sizes
+    assert min(sizes) >= 3
+
+
+def test_no_tree_is_drawn_where_fewer_query_tokens_are_offered(reference):
+    assert all(case.tree_mask == "none" for case in schedule(cell_of(reference, q_lens={1, 2})))
+
+
+def test_drafts_of_one_tree_lie_in_several_splits_in_a_pinned_case(reference):
+    (case,) = branches(cell_of(reference))
+    assert case in all_laws()[BOUND].pinned(cell_of(reference))
+    assert case.num_splits > 2
+    assert all(-(-n // case.num_splits) < size for n, size in zip(case.kv_lens, case.q_lens, strict=True))
+    assert branches(cell_of(reference, tree_mask={"none"})) == ()
+    assert judged(reference, case).features == {"q_lens": 1, "tree_mask": 1}
+
+
+def test_scores_lie_below_any_finite_number_where_a_window_masks_in_a_pinned_case(reference):
+    (case,) = far_below(cell_of(reference))
+    assert case in all_laws()[BOUND].pinned(cell_of(reference))
+    assert (case.window, case.family, case.sinks, case.soft_cap) == (3, "huge", "none", 0.0)
+    assert far_below(cell_of(reference, window={0})) == ()
+
+
+TREE_MISTAKES = {
+    "tree_mask_is_ignored": "tree_mask_is_ignored",
+    "tree_mask_is_transposed": "tree_mask_is_transposed",
+    "descendants_are_seen": "tree_mask_is_transposed",
+    "older_keys_are_masked_with_the_tree": "tree_mask_hides_what_is_older",
+    "columns_count_from_the_first_key": "tree_mask_starts_at_the_first_key",
+    "tree_mask_is_that_of_the_first_sequence": "tree_mask_of_another_sequence",
+    "rows_of_the_tree_mask_are_looked_for_as_if_padded": "tree_mask_of_another_sequence",
+    "nodes_do_not_see_themselves": "tree_mask_hides_the_token_itself",
+    "tree_mask_is_a_column_early": "tree_mask_is_a_column_off",
+    "tree_mask_is_a_column_late": "tree_mask_is_a_column_off",
+}
+"""Fault -> the mistake it looks like."""
+
+
+@pytest.mark.parametrize("fault", TREE_MISTAKES)
+def test_a_wrong_reading_of_a_tree_is_named(reference, fault):
+    effort = replace(EFFORTS["default"], examples=24, seconds=3600.0)
+    searcher = Searcher(
+        FaultySubject(reference, FEATURE_FAULTS[fault]), Options(effort, layouts=("nhd",), laws=(BOUND,))
+    )
+    searcher.begin(1)
+    cell = next(iter(searcher.run(all_laws()[BOUND])))
+    assert cell.looks_like == TREE_MISTAKES[fault]
+
+
+def test_a_kernel_of_the_other_form_of_tree_masks_is_judged_by_its_own_form(reference):
+    other = FaultySubject(reference, None)
+    other.conventions = {**other.conventions, "tree_mask_form": "all_keys"}
+    searcher = Searcher(other, Options(EFFORTS["quick"], ops=("paged_decode",), layouts=("nhd",), dtypes=("float32",)))
+    searcher.begin(1)
+    outcomes = {cell.outcome for law in all_laws().values() if law.op == "paged_decode" for cell in searcher.run(law)}
+    assert outcomes <= {CONFORMS, NOT_OFFERED}
 
 
 FORMS = [dict(zip(lse.OWN, some, strict=True)) for some in product(*(CONVENTIONS[name].choices for name in lse.OWN))]

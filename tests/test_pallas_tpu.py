@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.trees import ancestry
 
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
@@ -147,16 +148,19 @@ def test_every_launch_is_counted():
 # --- features of attention
 
 
-def attended(table=((0, 1), (2, 3)), q_len=1, spoilt="", **features):
+def attended(table=((0, 1), (2, 3)), q_len=1, spoilt="", negated=(), **features):
     """out and lse of two sequences of two pages of eight slots, in two splits.
 
-    spoilt   fields whose keys older than the newest four are NaN
+    spoilt    fields whose keys older than the newest four are NaN
+    negated   a page and slot where K and V have the other sign
     """
     heads, dim, lens = 2, min(pallas_tpu.OFFERS["paged_decode"]["head_dim"]), (11, 16)
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((2 * q_len, 4, dim), *[(4, 8, heads, dim)] * 2))
     for field in ({"k": k, "v": v}[name] for name in spoilt):
         field[0, :7] = field[2] = field[3, :4] = np.nan
+    for field in (k, v) if negated else ():
+        field[negated] *= -1
     tables = (np.array(array, np.int32) for array in (table, lens))
     given = {name: on_device(x) if isinstance(x, np.ndarray) else x for name, x in features.items()}
     called = map(on_device, (q, {"k": k, "v": v}, *tables))
@@ -189,8 +193,23 @@ def test_one_compilation_serves_every_feature_and_value():
 def test_a_feature_that_changes_nothing_changes_no_bit():
     plain = attended(q_len=2)
     idle = {"window": 17, "sinks": of_heads(*[-np.inf] * 4), "alibi_slopes": np.zeros(4, np.float32)}
+    idle["tree_mask"] = np.ones((4, 2), bool)
     for got, want in zip(attended(q_len=2, q_lens=np.array([2, 2], np.int32), **idle), plain, strict=True):
         np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+def test_a_draft_changes_the_query_tokens_that_see_it_and_no_bit_of_any_other():
+    squares = [ancestry(np.array(parents)) for parents in ((0, 0, 1, 0, 2), (0, 0, 0, 1, 1))]
+    told = {"q_len": 5, "q_lens": np.array([5, 5], np.int32), "tree_mask": np.concatenate(squares)}
+    before = attended(**told)
+    for seq, num_keys in enumerate((11, 16)):
+        for token in range(5):
+            page, slot = divmod(num_keys - 5 + token, 8)
+            after = attended(negated=(2 * seq + page, slot), **told)
+            want = np.zeros((2, 5), bool)
+            want[seq] = squares[seq][:, token]
+            for one, other in zip(before, after, strict=True):
+                np.testing.assert_array_equal((one != other).any(tuple(range(1, one.ndim))), want.ravel())
 
 
 @pytest.mark.parametrize("field", "kv")
@@ -320,6 +339,13 @@ ROWS, PAGES = abstract((5, 2, 128)), {name: abstract((7, 8, 2, 128)) for name in
 PACKED = {"kv": abstract((7, 8, 2, 2, 128))}
 TABLE, LENS = abstract((2, 3), "int32"), abstract((2,), "int32")
 SCORING = (0.5, 50.0, 3, abstract((4,), "uint32"), abstract((4,), "uint32"))
+
+
+def attending(q_len):
+    rows = LENS.shape[0] * q_len
+    return (abstract((rows, 4, 128)), PAGES, TABLE, LENS, *SCORING, abstract((rows, q_len), "uint8"))
+
+
 PARTS = {"layout": "nhd", "num_splits": 2, "dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("float32")}
 LOWERED = {
     "merge_kv": (movement.merge_kv, (ROWS, ROWS), {}),
@@ -329,8 +355,8 @@ LOWERED = {
     "append packed": (movement.append, (PACKED, (ROWS, ROWS), abstract((5,), "int32")), {"layout": "packed"}),
     "gather packed": (movement.gather, (PACKED, TABLE, LENS), {"layout": "packed", "token": (2, 128)}),
     "copy_pages": (movement.copy_pages, (PACKED, abstract((2, 2), "int32")), {"layout": "packed"}),
-    "paged_decode": (decode.paged_decode, (abstract((2, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
-    "paged_decode of two tokens": (decode.paged_decode, (abstract((4, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
+    "paged_decode": (decode.paged_decode, attending(1), PARTS),
+    "paged_decode of two tokens": (decode.paged_decode, attending(2), PARTS),
     "merge_states": (
         merge.merge_states,
         (abstract((3, 2, 4, 128)), abstract((3, 2, 4), "uint32")),

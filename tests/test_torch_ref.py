@@ -29,7 +29,8 @@ assert triton_ref.NAME  # imported first: what these tests call imports triton, 
 
 SUBJECT = Subject(torch_ref, "torch_ref", torch_ref.__file__)
 CASE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(5, 0), page_size=4, head_dim=8, num_splits=2)
-FEATURES = {"window": 3, "soft_cap": 2.0, "sinks": "drawn", "alibi_slopes": "drawn", "q_lens": (2, 1)}
+FEATURES = {"window": 3, "soft_cap": 2.0, "sinks": "drawn", "alibi_slopes": "drawn", "q_lens": (3, 1)}
+FEATURES |= {"tree_mask": "drawn"}
 MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot"}
 
 

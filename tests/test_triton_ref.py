@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kvconform.harness.subject import Subject
-from kvconform.specs import data
+from kvconform.specs import data, trees
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -113,6 +113,7 @@ def test_every_launch_is_counted():
     assert attend(layout="nhd", sm_scale=1.0, num_splits=2) == 2, "the parts, and their merge"
     per_head, lengths = on_device(np.ones(2, np.float32)), on_device(np.array([1], np.int32))
     features = {"window": 2, "soft_cap": 2.0, "sinks": per_head, "alibi_slopes": per_head, "q_lens": lengths}
+    features |= {"tree_mask": on_device(np.ones((1, 1), bool))}
     assert attend(layout="nhd", sm_scale=1.0, num_splits=1, **features) == 1, "no feature takes a kernel of its own"
     assert attend(layout="nhd", sm_scale=1.0, num_splits=2, **features) == 2
 
@@ -218,12 +219,17 @@ NOWHERE = 39
 """A page that nobody may read: its K and V are NaN."""
 
 
-def attended(num_q_heads, kv_lens, q_lens, table, **told):
-    """Results of paged_decode on the host, of the same numbers for as many query tokens."""
+def attended(num_q_heads, kv_lens, q_lens, table, negated=(), **told):
+    """Results of paged_decode on the host, of the same numbers for as many query tokens.
+
+    negated   a page and slot where K and V have the other sign
+    """
     drawn = np.random.default_rng(0).standard_normal
     q, cache = drawn((sum(q_lens), num_q_heads, 24)), {side: drawn((NOWHERE + 1, 4, 2, 24)) for side in "kv"}
     for buffer in cache.values():
         buffer[NOWHERE] = np.nan
+        if negated:
+            buffer[negated] *= -1
     told |= {"sinks": np.linspace(-1, 1, num_q_heads), "sm_scale": 0.5, "layout": "nhd"}
     lens = [np.array(one, np.int32) for one in (kv_lens, q_lens)]
     q, k, v, sinks = (on_device(one.astype(np.float32)) for one in (q, cache["k"], cache["v"], told.pop("sinks")))
@@ -245,6 +251,27 @@ def test_a_query_token_gets_the_bits_that_it_gets_alone(num_q_heads, capped):
     alone = attended(num_q_heads, seen, (1,) * len(seen), table[seq_of], **capped)
     for got, want in zip(together, alone, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("num_splits", [1, 5])
+def test_a_draft_changes_the_query_tokens_that_see_it_and_no_bit_of_any_other(num_splits):
+    """Trees of several sizes, one in more than a block, beside a sequence without query tokens; True in columns that
+    are no token's."""
+    q_lens, kv_lens = (3, 11, 0, 5), (3, 20, 9, 17)
+    table = np.arange(20).reshape(4, 5)
+    squares = [trees.ancestry(trees.parents(0, seq, size)) for seq, size in enumerate(q_lens)]
+    mask = np.concatenate([np.pad(one, ((0, 0), (0, 11 - len(one))), constant_values=True) for one in squares])
+    told = {"tree_mask": on_device(mask), "num_splits": num_splits}
+    before = attended(4, kv_lens, q_lens, table, **told)
+    for seq, (size, num_keys) in enumerate(zip(q_lens, kv_lens, strict=True)):
+        for token in range(size):
+            position = num_keys - size + token
+            where = table[seq, position // 4], position % 4
+            after = attended(4, kv_lens, q_lens, table, where, **told)
+            want = np.zeros(sum(q_lens), bool)
+            want[sum(q_lens[:seq]) :][:size] = squares[seq][:, token]
+            for one, other in zip(before, after, strict=True):
+                np.testing.assert_array_equal((one != other).any(tuple(range(1, one.ndim))), want)
 
 
 @pytest.mark.parametrize("num_splits", [1, 3])

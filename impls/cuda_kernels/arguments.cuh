@@ -70,6 +70,7 @@ struct CopyPages {
 struct Features {
     Tensor q_lens;               // [num_seqs]: query rows of each sequence, the last one of its newest key; null: one
     Tensor sinks, alibi_slopes;  // float32 [num_q_heads]
+    Tensor tree_mask;            // bool [num_rows, longest q_len]: the query tokens of its sequence that a row sees
     i64 window;                  // keys that a row sees at most, its own among them
     double soft_cap;
 };

@@ -75,7 +75,7 @@ class CopyPages(ctypes.Structure):
 
 class Features(ctypes.Structure):
     _fields_ = [
-        *_fields(Tensor, "q_lens sinks alibi_slopes"),
+        *_fields(Tensor, "q_lens sinks alibi_slopes tree_mask"),
         ("window", ctypes.c_int64),
         ("soft_cap", ctypes.c_double),
     ]

@@ -21,9 +21,10 @@ __device__ inline float sum_over_lanes(float value) {
     return value;
 }
 
-// The sequence of a query row, and the keys that the row sees: from the oldest one to before the end.
+// The sequence of a query row, and the keys that the row sees: from the oldest one to before the end. From `fresh` on
+// they are the sequence's query tokens.
 struct Sight {
-    i64 seq, oldest, end;
+    i64 seq, oldest, end, fresh;
 };
 
 // Without features row i is of sequence i and sees all of its keys.
@@ -31,22 +32,30 @@ template <typename Index, bool FEATURES>
 __device__ Sight sight(const Decode& a, i64 row) {
     if constexpr (FEATURES) {
         const Features& f = a.features;
-        i64 seq = row, newer = 0;  // newer: tokens of the sequence behind this row's
+        i64 seq = row, newer = 0, q_len = 1;  // newer: tokens of the sequence behind this row's
         if (f.q_lens.data) {
             seq = 0;
             i64 rows = at<const Index>(f.q_lens, seq);
             while (rows <= row) rows += at<const Index>(f.q_lens, ++seq);
             newer = rows - 1 - row;
+            q_len = at<const Index>(f.q_lens, seq);
         }
         const i64 length = at<const Index>(a.kv_lens, seq), end = length > newer ? length - newer : 0;
-        return {seq, f.window && f.window < end ? end - f.window : 0, end};
+        return {seq, f.window && f.window < end ? end - f.window : 0, end, length - q_len};
     } else {
-        return {row, 0, at<const Index>(a.kv_lens, row)};
+        return {row, 0, at<const Index>(a.kv_lens, row), 0};
     }
+}
+
+// Whether a tree mask hides a key from a row, for which it is not too new.
+__device__ inline bool hidden(const Tensor& tree_mask, i64 row, i64 key, i64 fresh) {
+    return tree_mask.data && key >= fresh && !at<const u8>(tree_mask, row, key - fresh);
 }
 
 // One block a (query row, q head, split): softmax attention over that split of the keys that the row sees. What it does
 // not see, such as keys outside its window, is not touched: neither pages nor their numbers.
+//
+// Keys that a tree hides from the row weigh nothing: they are others' query tokens.
 //
 // FEATURES: whether a.features is looked at. Which of them there are is the same for the whole launch.
 //
@@ -62,7 +71,7 @@ __device__ void decode(const Decode& a) {
 
     const i64 row = blockIdx.x, q_head = blockIdx.y, split = blockIdx.z;
     const i64 kv_head = q_head / a.group;
-    const auto [seq, oldest, end] = sight<Index, FEATURES>(a, row);
+    const auto [seq, oldest, end, fresh] = sight<Index, FEATURES>(a, row);
     const i64 share = (end - oldest + gridDim.z - 1) / gridDim.z;
     const i64 first = oldest + split * share, last = first + share < end ? first + share : end;
     const bool sinks = FEATURES && a.features.sinks.data && split == 0;
@@ -77,6 +86,7 @@ __device__ void decode(const Decode& a) {
     __syncthreads();
 
     float max = sinks ? at<const float>(a.features.sinks, q_head) : minus_infinity(), sum = sinks ? 1.0f : 0.0f;
+    bool live = sinks;  // whether there is any key: a tree may hide all of a split
     for (i64 tile = first; tile < last; tile += TILE) {
         float score = minus_infinity();
         if (const i64 key = tile + mine; key < last) {
@@ -90,6 +100,7 @@ __device__ void decode(const Decode& a) {
             const float cap = static_cast<float>(a.features.soft_cap);
             if (cap != 0.0f) score = cap * tanhf(score / cap);
             score += slope * static_cast<float>(tile + mine - (end - 1));
+            if (tile + mine < last && hidden(a.features.tree_mask, row, tile + mine, fresh)) score = minus_infinity();
         }
         if (lane == 0) scores[mine] = score;
         __syncthreads();
@@ -101,7 +112,10 @@ __device__ void decode(const Decode& a) {
         sum *= fade;
         for (i64 dim = thread; dim < a.head_dim; dim += THREADS) accumulator[dim] *= fade;
         for (int key = 0; key < num_keys; ++key) {
-            const i64 position = tile + key, page = at<const Index>(a.block_table, seq, position / a.page_size, V);
+            const i64 position = tile + key;
+            if (FEATURES && hidden(a.features.tree_mask, row, position, fresh)) continue;
+            live = true;
+            const i64 page = at<const Index>(a.block_table, seq, position / a.page_size, V);
             const PagedRow<const Element> v(a.v_cache, page, position % a.page_size, kv_head);
             const float p = weight(scores[key], max);
             sum += p;
@@ -110,7 +124,6 @@ __device__ void decode(const Decode& a) {
         __syncthreads();  // before the next tile's scores
     }
 
-    const bool live = first < last || sinks;
     if (thread == 0) at<float>(a.lses, split, row, q_head) = live ? max + logf(sum) : minus_infinity();
     if (!live) return;
     for (i64 dim = thread; dim < a.head_dim; dim += THREADS)

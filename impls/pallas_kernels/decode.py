@@ -7,6 +7,7 @@ that change no bit where it is off: a kernel is compiled once for all of them, a
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,13 @@ class Queries:
 
     q          float32 [num_kv_heads, row, head_dim]   row: token * group + q head of the kv head
     slopes     float32 [num_kv_heads, row, 1]
+    tree       float32 [row, token]   1: its row sees the key of the token, which is not newer
     sm_scale, soft_cap, window, kv_len   scalars
     """
 
     q: jax.Array
     slopes: jax.Array
+    tree: jax.Array
     sm_scale: Scalar
     soft_cap: Scalar
     window: Scalar
@@ -64,11 +67,14 @@ class Queries:
         row = lax.broadcasted_iota(jnp.int32, (1, num_rows, 1), 1)
         group = num_rows // self.q_len
         token = sum(((row >= later * group).astype(jnp.int32) for later in range(1, self.q_len)), jnp.zeros_like(row))
-        distance = first + lax.broadcasted_iota(jnp.int32, (1, 1, slots), 2) - (self.kv_len - self.q_len + token)
+        place = first + lax.broadcasted_iota(jnp.int32, (1, 1, slots), 2) - (self.kv_len - self.q_len)
+        distance = place - token
+        hidden = [(place == new) & (self.tree[None, :, new : new + 1] == 0) for new in range(self.q_len)]
         scores = jnp.einsum("hrd,hsd->hrs", self.q, k, precision=EXACT) * self.sm_scale
         scores = jnp.where(self.soft_cap == NO_CAP, scores, self.soft_cap * jnp.tanh(scores / self.soft_cap))
         scores = scores + self.slopes * distance.astype(jnp.float32)
-        return jnp.where((distance <= 0) & (distance > -self.window), scores, -jnp.inf)
+        seen = (distance <= 0) & (distance > -self.window) & ~functools.reduce(jnp.logical_or, hidden)
+        return jnp.where(seen, scores, -jnp.inf)
 
     def values(self, v: jax.Array, first: Scalar) -> jax.Array:
         """A page as `scores` takes it, with zeros for the keys that no row sees: 0 * NaN is NaN."""
@@ -119,6 +125,7 @@ def paged_decode(
     window: int,
     sinks: jax.Array,
     slopes: jax.Array,
+    tree: jax.Array,
     *,
     layout: str,
     num_splits: int,
@@ -137,6 +144,7 @@ def paged_decode(
     window       keys that a token sees at most, its own among them; ALL_KEYS: no fewer than there are
     sinks        bits of float32 [num_q_heads]   scores of one more key each; NO_SINK: there is none
     slopes       bits of float32 [num_q_heads]   times a key's distance from the token: <= 0; NO_SLOPE: nothing
+    tree         bits of bool [num_rows, tokens of a sequence]   whether a token sees another that is not newer
     returns      out out_dtype [num_splits, num_rows, num_q_heads, head_dim];
                  lse float32 [num_splits, num_rows, num_q_heads], natural; a row that sees nothing: 0 and -inf
     """
@@ -153,10 +161,15 @@ def paged_decode(
     by_head = jnp.moveaxis(q.reshape(num_seqs, q_len, num_kv_heads, group, head_dim), 1, 2)
     of_heads = lax.bitcast_convert_type(jnp.stack([sinks, slopes]), jnp.float32).reshape(2, num_kv_heads, 1, group)
 
-    def kernel(table: Ref, lens: Ref, span: Ref, factors: Ref, heads: Ref, q_ref: Ref, *refs: Ref) -> None:
+    of_tokens = jnp.repeat(tree.reshape(num_seqs, q_len, q_len).astype(jnp.float32), group, axis=1)
+
+    def kernel(
+        table: Ref, lens: Ref, span: Ref, factors: Ref, heads: Ref, tree_ref: Ref, q_ref: Ref, *refs: Ref
+    ) -> None:
         sources, (out, lse, *buffers, done) = refs[: len(fields)], refs[len(fields) :]
         seq, split = pl.program_id(0), pl.program_id(1)
-        rows = Queries(q_ref[...].astype(jnp.float32), heads[1], factors[0], factors[1], span[0], lens[seq], q_len)
+        asked = q_ref[...].astype(jnp.float32), heads[1], tree_ref[...]
+        rows = Queries(*asked, factors[0], factors[1], span[0], lens[seq], q_len)
         unread = lax.div(jnp.maximum(rows.oldest, 0), slots_a_page)
         num_pages = pl.cdiv(rows.kv_len, slots_a_page)
         share = pl.cdiv(num_pages - unread, num_splits)
@@ -197,6 +210,7 @@ def paged_decode(
             grid=(num_seqs, num_splits),
             in_specs=[
                 pl.BlockSpec(memory_space=pltpu.VMEM),
+                pl.BlockSpec((None, num_rows, q_len), lambda seq, split, *_: (seq, 0, 0)),
                 pl.BlockSpec((None, num_kv_heads, num_rows, head_dim), lambda seq, split, *_: (seq, 0, 0, 0)),
                 *[IN_HBM] * len(fields),
             ],
@@ -213,6 +227,7 @@ def paged_decode(
         jnp.full(1, window, jnp.int32),
         jnp.stack([jnp.float32(sm_scale), jnp.float32(soft_cap)]),
         jnp.broadcast_to(of_heads, (2, num_kv_heads, q_len, group)).reshape(2, num_kv_heads, num_rows, 1),
+        of_tokens,
         by_head.reshape(num_seqs, num_kv_heads, num_rows, head_dim),
         *fields.values(),
     )

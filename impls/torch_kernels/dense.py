@@ -20,6 +20,7 @@ LAYOUTS = {"bshd", "bhsd"}
 ROUNDED = {"float32", "float16", "bfloat16"}
 STRIDES = {"contiguous", "outer", "all"}
 MASKED = {"window": {"min": 0}, "alibi_slopes": {"none", "drawn"}, "q_lens": {"min": 1}}
+MASKED |= {"tree_mask": {"none", "drawn"}}
 """Features that a mask makes, of booleans or of numbers that are added to scores."""
 
 WHY_NOT = {
@@ -60,6 +61,32 @@ def ahead(kv_lens: torch.Tensor, seq: Any, row: Any, slot: Any, num_rows: int) -
     return slot - (kv_lens[seq] - num_rows + row)
 
 
+@dataclass(frozen=True)
+class Tree:
+    """A tree mask of padded rows.
+
+    rows    bool [num_seqs, num_rows, query token]
+    first   [num_seqs] slot of each sequence's first query token
+    """
+
+    rows: torch.Tensor
+    first: torch.Tensor
+
+    @staticmethod
+    def of(tree_mask: torch.Tensor | None, own: torch.Tensor, kv_lens: torch.Tensor) -> Tree | None:
+        """That of a call; own: as `padded` says it."""
+        if tree_mask is None:
+            return None
+        rows = tree_mask.new_zeros((*own.shape, tree_mask.shape[1]))
+        rows[own] = tree_mask
+        return Tree(rows, kv_lens - own.sum(1))
+
+    def __call__(self, seq: Any, row: Any, slot: Any) -> Any:
+        """Whether a row sees a key as far as the tree goes: keys older than the query tokens, and its ancestors."""
+        column = slot - self.first[seq]
+        return (column < 0) | self.rows[seq, row, column.clamp(0, self.rows.shape[2] - 1)]
+
+
 def seen(ahead: Any, window: int | None) -> Any:
     """Whether a key that stands so far ahead of a query is seen by it."""
     return ahead <= 0 if window is None else (ahead <= 0) & (ahead > -window)
@@ -67,17 +94,22 @@ def seen(ahead: Any, window: int | None) -> Any:
 
 def mask(
     kv_lens: torch.Tensor,
-    shape: tuple[int, int],
+    own: torch.Tensor,
+    num_slots: int,
     window: int | None = None,
     alibi_slopes: torch.Tensor | None = None,
+    tree_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """bool [num_seqs, 1, num_rows, num_slots]; under ALiBi float32 [num_seqs, num_q_heads, num_rows, num_slots].
 
-    shape   num_rows, num_slots
+    own   as `padded` says it
     """
-    seq, row, slot = (torch.arange(n, device=kv_lens.device) for n in (len(kv_lens), *shape))
-    distance = ahead(kv_lens, seq[:, None, None, None], row[:, None], slot, shape[0])
+    seq, row, slot = (torch.arange(n, device=kv_lens.device) for n in (*own.shape, num_slots))
+    tree = Tree.of(tree_mask, own, kv_lens)
+    at = seq[:, None, None, None], row[:, None], slot
+    distance = ahead(kv_lens, *at, own.shape[1])
     found: torch.Tensor = seen(distance, window)
+    found = found if tree is None else found & tree(*at)
     return found if alibi_slopes is None else (alibi_slopes[:, None, None] * distance).where(found, -torch.inf)
 
 

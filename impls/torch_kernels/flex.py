@@ -16,12 +16,20 @@ FEATURES = {**dense.MASKED, "soft_cap": {"min": 0}}
 WHY_NOT = dense.WHY_NOT | {"sinks": "its users rescale what it returns by its lse; the kernel has no such argument"}
 
 
-def block_mask(kv_lens: torch.Tensor, num_rows: int, window: int | None, num_slots: int, **blocks: int) -> BlockMask:
+def block_mask(
+    kv_lens: torch.Tensor,
+    own: torch.Tensor,
+    num_slots: int,
+    window: int | None,
+    tree_mask: torch.Tensor | None,
+    **blocks: int,
+) -> BlockMask:
     """Which slots each row of each sequence sees; a window of all slots is none."""
-    size = torch.tensor(window or num_slots)
+    size, num_rows, tree = torch.tensor(window or num_slots), own.shape[1], dense.Tree.of(tree_mask, own, kv_lens)
 
     def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
-        return dense.seen(dense.ahead(kv_lens, b, i, j, num_rows), size)
+        found = dense.seen(dense.ahead(kv_lens, b, i, j, num_rows), size)
+        return found if tree is None else found & tree(b, i, j)
 
     return create_block_mask(seen, len(kv_lens), None, num_rows, num_slots, "cpu", **blocks)
 
@@ -37,6 +45,21 @@ def score_mod(
         return score if alibi_slopes is None else score + alibi_slopes[h] * dense.ahead(kv_lens, b, i, j, num_rows)
 
     return changed
+
+
+def changes(
+    kv_lens: torch.Tensor,
+    own: torch.Tensor,
+    num_slots: int,
+    *,
+    window: int | None = None,
+    tree_mask: torch.Tensor | None = None,
+    blocks: dict[str, int] | None = None,
+    **scores: Any,
+) -> tuple[BlockMask, Any]:
+    """`block_mask` and `score_mod` of a call, by the features that it is given."""
+    mask = block_mask(kv_lens, own, num_slots, window, tree_mask, **(blocks or {}))
+    return mask, score_mod(kv_lens, own.shape[1], **scores)
 
 
 def attend(

@@ -84,6 +84,7 @@ def _decode(
     outs, out_split, out_row, out_head, out_dim, lses, lse_split, lse_row, lse_head,
     sinks, sinks_step, slopes, slopes_step, window, soft_cap, bend, q_starts, search,
     new_k, new_k_row, new_k_head, new_k_dim, new_v, new_v_row, new_v_head, new_v_dim,
+    tree, tree_row, tree_column,
     num_tasks, num_blocks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
     K_SLOT_CUT: tl.constexpr, K_HEAD_CUT: tl.constexpr, K_DIM_CUT: tl.constexpr,
     V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
@@ -95,8 +96,8 @@ def _decode(
 
     Every stride of K or V but the innermost is a multiple of its UNIT: so many elements can be loaded at once.
     Axes of blocks: task, row (query token and q head in its group), key, dim. A key that no row sees is not loaded but
-    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts, new_k) is not
-    compiled.
+    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts, new_k, tree) is
+    not compiled.
 
     new_k, new_v hold the newest keys, one of each query token: they are read there, whoever else may read them in the
     cache, and each is written into its slot by the task that attends from it to the first split.
@@ -121,7 +122,8 @@ def _decode(
         q_lengths = tl.load(q_starts + seqs + 1) - starts
         tokens = block_starts[:, None] + (rows // GROUP)[None, :]
         is_row &= tokens < q_lengths[:, None]
-        q_rows, places = starts[:, None] + tokens, (lengths - q_lengths)[:, None] + tokens
+        new = lengths - q_lengths  # the position of the first query token
+        q_rows, places = starts[:, None] + tokens, new[:, None] + tokens
         ends = tl.max(tl.where(is_row, places + 1, 0), 1)
     is_out = is_row[:, :, None] & is_dim[None, None, :]
     q_at = q_rows * q_row + q_heads * q_head
@@ -195,6 +197,10 @@ def _decode(
             is_seen &= keys[:, None, :] <= places[:, :, None]
             if window is not None:
                 is_seen &= keys[:, None, :] > places[:, :, None] - window
+        if tree is not None:
+            columns = (keys - new[:, None])[:, None, :]
+            is_told = is_row[:, :, None] & is_key[:, None, :] & (columns >= 0)
+            is_seen &= tl.load(tree + q_rows[:, :, None] * tree_row + columns * tree_column, mask=is_told, other=1) != 0
         scores = tl.where(is_seen, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 2))
         reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a task that is done, or a row without keys
@@ -243,6 +249,7 @@ def paged_decode(
     alibi_slopes: torch.Tensor | None = None,
     q_lens: torch.Tensor | None = None,
     new: tuple[torch.Tensor, torch.Tensor] | None = None,
+    tree_mask: torch.Tensor | None = None,
     into: Results = (None, None),
     workspace: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,6 +288,7 @@ def paged_decode(
         q_starts,
         triton.next_power_of_2(num_seqs) // 2,
         *((None, 0, 0, 0) * 2 if new is None else strided(*new)),
+        *(None, 0, 0) if tree_mask is None else strided(tree_mask.view(torch.uint8)),
         num_tasks,
         num_blocks,
         num_seqs,

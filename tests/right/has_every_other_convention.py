@@ -11,6 +11,7 @@ _FEATURES = {
     "soft_cap": {"min": 0},
     "sinks": {"none", "drawn"},
     "alibi_slopes": {"none", "drawn"},
+    "tree_mask": {"none", "drawn"},
 }
 OFFERS = {
     "paged_decode": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "q_lens": {"min": 1}, **_FEATURES},
@@ -18,7 +19,7 @@ OFFERS = {
 }
 CONVENTIONS = {"lse_base": "2", "lse_axes": "heads, rows", "lse_dtype": "float16", "lse_of_empty": "inf"}
 CONVENTIONS |= {"sinks_in_lse": False, "sinks_dtype": "q", "window_counts": "left", "soft_cap_order": "unscaled"}
-CONVENTIONS |= {"alibi_from": "first_key"}
+CONVENTIONS |= {"alibi_from": "first_key", "tree_mask_form": "all_keys"}
 ARITHMETIC = numpy_ref.ARITHMETIC
 
 
@@ -28,20 +29,31 @@ def _stored(lse):
     return np.ascontiguousarray(turned.astype(np.float16))
 
 
-def paged_decode(q, cache, table, kv_lens, *, layout, sm_scale, sinks, alibi_slopes, q_lens, window, soft_cap):
-    """Each query token is a sequence of its own, as long as what it sees."""
+def paged_decode(
+    q, cache, table, kv_lens, *, layout, sm_scale, sinks, alibi_slopes, q_lens, tree_mask, window, soft_cap
+):
+    """A sequence at a time, and beside a sink a row at a time: there the shift of its scores shows."""
     lens = np.ones_like(kv_lens) if q_lens is None else q_lens
-    seq = np.repeat(np.arange(len(lens)), lens)
-    own = np.maximum(kv_lens[seq] - np.cumsum(lens)[seq] + np.arange(len(seq)), -1)
-    given = {"layout": layout, "sm_scale": sm_scale, "alibi_slopes": alibi_slopes}
-    given |= {"window": None if window is None else window + 1, "soft_cap": soft_cap and soft_cap * sm_scale}
-    shift = 0 if alibi_slopes is None else (alibi_slopes * own[:, None]).astype(np.float32)
-    out, lse = numpy_ref.paged_decode(q, cache, table[seq], own + 1, **given)
-    for row in range(len(q) if sinks is not None else 0):  # beside a sink the shift of a row's scores shows
-        one = slice(row, row + 1)
-        sunk = (sinks.astype(np.float32) - shift)[row if np.ndim(shift) else slice(None)]
-        out[one], _ = numpy_ref.paged_decode(q[one], cache, table[seq[one]], own[one] + 1, **given, sinks=sunk)
-    return out, _stored(lse + shift)
+    ends, flat_ends = np.cumsum(lens), np.cumsum(lens * kv_lens)
+    told = {"layout": layout, "sm_scale": sm_scale, "alibi_slopes": alibi_slopes}
+    told |= {"window": None if window is None else window + 1, "soft_cap": soft_cap and soft_cap * sm_scale}
+    out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:2], np.float32)
+    for seq, (size, num_keys) in enumerate(zip(lens, kv_lens, strict=True)):
+        rows = slice(ends[seq] - size, ends[seq])
+        if tree_mask is not None:
+            of_keys = tree_mask[flat_ends[seq] - size * num_keys : flat_ends[seq]].reshape(size, num_keys)
+            told["tree_mask"] = of_keys[:, num_keys - min(size, num_keys) :]
+        one = (q[rows], cache, table[[seq]], kv_lens[[seq]])
+        out[rows], nats = numpy_ref.paged_decode(*one, **told, q_lens=lens[[seq]])
+        own = np.maximum(num_keys - size, -1) + np.arange(size)[:, None]
+        shift = np.zeros_like(nats) if alibi_slopes is None else (alibi_slopes * own).astype(np.float32)
+        for row in range(size if sinks is not None else 0):
+            sunk, _ = numpy_ref.paged_decode(
+                *one, **told, q_lens=lens[[seq]], sinks=sinks.astype(np.float32) - shift[row]
+            )
+            out[rows][row] = sunk[row]
+        lse[rows] = nats + shift
+    return out, _stored(lse)
 
 
 def merge_states(outs, lses):
