@@ -206,11 +206,14 @@ def equal_scores(cell: Cell) -> tuple[Case, ...]:
     return (pinned(cell, **(axes | {"num_splits": 1, "kv_lens": lens, "family": data.FLAT})),)
 
 
-def is_narrowest(cell: Cell) -> bool:
-    """Whether a cell is that of its layout's narrowest dtype that is offered: of several of one width the first."""
+def is_narrowest(cell: Cell, among: tuple[str, ...] = ()) -> bool:
+    """Whether a cell is that of its layout's narrowest dtype that is offered: of several of one width the first.
+
+    among   the dtypes that count, where any of them is offered
+    """
     specified = [dtype for dtype in cell.row.dtypes if dtype in OPERATIONS[cell.op].dtypes]
     offered = [dtype for dtype in specified if all_hold(cell.predicates("dtype"), dtype)]
-    return cell.dtype == min(offered, key=width)
+    return cell.dtype == min([dtype for dtype in offered if dtype in among] or offered, key=width)
 
 
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:

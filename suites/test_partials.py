@@ -9,6 +9,7 @@ from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
+from kvconform.specs.operations import ROUNDED
 from kvconform.specs.paged import FAR_PAGE
 from kvconform.specs.pinned import is_narrowest
 from kvconform.specs.strategies import LONGEST
@@ -32,7 +33,7 @@ def _takes_parts(cell):
     """Whether parts of several pages are attended and merged; in one dtype, that which partial results lose most in."""
     size = min(cell.allowed("page_size"))
     longer = any(cell.takes(kv_lens=(n,)) for n in range(size + 1, max(LONGEST, 2 * size) + 1))
-    return longer and is_narrowest(cell) and takes_parts(cell) and cell.takes(num_parts=(2,))
+    return longer and is_narrowest(cell, ROUNDED) and takes_parts(cell) and cell.takes(num_parts=(2,))
 
 
 def _shares(cell):
