@@ -161,7 +161,7 @@ def branches(cell: Cell) -> tuple[Case, ...]:
     drafts of one tree are in several of them."""
     shapes = sorted(cell.geometries(), key=lambda shape: int(shape["num_splits"])) if cell.static else [{}]
     with_trees = [case for case in schedule(cell) if case.tree_mask != "none"]
-    tokens = max(n for n in cell.allowed("q_lens") if n in FEATURES["q_lens"].pool)
+    tokens = max((n for n in cell.allowed("q_lens") if n in FEATURES["q_lens"].pool), default=1)
     room = shapes[-1]["capacity"] * shapes[-1]["page_size"] if cell.static else tokens + 1
     room = min(room, cell.allowed("page_size")[-1]) if cell.row.contiguous else room
     wish = (max(tokens - 2, FEATURES["tree_mask"].beside["q_lens"]), tokens + 1)
