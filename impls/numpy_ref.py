@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from kvconform.impls.numpy_kernels.parts import Told
+from kvconform.impls.numpy_kernels.tables import slots_of
 from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
 
 NAME = "numpy_ref"
@@ -20,13 +21,14 @@ _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int
 _STORED = _MOVED | {"float4_e2m1fn", "uint4", "uint2"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
+_TABLES = {"table_form": {"block_table", "csr", "token_slots"}}
 
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "append": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
-    "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_ANY},
+    "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_TABLES, **_ANY},
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "paged_decode": {
         "layout": set(PLAIN),
@@ -39,6 +41,7 @@ OFFERS = {
         "q_lens": {"min": 1},
         "pool": {"dense", "sparse"},
         "into": {"out", "lse", "workspace"},
+        **_TABLES,
         **_ANY,
     },
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
@@ -47,6 +50,8 @@ CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one", "huge"},
+    "evicted_pages": {"kept", "null", "minus_one"},
+    "sm_scale_of_none": "head_dim",
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
@@ -87,8 +92,12 @@ def _whole(cache):
 
 
 def _of_sides(indices, shared_dims):
-    """The indices of K and of V: the same, unless one more axis holds both."""
-    return (indices, indices) if indices.ndim == shared_dims else (indices[..., 0, :], indices[..., 1, :])
+    """The indices of K and of V: the same, unless one more axis holds both, as in no table of several arrays."""
+    return (
+        (indices, indices)
+        if isinstance(indices, dict) or indices.ndim == shared_dims
+        else (indices[..., 0, :], indices[..., 1, :])
+    )
 
 
 def append(cache, k, v, slot_mapping, *, layout, **told):
@@ -112,16 +121,17 @@ def copy_pages(cache, page_mapping, *, layout):
     return cache
 
 
-def _sequence(view, pages, length):
-    """One sequence of one part, [length, *token axes], the dim axis whole again."""
-    rows = view[pages].reshape(-1, *view.shape[2:])[:length]
+def _sequence(view, place):
+    """One sequence of one part, [length, *token axes], the dim axis whole again; place: pages and slots."""
+    pages, slots = place
+    whole, at = np.unique(pages, return_inverse=True)
+    rows = view[whole][at, slots]
     return rows.reshape(*rows.shape[:2], rows.shape[2] * rows.shape[3]) if rows.ndim == 4 else rows
 
 
 def gather(cache, block_table, kv_lens, *, layout, k=None, v=None, **told):
     def part(view, table, into):
-        pages = [table[seq, : -(-n // view.shape[1])] for seq, n in enumerate(kv_lens)]
-        return np.concatenate([_sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)], out=into)
+        return np.concatenate([_sequence(view, at) for at in slots_of(table, kv_lens, view.shape[1])], out=into)
 
     def side(views, table, into):
         if isinstance(views, dict):
@@ -212,7 +222,7 @@ def paged_decode(
     kv_lens,
     *,
     layout,
-    sm_scale,
+    sm_scale=None,
     num_splits=1,
     window=None,
     soft_cap=None,
@@ -226,13 +236,16 @@ def paged_decode(
 ):
     views, tables = _views(_whole(cache), layout, **told), _of_sides(block_table, 2)
     page_size, num_kv_heads = views[0].shape[1:3]
+    sm_scale = q.shape[-1] ** -0.5 if sm_scale is None else sm_scale
     out = np.empty(q.shape, q.dtype) if out is None else out
     lse = np.empty(q.shape[:2], np.float32) if lse is None else lse
     q_ends = np.cumsum(np.ones(len(kv_lens), int) if q_lens is None else q_lens)
     slopes = None if alibi_slopes is None else alibi_slopes.reshape(num_kv_heads, -1)
-    for seq, n in enumerate(kv_lens):
-        pages = [table[seq, : -(-n // page_size)] for table in tables]
-        k, v = (_sequence(view, p, n).astype(np.float32, order="C") for view, p in zip(views, pages, strict=True))
+    oldest = None if window is None else np.maximum(kv_lens - np.diff(q_ends, prepend=0) + 1 - window, 0)
+    places = [slots_of(table, kv_lens, page_size, oldest) for table in tables]
+    for seq, place in enumerate(zip(*places, strict=True)):
+        k, v = (_sequence(view, at).astype(np.float32, order="C") for view, at in zip(views, place, strict=True))
+        n = len(k)
         rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
         of_rows = q[rows].astype(np.float32)
         grouped = _by_kv_head(of_rows, num_kv_heads)

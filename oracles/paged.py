@@ -44,7 +44,7 @@ class Reading:
     def of(cls, inputs: PagedInputs) -> Self:
         """The right reading of a Case."""
         row = inputs.row
-        return cls(row, row.parts, inputs.tables, inputs.kv_lens.astype(np.int64), inputs.mappings)
+        return cls(row, row.parts, inputs.given, inputs.kv_lens.astype(np.int64), inputs.mappings)
 
 
 def token_coordinates(inputs: PagedInputs, part: Part, slots: Array, row: Layout | None = None) -> tuple[Array, ...]:

@@ -51,7 +51,7 @@ class Operation:
     case_axes: tuple[str, ...]
     optional: Mapping[str, Any] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)
-    unasked: Mapping[str, Any] = field(default_factory=lambda: {"strides": "contiguous", "pool": "dense"})
+    unasked: Mapping[str, Any] = field(default_factory=lambda: _UNASKED)
     lends: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: bool = False
@@ -83,7 +83,9 @@ class Operation:
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "head_dim_v", "num_subspaces", "kv_lens", "spare_pages", "capacity")
 _HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "head_dim_v": "dim_v", "page_size": "slot", "dtype": "dtype"}
-_TABLE = ("spare_columns", "table_padding", "index_dtype")
+_TABLE = ("spare_columns", "table_padding", "table_form", "index_dtype")
+_UNASKED = {"strides": "contiguous", "pool": "dense"}
+_OF_READS = {**_UNASKED, "table_form": "block_table"}
 
 OPERATIONS: dict[str, Operation] = {
     op.name: op
@@ -128,6 +130,7 @@ OPERATIONS: dict[str, Operation] = {
             returns=("k", "v"),
             holds="pages",
             hidden=_HIDDEN,
+            unasked=_OF_READS,
             lends=("k", "v"),
             case_axes=(*_PAGES, *_TABLE, "page_ids", "shared_pages", "pool", "strides", "buffers"),
         ),
@@ -149,10 +152,12 @@ OPERATIONS: dict[str, Operation] = {
             hidden=_HIDDEN,
             only=ROUNDED,
             optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
+            unasked=_OF_READS,
             lends=("out", "lse", WORKSPACE),
             case_axes=(
                 *(a for a in _PAGES if a not in ("num_subspaces", "head_dim_v")),
                 *_TABLE,
+                "evicted_pages",
                 "group",
                 "num_splits",
                 "sm_scale",

@@ -39,13 +39,14 @@ def appending(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
 
 def gathering(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
     """The arguments of gather that read the tokens of a Case."""
-    return {"cache": cache, "block_table": x.block_table, "kv_lens": x.kv_lens, "layout": x.case.layout}
+    return {"cache": cache, **x.told(), "layout": x.case.layout}
 
 
 def attending(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of paged_decode for a Case, in the forms that an implementation's conventions name."""
     case = x.case
-    given: dict[str, Any] = {"sm_scale": x.sm_scale, "num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
+    given: dict[str, Any] = {"num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
+    given["sm_scale"] = x.scale_told(conventions["sm_scale_of_none"])
     given["window"] = case.window - (conventions["window_counts"] == "left") if case.window else None
     given |= {"sinks": x.sinks_in(conventions["sinks_dtype"]), "alibi_slopes": x.alibi_slopes, "q_lens": x.q_lens}
     return {"q": x.q, **gathering(x, cache), **given}

@@ -52,7 +52,7 @@ def test_decode_does_not_see_page_numbers(subject, case):
     x = inputs(case)
     renamed = x.with_pages_renamed()
     before = attend(subject, case, paged.filled(x, "zero"))
-    after = attend(subject, case, paged.filled(renamed, "zero"), block_table=renamed.block_table)
+    after = attend(subject, case, paged.filled(renamed, "zero"), **renamed.told())
     require_attention(after, before, "with pages renumbered against before")
 
 
@@ -93,7 +93,7 @@ def test_attention_over_parts_merges_to_the_whole(subject, case):
     num_parts = parts_of(static=bool(case.capacity))
     parts = x.in_parts(num_parts)
     cache = paged.filled(parts, case.dead)
-    got = attend(subject, parts.case, cache, block_table=parts.block_table, q=parts.q, kv_lens=parts.kv_lens)
+    got = attend(subject, parts.case, cache, q=parts.q, **parts.told())
     stacked = {n: np.ascontiguousarray(a.reshape(-1, num_parts, *a.shape[1:]).swapaxes(0, 1)) for n, a in got.items()}
     merged = subject.call(case, "merge_states", outs=stacked["out"], lses=stacked["lse"])
     profile = decode.twice_merged(subject.profile(case.dtype), case.dtype, case.num_splits, num_parts)
