@@ -21,6 +21,8 @@ WORKSPACE = "workspace"
 ROUNDED = ("float32", "float16", "bfloat16")
 """Dtypes in which arithmetic operations are specified."""
 
+_UNASKED: dict[str, Any] = {"strides": "contiguous", "pool": "dense"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
@@ -84,7 +86,6 @@ class Operation:
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "head_dim_v", "num_subspaces", "kv_lens", "spare_pages", "capacity")
 _HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "head_dim_v": "dim_v", "page_size": "slot", "dtype": "dtype"}
 _TABLE = ("spare_columns", "table_padding", "table_form", "index_dtype")
-_UNASKED = {"strides": "contiguous", "pool": "dense"}
 _OF_READS = {**_UNASKED, "table_form": "block_table"}
 
 OPERATIONS: dict[str, Operation] = {

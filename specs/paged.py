@@ -372,13 +372,14 @@ class PagedInputs:
         owns, `null` where a table names them and `free` where it does not."""
         size, num_pages = self.case.page_size, self.sizes["page"]
         found = []
-        for slots, table in zip(self.slots, self.given, strict=True):
+        for slots, own, table in zip(self.slots, self.tables, self.given, strict=True):
             dead = np.ones(num_pages * size, bool)
             dead[slots] = False
             owned = np.zeros(num_pages, bool)
             owned[slots // size] = True
             named = np.zeros(num_pages, bool)
-            named[table[(table >= 0) & (table < num_pages)]] = True
+            others = table[(np.arange(table.shape[1]) >= np.array(self.pages_of, np.int64)[:, None]) | (table != own)]
+            named[others[(others >= 0) & (others < num_pages)]] = True
             regions = {"tails": owned, "free": ~owned & ~named, "null": ~owned & named}
             found.append({name: np.flatnonzero(dead & np.repeat(pages, size)) for name, pages in regions.items()})
         return tuple(found)
