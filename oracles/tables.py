@@ -51,6 +51,33 @@ def _csr_unguarded(arrays: Arrays, page_size: int) -> Pages:
     return _csr_of(arrays, lens.astype(np.uint32))
 
 
+def _csr_modulo(arrays: Arrays, page_size: int) -> Pages:
+    lens = (np.diff(arrays["kv_indptr"]) - 1) * page_size + arrays["last_page_len"] % page_size
+    return _csr_of(arrays, np.maximum(lens, 0))
+
+
+def _csr_lens(arrays: Arrays, page_size: int) -> Array:
+    lens: Array = np.where(np.diff(arrays["kv_indptr"]) > 0, _get_seq_lens(arrays, page_size), 0)
+    return lens
+
+
+def _csr_next(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens, indptr = _csr_lens(arrays, page_size), arrays["kv_indptr"]
+    return Pages.shared(slices(arrays["kv_indices"], indptr[1:], np.diff(indptr)), kv_lens)
+
+
+def _csr_rows(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens, entries = _csr_lens(arrays, page_size), arrays["kv_indices"]
+    starts = np.arange(len(kv_lens)) * (len(entries) // max(1, len(kv_lens)))
+    return Pages.shared(slices(entries, starts, cdiv(kv_lens, page_size)), kv_lens)
+
+
+def _csr_to_the_end(arrays: Arrays, page_size: int) -> Pages:
+    indptr = arrays["kv_indptr"].copy()
+    indptr[-1:] = len(arrays["kv_indices"])
+    return _csr_of(arrays | {"kv_indptr": indptr}, _csr_lens(arrays | {"kv_indptr": indptr}, page_size))
+
+
 def _strided(arrays: Arrays, page_size: int) -> Pages:
     kv_lens = np.diff(arrays["kv_indptr"])
     counts = cdiv(kv_lens, page_size)
@@ -94,6 +121,30 @@ _WRONG = (
         "FlashInfer include/flashinfer/page.cuh, AppendPagedKVCacheDecodeKernel: (n - 1) * page_size + last_page_len "
         "in uint32 for n = 0 too",
         _csr_unguarded,
+    ),
+    WrongReader(
+        "modulo_page_size",
+        "csr",
+        "kv_len % page_size where it is (kv_len - 1) % page_size + 1: a last page that is full has no token",
+        _csr_modulo,
+    ),
+    WrongReader(
+        "next_indptr",
+        "csr",
+        "a row of kv_indptr too far: each sequence begins where its own pages end",
+        _csr_next,
+    ),
+    WrongReader(
+        "csr_as_rows",
+        "csr",
+        "a reader of [num_seqs, width], given kv_indices",
+        _csr_rows,
+    ),
+    WrongReader(
+        "to_the_end",
+        "csr",
+        "whoever takes the length of kv_indices for kv_indptr[-1], which it is where nothing is to spare",
+        _csr_to_the_end,
     ),
     WrongReader(
         "strided_slots",

@@ -242,6 +242,11 @@ def rows(runs: Runs, form: Form) -> Array:
     return table
 
 
+def matrix(runs: Runs) -> Array:
+    """The rows of a block table that is padded with page 0."""
+    return rows(runs, Form(page_size=1, padding=0, width=None, empty_last_page_len=1))
+
+
 def _packed(runs: Runs, form: Form, each: int = 1) -> Array:
     """Runs one behind another, then padding up to the width, of `each` entries, for every sequence."""
     flat = [one for run in runs for one in run]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from kvconform.oracles import decode, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
-from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_near, require_same
+from kvconform.oracles.verdict import Expected, Interval, Violation, by_axes, require, require_near, require_same
 from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.families import is_screened
@@ -144,7 +145,15 @@ def _explanations(
         error = decode.error_of_exp_at_0(attend(subject, flat, zeros), want, right.lse_unit)
         return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
 
-    return {**mistakes.of_decode(x, cache, profile, right), "exp_of_0_is_not_1/0": errs_at_0}
+    named = {**mistakes.of_decode(x, cache, profile, right), "exp_of_0_is_not_1/0": errs_at_0}
+    if x.scale_told(subject.conventions["sm_scale_of_none"]) is not None:
+        return named
+    with suppress(Violation):  # of a scale that is given nothing is wrong: None means something else
+        got, want = attend(subject, x.case, cache, sm_scale=x.sm_scale), decode.required(x, cache, profile, right)
+        require(got, {name: want[name] for name in got})
+        named = {name: oracle for name, oracle in named.items() if not name.startswith("sm_scale_")}
+        named |= mistakes.of_default_scale(x, cache, profile, right)
+    return named
 
 
 def passes_zeros(want: Expected) -> bool:
