@@ -7,7 +7,7 @@ from kvconform.impls import numpy_ref as right
 NAME = "splits_take_pages_by_number"
 BACKEND = "numpy"
 OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "num_splits": range(1, 8)}}
-CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}, right.ARITHMETIC
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits):
