@@ -9,13 +9,17 @@ from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
-from kvconform.specs.pinned import equal_scores, evicted, schedule
+from kvconform.specs.pinned import equal_scores, evicted, evicted_pages, schedule, table_forms
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
 
 
 def _pinned(cell):
-    return (*equal_scores(cell), *schedule(cell), *evicted(cell))
+    return (*equal_scores(cell), *schedule(cell), *_of_evicted(cell), *table_forms(cell))
+
+
+def _of_evicted(cell):
+    return (*evicted(cell), *evicted_pages(cell))
 
 
 @law("paged_decode", pinned=_pinned)
@@ -27,7 +31,7 @@ def test_decode_is_within_the_bound(subject, case):
 @law(
     "paged_decode",
     only={"dead": ("finite", "nan", "inf")},
-    pinned=evicted,
+    pinned=_of_evicted,
     wants=lambda conventions: set(conventions["dead"]) - {"zero"},
 )
 def test_decode_ignores_dead_slots(subject, case):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -29,16 +29,14 @@ class Part:
     buffer   the array of the cache
     axes     of that array, in order; parentheses make one of several, the last of them fastest
     side     which of `kv`, where the axes have it: 0 K, 1 V
-    lanes    first and last of the last axis, where that holds several parts; of a size that is told its name
-    own      axis -> the name of its size, where that is not the one of K
+    lanes    what of the last axis, where that holds several parts
     """
 
     name: str
     buffer: str
     axes: str
     side: int = 0
-    lanes: tuple[int | str | None, int | str | None] | None = None
-    own: Mapping[str, str] = field(default_factory=dict)
+    lanes: slice | None = None
 
 
 @dataclass(frozen=True)
@@ -85,14 +83,7 @@ def _alone(*parts: Part) -> Sides:
     return parts, ()
 
 
-_OWN_WIDTH = {"head_dim": "head_dim_v"}
-_LATENT, _ROPE = (None, -64), (-64, None)
-
-
-def _uneven(axes: str) -> Sides:
-    """K and, of a width of its own, V behind it."""
-    return (Part("k", "kv", axes, lanes=(None, "head_dim")),), (Part("v", "kv", axes, lanes=("head_dim", None)),)
-
+_LATENT, _ROPE = slice(None, -64), slice(-64, None)
 
 ROWS: dict[str, Sides] = {
     "nhd": _apart("page slot head dim"),
@@ -101,7 +92,6 @@ ROWS: dict[str, Sides] = {
     "split_x": _apart("page head dims slot dim", "page head dim slot"),
     "shuffled_v": _apart("page head dims slot dim", "page head slots dim slot"),
     "token_slots": _apart("page head dim"),
-    "token_slots_diffkv": _apart("page head dim"),
     "trtllm_blocks": _fused("page head slot dim", "pool"),
     "kv_first_nhd": _fused("kv page slot head dim"),
     "kv_first_hnd": _fused("kv page head slot dim"),
@@ -109,8 +99,6 @@ ROWS: dict[str, Sides] = {
     "page_first_hnd": _fused("page kv head slot dim"),
     "beside_nhd": _fused("page slot head (kv dim)"),
     "beside_hnd": _fused("page head slot (kv dim)"),
-    "beside_nhd_diffkv": _uneven("page slot head dim"),
-    "beside_hnd_diffkv": _uneven("page head slot dim"),
     "interleaved": _fused("page slot (head kv) dim"),
     "packed": _fused("page slot (heads kv) (head kv) dim"),  # all of kv is fast, unless 4 bytes hold one value
     "packed_hd64": _fused("page slot heads head (kv dim)"),
@@ -126,7 +114,7 @@ ROWS: dict[str, Sides] = {
     ),
     "mla_aligned": _alone(
         Part("ckv", "kv_cache", "page slots slot dim"),
-        Part("kpe", "kv_cache", "page slots slot dim", lanes=(-128, -64)),
+        Part("kpe", "kv_cache", "page slots slot dim", lanes=slice(-128, -64)),
     ),
     "mla_packed": _alone(Part("ckv", "ckv", "page slots slot dim")),
     "mla_tokens_last": _alone(Part("ckv", "ckv", "page dim slot")),
