@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from kvconform.faults.every import FAULTS
 from kvconform.faults.fault import Fault
-from kvconform.faults.of_features import FEATURE_FAULTS
 from kvconform.harness.adapters import AdapterError, find, nearest
 from kvconform.harness.booking import BAD_EXIT, OK_EXIT
 from kvconform.harness.laws import all_laws
@@ -59,7 +59,7 @@ def power_command(
 
     Exit codes: 0 some law sees every fault with each seed; 1 one is not seen; 2 bad usage or a bad adapter.
     """
-    faults = _named("fault", names, FEATURE_FAULTS)
+    faults = _named("fault", names, FAULTS)
     laws = {name: law for name, law in _named("law", law_names, all_laws()).items() if law.op == OP}
     found = find(impl)
     subject = Subject(found.load(), found.name, str(found.path))

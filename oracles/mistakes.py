@@ -89,6 +89,12 @@ def _misread(name: str) -> Change:
     return change
 
 
+def _one_more(inputs: PagedInputs, right: Reading) -> Reading:
+    if inputs.case.table_form == WRONG_READERS["one_more"].table:  # where another index comes next
+        return _misread("one_more")(inputs, right)
+    return replace(right, lens=right.lens + (right.lens > 0))
+
+
 def _misreads(*names: str) -> dict[str, Any]:
     """The changes of wrong readers of one table, and where they can be made."""
     (table,) = {WRONG_READERS[name].table for name in names}
@@ -299,9 +305,7 @@ MISTAKES: dict[str, Mistake] = {
     "last_token_is_dropped": Mistake(
         "the newest token is not read", _READ, (_lens(lambda inputs, lens: np.maximum(lens - 1, 0)),)
     ),
-    "one_token_too_many": Mistake(
-        "one slot past the newest token is read", _READ, (_lens(lambda inputs, lens: lens + (lens > 0)),)
-    ),
+    "one_token_too_many": Mistake("one slot past the newest token is read", _READ, (_one_more,)),
     "first_token_is_dropped": Mistake(
         "the oldest token is not read",
         ("paged_decode",),

@@ -61,6 +61,12 @@ def _csr_lens(arrays: Arrays, page_size: int) -> Array:
     return lens
 
 
+def _csr_more(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens = _csr_lens(arrays, page_size)
+    more = kv_lens + (kv_lens > 0)
+    return Pages.shared(slices(arrays["kv_indices"], arrays["kv_indptr"][:-1], cdiv(more, page_size)), more)
+
+
 def _csr_next(arrays: Arrays, page_size: int) -> Pages:
     kv_lens, indptr = _csr_lens(arrays, page_size), arrays["kv_indptr"]
     return Pages.shared(slices(arrays["kv_indices"], indptr[1:], np.diff(indptr)), kv_lens)
@@ -127,6 +133,12 @@ _WRONG = (
         "csr",
         "kv_len % page_size where it is (kv_len - 1) % page_size + 1: a last page that is full has no token",
         _csr_modulo,
+    ),
+    WrongReader(
+        "one_more",
+        "csr",
+        "last_page_len with a token that is not yet there, and behind a page that is full whatever index comes next",
+        _csr_more,
     ),
     WrongReader(
         "next_indptr",

@@ -242,9 +242,10 @@ def rows(runs: Runs, form: Form) -> Array:
     return table
 
 
-def matrix(runs: Runs) -> Array:
+def matrix(runs: Iterable[Iterable[int]]) -> Array:
     """The rows of a block table that is padded with page 0."""
-    return rows(runs, Form(page_size=1, padding=0, width=None, empty_last_page_len=1))
+    some = tuple(tuple(run) for run in runs)
+    return rows(some, Form(page_size=1, padding=0, width=None, empty_last_page_len=1))
 
 
 def _packed(runs: Runs, form: Form, each: int = 1) -> Array:

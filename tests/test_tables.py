@@ -463,6 +463,7 @@ SHOWN = {
     "trtllm_plan": (BATCH, {"kv_lens": (7, 1, 9), "k": ((5, 2), (7,), (0, 4))}),
     "append_decode": (BATCH, {"kv_lens": (7, 2**32 - 3, 9)}),
     "modulo_page_size": (Pages.shared([[5, 2], [7]], [8, 3]), {"kv_lens": (4, 3)}),
+    "one_more": (BATCH, {"kv_lens": (8, 0, 10)}),
     "next_indptr": (BATCH, {"k": ((7, 0), (), ())}),
     "csr_as_rows": (Pages.shared([[5], [2, 7, 0], [4, 1]], [4, 12, 8]), {"k": ((5,), (7, 0, 4), (4, 1))}),
     "to_the_end": (BATCH, {"k": ((5, 2), (), (7, 0, 4, 6)), "kv_lens": (7, 0, 13)}),
@@ -475,7 +476,7 @@ SHOWN = {
 SURPLUS = {"to_the_end": {"width": 2, "padding": 6}}
 """Entries to spare, without which a reader is right."""
 
-LOUD = {"modulo_page_size", "next_indptr"}
+LOUD = {"modulo_page_size", "one_more", "next_indptr"}
 """Wrong readers that anybody notices."""
 
 
