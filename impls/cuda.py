@@ -73,6 +73,8 @@ CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one", "huge"},
+    "evicted_pages": {"kept", "null", "minus_one"},
+    "sm_scale_of_none": "head_dim",
     "slots_out_of_range": "drop",
     "duplicate_slots": "undefined",  # a block a token: on a GPU two of them write at once
     "padding": "kept",
@@ -222,7 +224,7 @@ def paged_decode(
     kv_lens: DeviceArray,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     num_splits: int = 1,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -259,7 +261,7 @@ def paged_decode(
         page_size=pages.page_size,
         group=num_q_heads // pages.num_kv_heads,
         head_dim=head_dim,
-        sm_scale=sm_scale,
+        sm_scale=head_dim**-0.5 if sm_scale is None else sm_scale,
         features=features,
     )
     featured = any(given is not None for given in (q_lens, sinks, alibi_slopes, window, soft_cap))

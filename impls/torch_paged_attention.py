@@ -24,6 +24,7 @@ OFFERS = {
     "paged_decode": {"layout": {"heads_first"}, "dtype": dense.ROUNDED, "static": True, **flex.FEATURES},
 }
 WHY_NOT = flex.WHY_NOT | {"layout": "its cache is this one", "strides": "they are one axis", "sparse": "it is copied"}
+WHY_NOT |= {"table_form": "it is given the pages of a row, and makes a table of its own of them"}
 CONVENTIONS = of_flex.CONVENTIONS | {"table_padding": {"valid", "minus_one"}}  # its own tables end in -1
 ARITHMETIC, IN_PLACE = of_flex.ARITHMETIC, {"append": "cache"}
 calls = dense.Calls()
@@ -48,7 +49,7 @@ def append(cache: Any, k: torch.Tensor, v: torch.Tensor, slot_mapping: torch.Ten
 
 
 def paged_decode(
-    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **mods: Any
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: Any, q_lens: Any = None, **mods: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     owned = zip(table.tolist(), (-(-kv_lens // (size := cache["k"].shape[2]))).tolist(), strict=True)
     paged, (k, v) = _paged(cache, [row[:pages] for row, pages in owned])

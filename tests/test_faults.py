@@ -71,7 +71,6 @@ def test_the_scale_of_none_is_a_fault_by_what_it_is_declared_to_be(reference):
     other.conventions = {**other.conventions, "sm_scale_of_none": "one"}
     assert made(FAULTS[name], other) == ""
     assert made(FAULTS["scale_of_none_is_one"], other) == "its conventions make it right"
-    other.adapter = reference.adapter
     searcher = Searcher(_with_fault(other, FAULTS[name]), Options(EFFORT, ops=(OP,), layouts=LAYOUT, laws=tuple(BOUND)))
     searcher.begin(1)
     cells = searcher.run(*BOUND.values())
