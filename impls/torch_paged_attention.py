@@ -24,7 +24,6 @@ OFFERS = {
     "paged_decode": {"layout": {"heads_first"}, "dtype": dense.ROUNDED, "static": True, **flex.FEATURES},
 }
 WHY_NOT = flex.WHY_NOT | {"layout": "its cache is this one", "strides": "they are one axis", "sparse": "it is copied"}
-WHY_NOT |= {"table_form": "it is given the pages of a row, and makes a table of its own of them"}
 CONVENTIONS = of_flex.CONVENTIONS | {"table_padding": {"valid", "minus_one"}}  # its own tables end in -1
 ARITHMETIC, IN_PLACE = of_flex.ARITHMETIC, {"append": "cache"}
 calls = dense.Calls()

@@ -15,6 +15,7 @@ from kvconform.impls.torch_kernels.handles import DEVICE, device_name
 from kvconform.impls.torch_kernels.handles import synchronize as synchronize
 from kvconform.impls.torch_kernels.handles import to_device as to_device
 from kvconform.impls.torch_kernels.handles import to_host as to_host
+from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import Cache, Rows
 from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged
 from kvconform.specs.dtypes import DTYPES
@@ -27,6 +28,7 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread 
 
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}, "static": True}  # static: a GPU compiles, the interpreter is slow
+_TABLES = {"table_form": {"block_table", "csr", "token_slots"}}
 _INDEXED = {"index_dtype": {"int32", "int64"}, **_ANY}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_ANY}
 _POOL = {"dense", "sparse"} if DEVICE.type == "cpu" else {"dense"}  # a GPU has memory of its own
@@ -41,7 +43,7 @@ OFFERS = {
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
-    "gather": {"into": {"k", "v"}, **_MOVED},
+    "gather": {"into": {"k", "v"}, **_TABLES, **_MOVED},
     "copy_pages": {
         "layout": {row.name for row in OPERATIONS["copy_pages"].layouts} - _ALIKE,
         "pool": _POOL,
@@ -58,6 +60,7 @@ OFFERS = {
         "q_lens": {"min": 1},
         "pool": _POOL,
         "into": {*_RESULTS, "workspace"},
+        **_TABLES,
         **_INDEXED,
     },
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
@@ -128,7 +131,7 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: torch.Tensor, *, layout
 
 def gather(
     cache: Cache,
-    block_table: torch.Tensor,
+    block_table: Table,
     kv_lens: torch.Tensor,
     *,
     layout: str,
@@ -157,7 +160,7 @@ def copy_pages(cache: Cache, page_mapping: torch.Tensor, *, layout: str) -> Cach
 def paged_decode(
     q: torch.Tensor,
     cache: Cache,
-    block_table: torch.Tensor,
+    block_table: Table,
     kv_lens: torch.Tensor,
     *,
     layout: str,

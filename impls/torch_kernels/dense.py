@@ -29,7 +29,7 @@ WHY_NOT = {
     "num_splits": "the kernel has no such argument",
     "feature": "the kernel has no such argument",
     "sparse": "a contiguous cache has no pool",
-    "table_form": "a contiguous cache has no page table",
+    "table_form": "the kernel takes no page table",
 }
 
 

@@ -28,19 +28,20 @@ def room(table: Table, page_size: int) -> int:
 
 def places(table: Table, seq: Tensor, position: Tensor, page_size: int) -> tuple[Tensor, Tensor]:
     """Pages and slots [*seq, *position], on from a sequence's end whatever the table has there."""
-    column = position if _of_tokens(table) else position // page_size
+    column = position if of_tokens(table) else position // page_size
     lead = (..., *(None for _ in position.shape))
     if isinstance(table, Tensor):
         entries = table[seq[lead], column.clamp(max=table.shape[1] - 1)].long()
     else:
         indices = table["kv_indices"]
         entries = indices[(table["kv_indptr"][seq][lead] + column).clamp(max=len(indices) - 1)].long()
-    if _of_tokens(table):
+    if of_tokens(table):
         return entries.div(page_size, rounding_mode="floor"), entries.remainder(page_size)
     return entries, (position % page_size).expand_as(entries)
 
 
-def _of_tokens(table: Table) -> bool:
+def of_tokens(table: Table) -> bool:
+    """Whether its entries are slots of tokens, not pages."""
     return not isinstance(table, Tensor) and "last_page_len" not in table
 
 
