@@ -59,7 +59,7 @@ def _of_int32(array: Array) -> Array:
 
 TABLES = (
     _read_by("full_last_page_has_no_token", "modulo_page_size"),
-    _read_by("empty_sequence_has_its_last_page_len", "get_seq_lens"),
+    _read_by("empty_sequence_has_its_last_page_len", "page_of_the_next"),
     _read_by("empty_sequence_takes_the_page_of_the_next", "trtllm_plan"),
     _read_by("indptr_is_read_a_row_too_far", "next_indptr"),
     _read_by("indices_are_read_as_rows", "csr_as_rows"),

@@ -282,7 +282,9 @@ MISTAKES: dict[str, Mistake] = {
         **_misreads("modulo_page_size"),
     ),
     "empty_sequences_have_a_last_page": Mistake(
-        "a sequence without pages has last_page_len tokens", _READ, **_misreads("get_seq_lens", "trtllm_plan")
+        "a sequence without pages has last_page_len tokens",
+        _READ,
+        **_misreads("page_of_the_next", "get_seq_lens", "trtllm_plan"),
     ),
     "indptr_of_the_next_sequence": Mistake(
         "each sequence begins where its pages end: kv_indptr is read one row too far", _READ, **_misreads("next_indptr")

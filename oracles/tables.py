@@ -46,6 +46,11 @@ def _csr_counted(arrays: Arrays, page_size: int) -> Pages:
     return Pages.shared(slices(arrays["kv_indices"], starts, counts), kv_lens)
 
 
+def _csr_on(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens = _get_seq_lens(arrays, page_size)
+    return Pages.shared(slices(arrays["kv_indices"], arrays["kv_indptr"][:-1], cdiv(kv_lens, page_size)), kv_lens)
+
+
 def _csr_unguarded(arrays: Arrays, page_size: int) -> Pages:
     lens = (np.diff(arrays["kv_indptr"]) - 1) * page_size + arrays["last_page_len"]
     return _csr_of(arrays, lens.astype(np.uint32))
@@ -120,6 +125,12 @@ _WRONG = (
         "off kv_indices by get_seq_lens, so a sequence without pages takes the next one's; at the end torch "
         "refuses or repeats the last page",
         _csr_counted,
+    ),
+    WrongReader(
+        "page_of_the_next",
+        "csr",
+        "get_seq_lens, and pages on from kv_indptr: a sequence without pages takes the first one of the next",
+        _csr_on,
     ),
     WrongReader(
         "append_decode",

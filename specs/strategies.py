@@ -199,7 +199,7 @@ class Cell:
         if poison == "padding":
             return bool(self.row.pad)
         if poison == "evicted":
-            return self.predicates("window") not in ([], [0])
+            return any(self.allowed("window"))
         if poison == "gaps":
             return any(self.takes(strides=(one,)) for one in STRIDES[1:])
         named = {"table_padding": ("valid", "null"), "evicted_pages": ("null",)}

@@ -461,6 +461,7 @@ def test_tables_without_sides_refuse_exactly_the_pages_that_differ():
 SHOWN = {
     "get_seq_lens": (BATCH, {"kv_lens": (7, 1, 9)}),
     "trtllm_plan": (BATCH, {"kv_lens": (7, 1, 9), "k": ((5, 2), (7,), (0, 4))}),
+    "page_of_the_next": (BATCH, {"kv_lens": (7, 1, 9), "k": ((5, 2), (7,), (7, 0, 4))}),
     "append_decode": (BATCH, {"kv_lens": (7, 2**32 - 3, 9)}),
     "modulo_page_size": (Pages.shared([[5, 2], [7]], [8, 3]), {"kv_lens": (4, 3)}),
     "one_more": (BATCH, {"kv_lens": (8, 0, 10)}),

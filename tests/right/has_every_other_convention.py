@@ -18,7 +18,7 @@ OFFERS = {
 }
 CONVENTIONS = {"lse_base": "2", "lse_axes": "heads, rows", "lse_dtype": "float16", "lse_of_empty": "inf"}
 CONVENTIONS |= {"sinks_in_lse": False, "sinks_dtype": "q", "window_counts": "left", "soft_cap_order": "unscaled"}
-CONVENTIONS |= {"alibi_from": "first_key"}
+CONVENTIONS |= {"alibi_from": "first_key", "sm_scale_of_none": "one"}
 ARITHMETIC = numpy_ref.ARITHMETIC
 
 
@@ -28,8 +28,9 @@ def _stored(lse):
     return np.ascontiguousarray(turned.astype(np.float16))
 
 
-def paged_decode(q, cache, table, kv_lens, *, layout, sm_scale, sinks, alibi_slopes, q_lens, window, soft_cap):
+def paged_decode(q, cache, table, kv_lens, *, layout, sinks, alibi_slopes, q_lens, window, soft_cap, sm_scale=None):
     """Each query token is a sequence of its own, as long as what it sees."""
+    sm_scale = 1.0 if sm_scale is None else sm_scale
     lens = np.ones_like(kv_lens) if q_lens is None else q_lens
     seq = np.repeat(np.arange(len(lens)), lens)
     own = np.maximum(kv_lens[seq] - np.cumsum(lens)[seq] + np.arange(len(seq)), -1)
