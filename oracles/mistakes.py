@@ -89,7 +89,7 @@ def _misread(name: str) -> Change:
     return change
 
 
-def _one_more(inputs: PagedInputs, right: Reading) -> Reading:
+def _one_more(inputs: PagedInputs, right: Reading) -> Any:
     if inputs.case.table_form == WRONG_READERS["one_more"].table:  # where another index comes next
         return _misread("one_more")(inputs, right)
     return replace(right, lens=right.lens + (right.lens > 0))

@@ -86,7 +86,8 @@ def _csr_rows(arrays: Arrays, page_size: int) -> Pages:
 def _csr_to_the_end(arrays: Arrays, page_size: int) -> Pages:
     indptr = arrays["kv_indptr"].copy()
     indptr[-1:] = len(arrays["kv_indices"])
-    return _csr_of(arrays | {"kv_indptr": indptr}, _csr_lens(arrays | {"kv_indptr": indptr}, page_size))
+    taken = {**arrays, "kv_indptr": indptr}
+    return _csr_of(taken, _csr_lens(taken, page_size))
 
 
 def _strided(arrays: Arrays, page_size: int) -> Pages:

@@ -141,7 +141,7 @@ def _of_window(cell: Cell) -> list[Case]:
 
 def evicted_pages(cell: Cell) -> tuple[Case, ...]:
     """A Case of attention for each thing that a table may hold, other than the page, where a window has evicted one."""
-    spare = {} if cell.static or not cell.takes(spare_pages=(1,)) else {"spare_pages": 1}
+    spare: dict[str, Any] = {} if cell.static or not cell.takes(spare_pages=(1,)) else {"spare_pages": 1}
     found = []
     for instead in cell.allowed("evicted_pages"):
         moved = (replace(case, evicted_pages=instead, **spare) for case in _of_window(cell))
