@@ -20,8 +20,9 @@ from kvconform.specs import scales
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.operations import SCALES
-from kvconform.specs.paged import PagedInputs
+from kvconform.specs.paged import PagedInputs, scale_of_none
 from kvconform.specs.row import SCALE, SIDES, ZERO, V
+from kvconform.specs.table import matrix
 
 Floats = npt.NDArray[np.float64]
 Bend = Callable[["Sequence", Floats], Floats]
@@ -94,6 +95,20 @@ def by_lse(parts: Partials) -> tuple[Floats, Floats]:
     return out, np.where(live, top + np.log(np.where(live, total, 1.0)), -np.inf)
 
 
+def found(case: Case, given: Mapping[str, Any]) -> tuple[tuple[Array, ...], Array]:
+    """Tables of K and of V, and lengths, from a page table of any form."""
+    table, lens = given["block_table"], np.asarray(given["kv_lens"]).astype(np.int64)
+    if not isinstance(table, dict):
+        return ((table[:, 0], table[:, 1]) if case.row.pairs_pages else (table, table)), lens
+    indptr, entries = (table[name].astype(np.int64) for name in ("kv_indptr", "kv_indices"))
+    counts, size = np.diff(indptr), case.page_size
+    runs = [entries[start : start + count] for start, count in zip(indptr, counts, strict=False)]
+    if "last_page_len" not in table:
+        return (matrix([run[::size] // size for run in runs]),) * 2, counts
+    last = table["last_page_len"].astype(np.int64)
+    return (matrix(runs),) * 2, np.where(counts > 0, (counts - 1) * size + last, 0)
+
+
 def _same(s: Sequence) -> Sequence:
     return s
 
@@ -140,6 +155,8 @@ class Steps:
 
     numbers    codes of the cache, and what lies beside them -> numbers
     factor     what the numbers of some tokens are multiplied with, [tokens, heads or 1]
+    finds      (case, arguments) -> tables of pages, [num_seqs, width] for K and for V, and lengths
+    scale      (case, what None means by the conventions) -> the scale where none is given
     reads      arguments of the call -> arguments as they are taken;  memory: what it kept of earlier calls
     takes      a sequence -> what it is taken for
     bends      the soft cap
@@ -153,6 +170,8 @@ class Steps:
 
     numbers: Callable[[Floats, Mapping[str, Floats]], Floats] = scaled
     factor: Callable[[Scaled], Array] = factor_of
+    finds: Callable[[Case, Mapping[str, Any]], tuple[tuple[Array, ...], Array]] = found
+    scale: Callable[[Case, float | None], float | None] = lambda case, means: means
     reads: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda arguments, memory: arguments
     takes: Callable[[Sequence], Sequence] = _same
     bends: Bend = bent
@@ -173,8 +192,9 @@ def attend(
     """
     x = PagedInputs(case)
     given = steps.reads(dict(arguments), memory)
-    table, lens = given["block_table"], np.asarray(given["kv_lens"]).astype(np.int64)
-    tables = (table[:, 0], table[:, 1]) if case.row.pairs_pages else (table, table)
+    tables, lens = steps.finds(case, given)
+    if given.get("sm_scale") is None:
+        given["sm_scale"] = steps.scale(case, scale_of_none(conventions["sm_scale_of_none"], case.head_dim))
     reading = Reading(case.row, case.row.parts, tables, lens, ())
     q_lens = given.get("q_lens")
     q_lens = np.ones(len(lens), np.int64) if q_lens is None else np.asarray(q_lens).astype(np.int64)

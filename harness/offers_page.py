@@ -18,7 +18,7 @@ from kvconform.specs.offers import holds, members
 from kvconform.specs.operations import NARROW, OPERATIONS, Operation
 from kvconform.specs.strategies import POOL, vocabulary
 
-WORDS = ("index_dtype", "strides", "pool")
+WORDS = ("index_dtype", "strides", "pool", "table_form")
 """Axes whose words everybody may be expected to take."""
 
 

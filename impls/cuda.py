@@ -37,6 +37,7 @@ ATTENDED = {  # most rows differ in strides alone; here are some of those, and o
 
 _STRIDED = {"strides": {"contiguous", "outer", "all"}}
 _INDEXED = {**_STRIDED, "index_dtype": {"int32", "int64"}}
+_TABLES = {"table_form": {"block_table", "csr", "token_slots"}}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_STRIDED}
 _MOVED = {"layout": set(LINES), "dtype": set(DTYPES), **_INDEXED}
 _UPDATED = {"nhd", "interleaved", "trtllm_blocks", "bshd"}
@@ -56,9 +57,9 @@ OFFERS = {
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
-    "gather": {"into": {"k", "v"}, **_MOVED},
+    "gather": {"into": {"k", "v"}, **_TABLES, **_MOVED},
     "copy_pages": _INDEXED,
-    "paged_decode": {"layout": ATTENDED, "into": {"out", "lse", "workspace"}, **_ATTENTION},
+    "paged_decode": {"layout": ATTENDED, "into": {"out", "lse", "workspace"}, **_TABLES, **_ATTENTION},
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
 }
@@ -78,6 +79,8 @@ CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one", "huge"},
+    "evicted_pages": {"kept", "null", "minus_one"},
+    "sm_scale_of_none": "head_dim",
     "slots_out_of_range": "drop",
     "duplicate_slots": "undefined",  # a block a token: on a GPU two of them write at once
     "padding": "kept",
@@ -95,6 +98,9 @@ ARITHMETIC = {
     "flushes_subnormals": False,
 }
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
+
+Table = DeviceArray | dict[str, DeviceArray]
+"""A block table, or the arrays of CSR: of pages, or of the slots of tokens."""
 
 THREADS = 64
 """Of every block; attention.cuh relies on it."""
@@ -163,7 +169,7 @@ def append(
 
 def gather(
     cache: Cache,
-    block_table: DeviceArray,
+    block_table: Table,
     kv_lens: DeviceArray,
     *,
     layout: str,
@@ -174,7 +180,8 @@ def gather(
     v: DeviceArray | None = None,
 ) -> tuple[DeviceArray, DeviceArray | None]:
     pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
-    *starts, total = accumulate(to_host(kv_lens).tolist(), initial=0)
+    lens = _lengths(block_table, kv_lens, pages.page_size)
+    *starts, total = accumulate(lens, initial=0)
     k = k or DeviceArray((total, *pages.token), pages.dtype)
     v = None if layout in ALONE else v or DeviceArray(k.shape, k.dtype)
     first_rows = to_device(np.array(starts, np.int64))
@@ -183,15 +190,13 @@ def gather(
         v_cache=pages.v,
         k=_tokens(k),
         v=_tokens(v),
-        block_table=_of_sides(block_table, axes=2),
-        kv_lens=_tensor(kv_lens),
         starts=_tensor(first_rows),
-        page_size=pages.page_size,
+        table=_table(block_table, kv_lens, pages.page_size),
         num_kv_heads=pages.num_kv_heads,
         head_dim=pages.head_dim,
     )
-    num_seqs, *_, width = block_table.shape
-    _launch(f"gather_{pages.dtype.itemsize}_{block_table.dtype}", (num_seqs, width), told)
+    most = -(-max(lens, default=0) // pages.page_size)
+    _launch(f"gather_{pages.dtype.itemsize}_{kv_lens.dtype}", (len(lens), most), told)
     return k, v
 
 
@@ -223,11 +228,11 @@ WORKSPACE = {"paged_decode": _workspace_bytes}
 def paged_decode(
     q: DeviceArray,
     cache: Cache,
-    block_table: DeviceArray,
+    block_table: Table,
     kv_lens: DeviceArray,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     num_splits: int = 1,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -259,20 +264,18 @@ def paged_decode(
         q=_tensor(q),
         k_cache=pages.k,
         v_cache=pages.v,
-        block_table=_of_sides(block_table, axes=2),
-        kv_lens=_tensor(kv_lens),
         outs=_tensor(outs),
         lses=_tensor(lses),
-        page_size=pages.page_size,
+        table=_table(block_table, kv_lens, pages.page_size),
         group=num_q_heads // pages.num_kv_heads,
         head_dim=head_dim,
-        sm_scale=sm_scale,
+        sm_scale=head_dim**-0.5 if sm_scale is None else sm_scale,
         features=features,
     )
     featured = any(given is not None for given in (q_lens, sinks, alibi_slopes, window, soft_cap))
     kernel = "decode_features" if featured else "decode"
     shared_bytes = 2 * head_dim * outs.dtype.itemsize  # q and the accumulator
-    _launch(f"{kernel}_{q.dtype}_{block_table.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
+    _launch(f"{kernel}_{q.dtype}_{kv_lens.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
     return _merge(outs, lses, q.dtype, out, lse)
 
 
@@ -285,7 +288,7 @@ def append_decode(
     kv_lens: DeviceArray,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     q_lens: DeviceArray | None = None,
     **options: Any,
 ) -> tuple[DeviceArray, DeviceArray, Cache]:
@@ -318,6 +321,29 @@ def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:
     *outer, last = table.strides
     side = outer.pop() if len(table.strides) > axes else 0
     return arguments.Tensor(table.address, (*outer, last, side))
+
+
+def _table(table: Table, kv_lens: DeviceArray, page_size: int) -> arguments.Table:
+    if isinstance(table, DeviceArray):
+        return arguments.Table(entries=_of_sides(table, axes=2), lens=_tensor(kv_lens), page_size=page_size)
+    entries, last = table["kv_indices"], table.get("last_page_len")
+    return arguments.Table(
+        entries=arguments.Tensor(entries.address, (0, *entries.strides)),
+        begins=_tensor(table["kv_indptr"]),
+        lens=_tensor(last),
+        of_tokens=last is None,
+        page_size=page_size,
+    )
+
+
+def _lengths(table: Table, kv_lens: DeviceArray, page_size: int) -> list[int]:
+    """Tokens of each sequence, as the table says where it does."""
+    if isinstance(table, DeviceArray):
+        return to_host(kv_lens).tolist()
+    counts = np.diff(to_host(table["kv_indptr"]))
+    if "last_page_len" not in table:
+        return counts.tolist()
+    return np.where(counts > 0, (counts - 1) * page_size + to_host(table["last_page_len"]), 0).tolist()
 
 
 def _tokens(rows: DeviceArray | None) -> arguments.Tensor:

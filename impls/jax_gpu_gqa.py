@@ -33,6 +33,7 @@ OFFERS = {
 }
 WHY_NOT = handles.WHY_NOT
 CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero"}
+CONVENTIONS |= {"sm_scale_of_none": "head_dim"}
 ARITHMETIC = handles.TRITON_ARITHMETIC
 
 _kernel = handles.Kernel(gqa)
@@ -46,7 +47,7 @@ def paged_decode(
     kv_lens: jax.Array,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None,
     num_splits: int,
     window: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:

@@ -37,6 +37,7 @@ CONVENTIONS = {
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid"},  # documented: each entry in [0, total_num_pages)
     "empty_rows": "zero",
+    "sm_scale_of_none": "one",
 }
 ARITHMETIC = handles.TRITON_ARITHMETIC
 

@@ -35,6 +35,7 @@ CONVENTIONS = {
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid"},  # documented: each entry in [0, total_num_pages)
     "empty_rows": "zero",
+    "sm_scale_of_none": "one",
 }
 ARITHMETIC = {  # that a float32 or float16 cache is rounded to bfloat16 is not declared: a finding
     "qk_accumulator": "float32",  # einsum("gd,td->gt", q, k, preferred_element_type=float32), q as float32

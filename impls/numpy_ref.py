@@ -11,6 +11,7 @@ import numpy as np
 
 from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
+from kvconform.impls.numpy_kernels.tables import slots_of
 from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
 
 NAME = "numpy_ref"
@@ -33,13 +34,14 @@ _ATTENTION = {
     "tree_mask": {"none", "drawn"},
     **_ANY,
 }
+_TABLES = {"table_form": {"block_table", "csr", "token_slots"}}
 
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "append": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
-    "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_ANY},
+    "gather": {"layout": set(VIEWS), "dtype": _STORED, "into": {"k", "v"}, **_TABLES, **_ANY},
     "copy_pages": {"layout": set(VIEWS), "dtype": _STORED, **_ANY},
     "paged_decode": {
         "layout": LAYOUTS,
@@ -47,6 +49,7 @@ OFFERS = {
         "kv_scales": {"none", "tensor", "head", "page", "token"},
         "pool": {"dense", "sparse"},
         "into": {"out", "lse", "workspace"},
+        **_TABLES,
         **_ATTENTION,
         "dtype": _ROUNDED | {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4", "uint2"},
     },
@@ -57,6 +60,8 @@ CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one", "huge"},
+    "evicted_pages": {"kept", "null", "minus_one"},
+    "sm_scale_of_none": "head_dim",
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
@@ -105,8 +110,12 @@ def _whole(cache):
 
 
 def _of_sides(indices, shared_dims):
-    """The indices of K and of V: the same, unless one more axis holds both."""
-    return (indices, indices) if indices.ndim == shared_dims else (indices[..., 0, :], indices[..., 1, :])
+    """The indices of K and of V: the same, unless one more axis holds both, as in no table of several arrays."""
+    return (
+        (indices, indices)
+        if isinstance(indices, dict) or indices.ndim == shared_dims
+        else (indices[..., 0, :], indices[..., 1, :])
+    )
 
 
 def append(cache, k, v, slot_mapping, *, layout, **told):
@@ -132,8 +141,7 @@ def copy_pages(cache, page_mapping, *, layout):
 
 def gather(cache, block_table, kv_lens, *, layout, k=None, v=None, **told):
     def part(view, table, into):
-        pages = [table[seq, : -(-n // view.shape[1])] for seq, n in enumerate(kv_lens)]
-        return np.concatenate([sequence(view, p, n) for p, n in zip(pages, kv_lens, strict=True)], out=into)
+        return np.concatenate([sequence(view, at) for at in slots_of(table, kv_lens, view.shape[1])], out=into)
 
     def side(views, table, into):
         if isinstance(views, dict):
@@ -208,16 +216,14 @@ def _workspace_bytes(q, cache, block_table, kv_lens, *, layout, num_splits=1, **
     """The partial results of one sequence, of which all query rows may be: out and lse of each split."""
     rows, num_q_heads, _ = q.shape
     told = {name: options[name] for name in SIZES if name in options}
-    dim = _no_tokens(cache, block_table, layout, told)[1].shape[-1]
+    dim = _no_tokens(cache, layout, told)[1].shape[-1]
     return num_splits * rows * num_q_heads * (dim + 1) * np.dtype(np.float32).itemsize
 
 
-def _no_tokens(cache, block_table, layout, told):
+def _no_tokens(cache, layout, told):
     """K and V of a sequence that has none: their shapes."""
-    tables = _of_sides(block_table, 2)
-    return keys_and_values(
-        _views(_whole(cache), layout, **told), [table[0, :0] for table in tables], 0, layout, (None,) * 2
-    )
+    nowhere = np.zeros(0, np.int64)
+    return keys_and_values(_views(_whole(cache), layout, **told), ((nowhere, nowhere),) * 2, layout, (None, None))
 
 
 WORKSPACE = {"paged_decode": _workspace_bytes}
@@ -238,7 +244,7 @@ def paged_decode(
     kv_lens,
     *,
     layout,
-    sm_scale,
+    sm_scale=None,
     num_splits=1,
     k_scale=None,
     v_scale=None,
@@ -254,15 +260,18 @@ def paged_decode(
     **told,
 ):
     views, tables = _views(_whole(cache), layout, **told), _of_sides(block_table, 2)
-    page_size, (_, no_v) = page_size_of(views), _no_tokens(cache, block_table, layout, told)
+    page_size, (_, no_v) = page_size_of(views), _no_tokens(cache, layout, told)
     num_kv_heads, dim = no_v.shape[1:]
+    sm_scale = q.shape[-1] ** -0.5 if sm_scale is None else sm_scale
     out = np.empty((*q.shape[:2], dim), q.dtype) if out is None else out
     lse = np.empty(q.shape[:2], np.float32) if lse is None else lse
     q_ends = np.cumsum(np.ones(len(kv_lens), int) if q_lens is None else q_lens)
     slopes = None if alibi_slopes is None else alibi_slopes.reshape(num_kv_heads, -1)
-    for seq, n in enumerate(kv_lens):
-        pages = [table[seq, : -(-n // page_size)] for table in tables]
-        k, v = keys_and_values(views, pages, int(n), layout, (k_scale, v_scale))
+    oldest = None if window is None else np.maximum(kv_lens - np.diff(q_ends, prepend=0) + 1 - window, 0)
+    places = [slots_of(table, kv_lens, page_size, oldest) for table in tables]
+    for seq, place in enumerate(zip(*places, strict=True)):
+        k, v = keys_and_values(views, place, layout, (k_scale, v_scale))
+        n = len(k)
         rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
         of_rows = q[rows].astype(np.float32)
         grouped = _by_kv_head(of_rows, num_kv_heads)
@@ -284,7 +293,7 @@ def paged_decode(
     return out, lse
 
 
-def append_decode(q, k, v, cache, block_table, kv_lens, *, layout, sm_scale, q_lens=None, **options):
+def append_decode(q, k, v, cache, block_table, kv_lens, *, layout, sm_scale=None, q_lens=None, **options):
     """append of the newest tokens, then paged_decode over what that leaves."""
     told = {name: options[name] for name in ("num_kv_heads", "head_dim", "page_size", "dtype") if name in options}
     page_size = _views(cache, layout, **told)[0].shape[1]

@@ -20,9 +20,9 @@ WHY_NOT = dict.fromkeys(("operation", "num_splits", "lse"), "it attends and appe
 WHY_NOT |= {"into": "a session returns arrays of its own"}
 WHY_NOT |= {"layout": "its past is this one", "strides": "its tensors have none", "int64": "seqlens_k is int32"}
 WHY_NOT |= {"bfloat16": "not implemented on the CPU", "sparse": "a contiguous cache has no pool"}
-WHY_NOT |= {"narrow": "q, K and V have one type"}
+WHY_NOT |= {"narrow": "q, K and V have one type", "table_form": "a contiguous cache has no page table"}
 CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "undefined"}  # seqlens_k = -1 is out of range
-CONVENTIONS |= {"sinks_dtype": "q"}
+CONVENTIONS |= {"sinks_dtype": "q", "sm_scale_of_none": "head_dim"}  # an attribute that is left out
 ARITHMETIC = {"sum_rounds_p": False, "tile": 2**20}  # one softmax a row, in float32 where the CPU has no half gemm
 
 calls = {"launches": 0, "device": "cpu", "mode": "eager"}

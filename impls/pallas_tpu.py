@@ -73,11 +73,14 @@ WHY_NOT = {
     "sparse": "append is functional: it copies the cache, and the interpreter copies every operand",
     "index_dtype": "JAX without x64 has no int64",
     "strides": "a jax.Array has no strides",
+    "table_form": "scalars are prefetched once a call, and a table of another form is one more kernel to compile a row",
 }
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one", "huge"},
+    "evicted_pages": {"kept", "null", "minus_one"},
+    "sm_scale_of_none": "head_dim",
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",  # movement.append: one token in flight at a time
     "padding": "undefined",  # layouts._packed: rows cross whole, with zeros
@@ -209,7 +212,7 @@ def paged_decode(
     kv_lens: jax.Array,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     num_splits: int = 1,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -228,7 +231,7 @@ def paged_decode(
         _bits(cache),
         block_table,
         kv_lens,
-        sm_scale,
+        q.bits.shape[2] ** -0.5 if sm_scale is None else sm_scale,
         decode.NO_CAP if soft_cap is None else soft_cap,
         decode.ALL_KEYS if window is None else min(window, decode.ALL_KEYS),
         _of_heads(sinks, decode.NO_SINK, num_q_heads),
@@ -254,7 +257,7 @@ def append_decode(
     kv_lens: jax.Array,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     q_lens: jax.Array | None = None,
     **options: Any,
 ) -> tuple[jax.Array, jax.Array, dict[str, Handle]]:

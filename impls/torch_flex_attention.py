@@ -28,6 +28,7 @@ OFFERS = {
 }
 WHY_NOT = flex.WHY_NOT
 CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero", "deterministic": True}
+CONVENTIONS |= {"sm_scale_of_none": "head_dim"}
 ARITHMETIC = {  # q . k and softmax are float32, whatever the operands were
     "p_format": {"float16": "float16", "bfloat16": "bfloat16"},  # post_mod_scores.to(query.dtype), normalised
     "sum_rounds_p": False,
@@ -39,7 +40,7 @@ to_device, to_host = dense.to_cpu, handles.to_host
 
 
 def paged_decode(
-    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **mods: Any
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: Any, q_lens: Any = None, **mods: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)

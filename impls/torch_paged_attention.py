@@ -48,7 +48,7 @@ def append(cache: Any, k: torch.Tensor, v: torch.Tensor, slot_mapping: torch.Ten
 
 
 def paged_decode(
-    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **mods: Any
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: Any, q_lens: Any = None, **mods: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     owned = zip(table.tolist(), (-(-kv_lens // (size := cache["k"].shape[2]))).tolist(), strict=True)
     paged, (k, v) = _paged(cache, [row[:pages] for row, pages in owned])

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvconform.impls.torch_kernels import handles, newest, views
+from kvconform.impls.torch_kernels import handles, newest, tables, views
+from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import Cache, Rows, View
 
 NAME = "torch_ref"
@@ -37,6 +38,7 @@ _ATTENTION = {
     "tree_mask": {"none", "drawn"},
     **_ANY,
 }
+_TABLES = {"table_form": {"block_table", "csr", "token_slots"}}
 _POOL = {"pool": {"dense", "sparse"} if handles.DEVICE.type == "cpu" else {"dense"}}  # a GPU has memory of its own
 
 OFFERS = {
@@ -44,9 +46,9 @@ OFFERS = {
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "extract_v": {"layout": {"fused"}, "dtype": _MOVED, **_ANY},
     "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
-    "gather": {"layout": set(views.ROWS), "dtype": _MOVED, "into": {"k", "v"}, **_POOL, **_ANY},
+    "gather": {"layout": set(views.ROWS), "dtype": _MOVED, "into": {"k", "v"}, **_TABLES, **_POOL, **_ANY},
     "copy_pages": {**_POOL, **_ANY},
-    "paged_decode": {"layout": views.ATTENDED, "into": {"out", "lse"}, **_POOL, **_ATTENTION},
+    "paged_decode": {"layout": views.ATTENDED, "into": {"out", "lse"}, **_POOL, **_TABLES, **_ATTENTION},
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
@@ -54,6 +56,8 @@ CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one", "huge"},
+    "evicted_pages": {"kept", "null", "minus_one"},
+    "sm_scale_of_none": "head_dim",
     "slots_out_of_range": "drop",
     "duplicate_slots": "last",
     "page_moves": {"apart", "swap"},
@@ -159,20 +163,17 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str,
     return cache
 
 
-def _rows(view: View, block_table: Tensor, position: Tensor) -> Tensor:
-    """[num_seqs, *position, head, dim] of one part; past a sequence's end, whatever lies where the table points."""
-    columns = (position // view.page_size).clamp(max=block_table.shape[1] - 1)
-    pages = block_table[:, columns].long().clamp(0, max(0, view.tensor.shape[0] - 1))
-    slots, slot = position % view.page_size, view.tensor.shape[2]
-    rows = _bits(view.tensor)[pages, slots // slot, slots % slot].flatten(-4, -3).flatten(-2)
-    return rows[..., : view.num_heads, : view.head_dim].view(view.tensor.dtype)
+def _rows(view: View, table: Table, seq: Tensor, position: Tensor) -> Tensor:
+    """[*seq, *position, head, dim] of one part; where no token is, whatever lies where the table points."""
+    pages, slots = tables.places(table, seq, position, view.page_size)
+    pages = pages.clamp(0, max(0, view.tensor.shape[0] - 1))
+    return _bits(view.tensor)[_at(view, pages, slots)].view(view.tensor.dtype)
 
 
-def _positions(view: View, block_table: Tensor, num_parts: int) -> Tensor:
+def _positions(view: View, table: Table, num_parts: int) -> Tensor:
     """[num_parts, keys a part]: every position that the table has room for, the last part filled up."""
-    room = block_table.shape[-1] * view.page_size
-    keys = -(-room // num_parts)
-    return torch.arange(num_parts * keys, device=block_table.device).view(num_parts, keys)
+    keys = -(-tables.room(table, view.page_size) // num_parts)
+    return torch.arange(num_parts * keys, device=tables.on(table)).view(num_parts, keys)
 
 
 def _into(given: Tensor | None, result: Tensor) -> Tensor:
@@ -194,7 +195,7 @@ def _side_into(given: Rows, result: Rows) -> Rows:
 @_kernel
 def gather(
     cache: Cache,
-    block_table: Tensor,
+    block_table: Table,
     kv_lens: Tensor,
     *,
     layout: str,
@@ -204,9 +205,12 @@ def gather(
 ) -> tuple[Rows, Rows]:
     sides = views.sides(cache, layout, **told)
     position = _positions(sides[0][0], block_table, 1)[0]
-    live = position < kv_lens[:, None]
-    tables = [views.of_side(block_table, number, 2) for number in (0, 1)]
-    rows = [[_rows(view, table, position)[live] for view in side] for side, table in zip(sides, tables, strict=True)]
+    lens = tables.lengths(block_table, kv_lens, sides[0][0].page_size)
+    live, seqs = position < lens[:, None], torch.arange(len(lens), device=lens.device)
+    both = [views.of_side(block_table, number, 2) for number in (0, 1)]
+    rows = [
+        [_rows(view, table, seqs, position)[live] for view in side] for side, table in zip(sides, both, strict=True)
+    ]
     return _side_into(k, views.taken(sides[0], rows[0])), _side_into(v, views.taken(sides[1], rows[1]))
 
 
@@ -265,11 +269,11 @@ def _with_sinks(score: Tensor, value: Tensor, sinks: Tensor) -> tuple[Tensor, Te
 def paged_decode(
     q: Tensor,
     cache: Cache,
-    block_table: Tensor,
+    block_table: Table,
     kv_lens: Tensor,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     num_splits: int = 1,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -281,12 +285,13 @@ def paged_decode(
     lse: Tensor | None = None,
     **told: int | None,
 ) -> tuple[Tensor, Tensor]:
-    seq, own = _queries(q_lens, kv_lens)  # each row of q has a table of its own, that of its sequence
     sides = views.sides(cache, layout, **told)
-    pairs = [(view, views.of_side(block_table, side, 2)[seq]) for side, (view,) in enumerate(sides)]
+    pairs = [(view, views.of_side(block_table, side, 2)) for side, (view,) in enumerate(sides)]
+    seq, own = _queries(q_lens, tables.lengths(block_table, kv_lens, pairs[0][0].page_size))
     position = _positions(*pairs[0], num_splits)
-    k, v = (_rows(view, table, position).float().unsqueeze(-2) for view, table in pairs)  # row part key head 1 dim
+    k, v = (_rows(view, table, seq, position).float().unsqueeze(-2) for view, table in pairs)  # row part key head 1 dim
     grouped = (k.shape[3], -1)
+    sm_scale = q.shape[-1] ** -0.5 if sm_scale is None else sm_scale
     score = (q.float().unflatten(1, grouped)[:, None, None] * k).sum(-1) * sm_scale  # row part key head group
     if soft_cap is not None:
         score = (score / soft_cap).tanh() * soft_cap
@@ -314,7 +319,7 @@ def append_decode(
     kv_lens: Tensor,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     q_lens: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor, Cache]:

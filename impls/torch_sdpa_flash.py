@@ -20,6 +20,7 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small
 OFFERS = {"paged_decode": {"layout": dense.LAYOUTS, "dtype": dense.ROUNDED, "strides": dense.STRIDES, **dense.MASKED}}
 WHY_NOT = dense.WHY_NOT
 CONVENTIONS = {"lse_base": "e", "dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero", "deterministic": True}
+CONVENTIONS |= {"sm_scale_of_none": "head_dim"}
 ARITHMETIC = {
     "p_format": {"float16": "float16", "bfloat16": "bfloat16"},  # qk_reduced_data, as an operand of the second gemm
     "sum_rounds_p": False,  # the float32 exponentials are summed before they are stored
@@ -34,7 +35,7 @@ to_device, to_host = dense.to_cpu, handles.to_host
 
 
 def paged_decode(
-    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **masked: Any
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: Any, q_lens: Any = None, **masked: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)

@@ -31,6 +31,7 @@ OFFERS = {
 }
 WHY_NOT = dense.WHY_NOT | {"lse": "the function returns none"}
 CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "zero", "deterministic": True}
+CONVENTIONS |= {"sm_scale_of_none": "head_dim"}
 ARITHMETIC = {
     "qk_error": 4 * 2.0**-24,  # sqrt(scale) is rounded, and its products with q and with k
     "sum_rounds_p": False,  # P is float32, whatever the operands were
@@ -42,7 +43,7 @@ to_device, to_host, synchronize = handles.to_device, handles.to_host, handles.sy
 
 
 def paged_decode(
-    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: float, q_lens: Any = None, **masked: Any
+    q: Any, cache: Any, table: Any, kv_lens: Any, *, layout: str, sm_scale: Any, q_lens: Any = None, **masked: Any
 ) -> torch.Tensor:
     k, v = dense.keys_and_values(cache, layout)
     rows, own = dense.padded(q, q_lens)

@@ -15,6 +15,7 @@ from kvconform.impls.torch_kernels.handles import DEVICE, device_name
 from kvconform.impls.torch_kernels.handles import synchronize as synchronize
 from kvconform.impls.torch_kernels.handles import to_device as to_device
 from kvconform.impls.torch_kernels.handles import to_host as to_host
+from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import Cache, Rows
 from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged
 from kvconform.specs.dtypes import DTYPES
@@ -27,6 +28,7 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread 
 
 _ROUNDED = {"float32", "float16", "bfloat16"}
 _ANY = {"strides": {"contiguous", "outer", "all"}, "static": True}  # static: a GPU compiles, the interpreter is slow
+_TABLES = {"table_form": {"block_table", "csr", "token_slots"}}
 _INDEXED = {"index_dtype": {"int32", "int64"}, **_ANY}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_ANY}
 _POOL = {"dense", "sparse"} if DEVICE.type == "cpu" else {"dense"}  # a GPU has memory of its own
@@ -53,13 +55,13 @@ OFFERS = {
     "extract_k": _FUSED,
     "extract_v": _FUSED,
     "append": _MOVED,
-    "gather": {"into": {"k", "v"}, **_MOVED},
+    "gather": {"into": {"k", "v"}, **_TABLES, **_MOVED},
     "copy_pages": {
         "layout": {row.name for row in OPERATIONS["copy_pages"].layouts} - _ALIKE,
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {"layout": _ATTENDED, "pool": _POOL, "into": {*_RESULTS, "workspace"}, **_ATTENTION},
+    "paged_decode": {"layout": _ATTENDED, "pool": _POOL, "into": {*_RESULTS, "workspace"}, **_TABLES, **_ATTENTION},
     "append_decode": {"layout": _UPDATED, "ragged": True, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
 }
@@ -68,6 +70,8 @@ CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
     "table_padding": {"valid", "minus_one", "huge"},
+    "evicted_pages": {"kept", "null", "minus_one"},
+    "sm_scale_of_none": "head_dim",
     "slots_out_of_range": "drop",
     "duplicate_slots": "undefined",  # programs store in any order, and each of them stores only a part of a token
     "page_moves": {"apart", "swap"},
@@ -131,7 +135,7 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: torch.Tensor, *, layout
 
 def gather(
     cache: Cache,
-    block_table: torch.Tensor,
+    block_table: Table,
     kv_lens: torch.Tensor,
     *,
     layout: str,
@@ -160,11 +164,11 @@ def copy_pages(cache: Cache, page_mapping: torch.Tensor, *, layout: str) -> Cach
 def paged_decode(
     q: torch.Tensor,
     cache: Cache,
-    block_table: torch.Tensor,
+    block_table: Table,
     kv_lens: torch.Tensor,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     num_splits: int = 1,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -184,7 +188,7 @@ def paged_decode(
         v,
         block_table,
         kv_lens,
-        sm_scale,
+        q.shape[2] ** -0.5 if sm_scale is None else sm_scale,
         num_splits,
         window=window,
         soft_cap=soft_cap,
@@ -206,7 +210,7 @@ def append_decode(
     kv_lens: torch.Tensor,
     *,
     layout: str,
-    sm_scale: float,
+    sm_scale: float | None = None,
     q_lens: torch.Tensor | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, Cache]:
@@ -214,7 +218,8 @@ def append_decode(
     told = {name: options.pop(name) for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
     (k_cache,), (v_cache,) = views.sides(cache, layout, **told)
     given = {"num_splits": 1, **options, "q_lens": q_lens, "new": (k, v)}
-    return *decode.paged_decode(q, k_cache, v_cache, block_table, kv_lens, sm_scale, **given), cache
+    scale = q.shape[2] ** -0.5 if sm_scale is None else sm_scale
+    return *decode.paged_decode(q, k_cache, v_cache, block_table, kv_lens, scale, **given), cache
 
 
 def merge_states(

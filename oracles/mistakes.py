@@ -18,6 +18,7 @@ from kvconform.oracles import decode, fused, paged, states, update
 from kvconform.oracles.bound import Bounded, merge_bound
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.paged import Reading
+from kvconform.oracles.tables import WRONG_READERS
 from kvconform.oracles.verdict import Expected
 from kvconform.specs.case import DEFAULTS
 from kvconform.specs.conventions import CONVENTIONS
@@ -26,9 +27,10 @@ from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.fused import FusedInputs
 from kvconform.specs.layouts import LAYOUTS, SIDES, K, Layout, Part, V
 from kvconform.specs.lse import NATS
-from kvconform.specs.paged import PagedInputs
+from kvconform.specs.paged import PagedInputs, scale_of_none
 from kvconform.specs.profile import Profile
 from kvconform.specs.row import SCALE, ZERO
+from kvconform.specs.table import matrix
 
 Oracle = Callable[[], Expected]
 Change = Callable[[PagedInputs, Any], Any]
@@ -75,6 +77,29 @@ def _table_of_row(shift: int) -> Change:
 
 def _lens(change: Callable[[PagedInputs, Array], Array]) -> Change:
     return lambda inputs, right: replace(right, lens=change(inputs, right.lens))
+
+
+def _misread(name: str) -> Change:
+    """The arrays of a page table, as a wrong reader takes them; past what it finds there, page 0."""
+
+    def change(inputs: PagedInputs, right: Reading) -> Reading:
+        arrays = {field: array.astype(np.int64) for field, array in inputs.told()["block_table"].items()}
+        pages = WRONG_READERS[name].read(arrays, inputs.case.page_size)
+        return replace(right, tables=(matrix(pages.k),) * 2, lens=np.array(pages.kv_lens, np.int64))
+
+    return change
+
+
+def _one_more(inputs: PagedInputs, right: Reading) -> Any:
+    if inputs.case.table_form == WRONG_READERS["one_more"].table:  # where another index comes next
+        return _misread("one_more")(inputs, right)
+    return replace(right, lens=right.lens + (right.lens > 0))
+
+
+def _misreads(*names: str) -> dict[str, Any]:
+    """The changes of wrong readers of one table, and where they can be made."""
+    (table,) = {WRONG_READERS[name].table for name in names}
+    return {"changes": tuple(map(_misread, names)), "applies": lambda inputs: inputs.case.table_form == table}
 
 
 def _whole_pages(inputs: PagedInputs, lens: Array) -> Array:
@@ -305,6 +330,28 @@ MISTAKES: dict[str, Mistake] = {
     "table_of_the_first_sequence": Mistake(
         "every sequence reads the pages of the first one", _READ, (_table_of_row(0),)
     ),
+    "full_last_page_is_dropped": Mistake(
+        "last_page_len is taken modulo page_size: a last page that is full has no token",
+        _READ,
+        **_misreads("modulo_page_size"),
+    ),
+    "empty_sequences_have_a_last_page": Mistake(
+        "a sequence without pages has last_page_len tokens",
+        _READ,
+        **_misreads("page_of_the_next", "get_seq_lens", "trtllm_plan"),
+    ),
+    "indptr_of_the_next_sequence": Mistake(
+        "each sequence begins where its pages end: kv_indptr is read one row too far", _READ, **_misreads("next_indptr")
+    ),
+    "indices_are_rows_of_a_table": Mistake(
+        "kv_indices are read as a padded table, as many for each sequence", _READ, **_misreads("csr_as_rows")
+    ),
+    "last_sequence_has_the_surplus": Mistake(
+        "kv_indices are read to their end as pages of the last sequence", _READ, **_misreads("to_the_end")
+    ),
+    "slots_are_strided_by_the_page": Mistake(
+        "every page_size-th slot of all is taken for a page", _READ, **_misreads("strided_slots")
+    ),
     "last_page_is_full": Mistake("kv_lens are rounded up to whole pages", _READ, (_lens(_whole_pages),)),
     "last_page_is_dropped": Mistake(
         "kv_lens are rounded down to whole pages",
@@ -314,9 +361,7 @@ MISTAKES: dict[str, Mistake] = {
     "last_token_is_dropped": Mistake(
         "the newest token is not read", _READ, (_lens(lambda inputs, lens: np.maximum(lens - 1, 0)),)
     ),
-    "one_token_too_many": Mistake(
-        "one slot past the newest token is read", _READ, (_lens(lambda inputs, lens: lens + (lens > 0)),)
-    ),
+    "one_token_too_many": Mistake("one slot past the newest token is read", _READ, (_one_more,)),
     "first_token_is_dropped": Mistake(
         "the oldest token is not read",
         ("paged_decode",),
@@ -353,6 +398,15 @@ MISTAKES: dict[str, Mistake] = {
     "sm_scale_is_applied_twice": Mistake(
         "scores are scaled twice", ("paged_decode",), (_scale(lambda scale: scale * scale),)
     ),
+    **{
+        f"scale_of_none_is_{means}": Mistake(
+            f"where no sm_scale is given scores are {how}",
+            ("paged_decode",),
+            (),  # it is tried where a scale that is given is right: suites/calls.py
+            meant=("sm_scale_of_none", means),
+        )
+        for means, how in (("head_dim", "scaled by head_dim ** -0.5"), ("one", "not scaled"))
+    },
     **{
         f"lse_is_base_{base}": Mistake(
             f"lse is given in base {base}",
@@ -673,6 +727,18 @@ def of_written(inputs: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Ora
     """What wrong append_decodes would leave in this cache."""
     tries = _readings("append_decode", inputs, update.reading(inputs))
     return _numbered((name, partial(update.expect_cache, inputs, cache, r)) for name, r in tries)
+
+
+def of_default_scale(
+    inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, right: DecodeReading
+) -> dict[str, Oracle]:
+    """What decodes to whom None means another scale would compute from this cache."""
+    scales = {means: scale_of_none(means, inputs.case.head_dim) for means in CONVENTIONS["sm_scale_of_none"].choices}
+    return {
+        f"scale_of_none_is_{means}/0": partial(decode.required, inputs, cache, profile, replace(right, sm_scale=scale))
+        for means, scale in scales.items()
+        if scale not in (None, right.sm_scale)
+    }
 
 
 FUSED = {"heads_are_halves": "all of K, then all of V", "k_and_v_are_swapped": "V0 K0 V1 K1 ..."}

@@ -49,7 +49,7 @@ class Reading:
         """The right reading of a Case."""
         row = inputs.row
         lens, scales = inputs.kv_lens.astype(np.int64), inputs.scales
-        return cls(row, row.parts, inputs.tables, lens, inputs.mappings, scales=scales)
+        return cls(row, row.parts, inputs.given, lens, inputs.mappings, scales=scales)
 
 
 def token_coordinates(inputs: PagedInputs, part: Part, slots: Array, row: Layout | None = None) -> tuple[Array, ...]:

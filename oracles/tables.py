@@ -46,9 +46,48 @@ def _csr_counted(arrays: Arrays, page_size: int) -> Pages:
     return Pages.shared(slices(arrays["kv_indices"], starts, counts), kv_lens)
 
 
+def _csr_on(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens = _get_seq_lens(arrays, page_size)
+    return Pages.shared(slices(arrays["kv_indices"], arrays["kv_indptr"][:-1], cdiv(kv_lens, page_size)), kv_lens)
+
+
 def _csr_unguarded(arrays: Arrays, page_size: int) -> Pages:
     lens = (np.diff(arrays["kv_indptr"]) - 1) * page_size + arrays["last_page_len"]
     return _csr_of(arrays, lens.astype(np.uint32))
+
+
+def _csr_modulo(arrays: Arrays, page_size: int) -> Pages:
+    lens = (np.diff(arrays["kv_indptr"]) - 1) * page_size + arrays["last_page_len"] % page_size
+    return _csr_of(arrays, np.maximum(lens, 0))
+
+
+def _csr_lens(arrays: Arrays, page_size: int) -> Array:
+    lens: Array = np.where(np.diff(arrays["kv_indptr"]) > 0, _get_seq_lens(arrays, page_size), 0)
+    return lens
+
+
+def _csr_more(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens = _csr_lens(arrays, page_size)
+    more = kv_lens + (kv_lens > 0)
+    return Pages.shared(slices(arrays["kv_indices"], arrays["kv_indptr"][:-1], cdiv(more, page_size)), more)
+
+
+def _csr_next(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens, indptr = _csr_lens(arrays, page_size), arrays["kv_indptr"]
+    return Pages.shared(slices(arrays["kv_indices"], indptr[1:], np.diff(indptr)), kv_lens)
+
+
+def _csr_rows(arrays: Arrays, page_size: int) -> Pages:
+    kv_lens, entries = _csr_lens(arrays, page_size), arrays["kv_indices"]
+    starts = np.arange(len(kv_lens)) * (len(entries) // max(1, len(kv_lens)))
+    return Pages.shared(slices(entries, starts, cdiv(kv_lens, page_size)), kv_lens)
+
+
+def _csr_to_the_end(arrays: Arrays, page_size: int) -> Pages:
+    indptr = arrays["kv_indptr"].copy()
+    indptr[-1:] = len(arrays["kv_indices"])
+    taken = {**arrays, "kv_indptr": indptr}
+    return _csr_of(taken, _csr_lens(taken, page_size))
 
 
 def _strided(arrays: Arrays, page_size: int) -> Pages:
@@ -89,11 +128,47 @@ _WRONG = (
         _csr_counted,
     ),
     WrongReader(
+        "page_of_the_next",
+        "csr",
+        "get_seq_lens, and pages on from kv_indptr: a sequence without pages takes the first one of the next",
+        _csr_on,
+    ),
+    WrongReader(
         "append_decode",
         "csr",
         "FlashInfer include/flashinfer/page.cuh, AppendPagedKVCacheDecodeKernel: (n - 1) * page_size + last_page_len "
         "in uint32 for n = 0 too",
         _csr_unguarded,
+    ),
+    WrongReader(
+        "modulo_page_size",
+        "csr",
+        "kv_len % page_size where it is (kv_len - 1) % page_size + 1: a last page that is full has no token",
+        _csr_modulo,
+    ),
+    WrongReader(
+        "one_more",
+        "csr",
+        "last_page_len with a token that is not yet there, and behind a page that is full whatever index comes next",
+        _csr_more,
+    ),
+    WrongReader(
+        "next_indptr",
+        "csr",
+        "a row of kv_indptr too far: each sequence begins where its own pages end",
+        _csr_next,
+    ),
+    WrongReader(
+        "csr_as_rows",
+        "csr",
+        "a reader of [num_seqs, width], given kv_indices",
+        _csr_rows,
+    ),
+    WrongReader(
+        "to_the_end",
+        "csr",
+        "whoever takes the length of kv_indices for kv_indptr[-1], which it is where nothing is to spare",
+        _csr_to_the_end,
     ),
     WrongReader(
         "strided_slots",

@@ -42,7 +42,10 @@ class Case:
     table_padding       what the block table holds beyond a sequence's pages: valid: any page, another sequence's among
                         them; null: the first page that none owns, where there is one; minus_one; huge: numbers far past
                         the pool
-    index_dtype         dtype of slot_mapping, block_table and kv_lens
+    table_form          how reads are told the pages: a page table's row (specs/tables.py)
+    evicted_pages       what the block table holds at pages of which a window keeps every query token from every slot:
+                        kept: the pages; null: the first page that none owns, where there is one; minus_one
+    index_dtype         dtype of slot_mapping, page tables and kv_lens
     strides             how arrays lie in memory: contiguous; outer: views into larger storage, every axis but the last
                         with a wider stride; all: every axis, the last with stride 2 (specs/storage.py)
     buffers             what results are written into: own: what the operation allocates; nan: what it is given, filled
@@ -89,6 +92,8 @@ class Case:
     spare_pages: int = 0
     spare_columns: int = 0
     table_padding: str = "valid"
+    table_form: str = "block_table"
+    evicted_pages: str = "kept"
     index_dtype: str = "int32"
     skip: int = 0
     skip_from: int = 0

@@ -161,6 +161,28 @@ CONVENTIONS: dict[str, Convention] = {
             several=True,
         ),
         Convention(
+            name="evicted_pages",
+            meaning="what a block table may hold at pages of which a window hides every slot from every query token: "
+            "the pages, one that no sequence owns, -1",
+            choices=("kept", "null", "minus_one"),
+            default={"kept"},
+            several=True,
+            sources={
+                "kept": "FlashInfer, FlashAttention: whatever their caller has",
+                "null": "vLLM v1/core/single_type_kv_cache_manager.py, SlidingWindowManager: its null block",
+            },
+        ),
+        Convention(
+            name="sm_scale_of_none",
+            meaning="what sm_scale=None means: head_dim ** -0.5, or 1; undefined: then it is always given",
+            choices=("undefined", "head_dim", "one"),
+            default="undefined",
+            sources={
+                "head_dim": "FlashInfer, FlashAttention, torch's scaled_dot_product_attention, JAX's gqa",
+                "one": "JAX's paged_attention, which has no such argument: q is scaled beforehand",
+            },
+        ),
+        Convention(
             name="skipped_slots",
             meaning="append at slot -1: the token is skipped, or the call raises, or undefined (then never drawn)",
             choices=("skip", "raise", "undefined"),

@@ -28,7 +28,7 @@ NARROW = ("float8_e4m3fn", "float8_e5m2", "int8", "float4_e2m1fn", "uint4", "uin
 SCALES = ("k_scale", "v_scale")
 """Keywords of attention: what the numbers of a narrow cache are multiplied with (the Case's `kv_scales`)."""
 
-_UNASKED = {"strides": "contiguous", "pool": "dense"}
+_UNASKED: dict[str, Any] = {"strides": "contiguous", "pool": "dense"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,8 @@ class Operation:
 
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "head_dim_v", "num_subspaces", "kv_lens", "spare_pages", "capacity")
 _HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "head_dim_v": "dim_v", "page_size": "slot", "dtype": "dtype"}
-_TABLE = ("spare_columns", "table_padding", "index_dtype")
+_TABLE = ("spare_columns", "table_padding", "table_form", "index_dtype")
+_OF_READS = {**_UNASKED, "table_form": "block_table"}
 
 OPERATIONS: dict[str, Operation] = {
     op.name: op
@@ -141,6 +142,7 @@ OPERATIONS: dict[str, Operation] = {
             returns=("k", "v"),
             holds="pages",
             hidden=_HIDDEN,
+            unasked=_OF_READS,
             lends=("k", "v"),
             case_axes=(*_PAGES, *_TABLE, "page_ids", "shared_pages", "pool", "strides", "buffers"),
         ),
@@ -174,13 +176,14 @@ OPERATIONS: dict[str, Operation] = {
             only=(*ROUNDED, *NARROW),
             optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
             follows=dict.fromkeys(SCALES, "kv_scales"),
-            unasked=_UNASKED | {"dtype": {*ROUNDED}, "q_dtype": ROUNDED[0], "kv_scales": "none"},
+            unasked=_OF_READS | {"dtype": {*ROUNDED}, "q_dtype": ROUNDED[0], "kv_scales": "none"},
             lends=("out", "lse", WORKSPACE),
             case_axes=(
                 *(a for a in _PAGES if a != "num_subspaces"),
                 "q_dtype",
                 "kv_scales",
                 *_TABLE,
+                "evicted_pages",
                 "group",
                 "num_splits",
                 "sm_scale",
@@ -208,6 +211,7 @@ OPERATIONS: dict[str, Operation] = {
             attends=True,
             hidden=_HIDDEN,
             only=ROUNDED,
+            unasked=_OF_READS,
             optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
             case_axes=(
                 *(a for a in _PAGES if a != "num_subspaces"),

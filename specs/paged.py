@@ -16,6 +16,7 @@ from kvconform.specs.data import Array
 from kvconform.specs.dtypes import DTYPES, is_floating
 from kvconform.specs.operations import SCALES
 from kvconform.specs.row import SCALE, SIDE_NAMES, SIDES, ZERO, K, Part
+from kvconform.specs.tables import told
 
 SPARSE = 1 << 31
 """Words of a sparse pool's largest buffer, at least: an offset that is kept in 32 bits wraps."""
@@ -31,6 +32,11 @@ MOVED = 32
 
 _SURPLUS = 1 << 20
 """Position given to the rows of append that carry no token, so that their contents are drawn like any other's."""
+
+
+def scale_of_none(means: str, head_dim: int) -> float | None:
+    """The factor of q . k where none is given, by the convention `sm_scale_of_none`; None: there is none."""
+    return {"head_dim": float(head_dim**-0.5), "one": 1.0}.get(means)
 
 
 class PagedInputs:
@@ -51,7 +57,8 @@ class PagedInputs:
 
     places         part -> where its live tokens lie in a cache, as oracles/paged.py works it out
 
-    Tables and lengths are of `index_dtype`. In a contiguous layout page i is the whole of sequence i. Where K and V
+    `tables` say where the tokens are, `given` what reads are told: not so where a window has evicted a page. Tables and
+    lengths are of `index_dtype`. In a contiguous layout page i is the whole of sequence i. Where K and V
     have pages of their own, block_table is [num_seqs, 2, width] and slot_mapping [2, num_rows].
     """
 
@@ -112,8 +119,8 @@ class PagedInputs:
             if case.table_padding in ("valid", "null"):
                 padding = data.hashes(case.seed, "padding" + " v" * side, *data.grid(*table.shape))
                 table[:] = padding % np.uint64(num_pages)
-            if case.table_padding == "null":
-                table[:] = self._null_page(order, table)
+            if case.table_padding == "null" and self.null_page is not None:
+                table[:] = self.null_page
             for seq, pages in enumerate(self.pages_of):
                 shared = self.num_shared[seq] if seq else 0
                 table[seq, shared:pages] = order[start + shared : start + pages]
@@ -122,11 +129,11 @@ class PagedInputs:
             tables.append(table)
         return tuple(tables * 2)[:2]
 
-    def _null_page(self, order: Array, otherwise: Array) -> Array:
+    @cached_property
+    def null_page(self) -> int | None:
         """The first page that no sequence owns, where there is one."""
-        owned = {*order[: sum(self.pages_of) * (1 + self.row.pairs_pages)].tolist()}
-        free = next((page for page in range(self.sizes["page"]) if page not in owned), None)
-        return otherwise if free is None else np.asarray(free)
+        owned = {*self._order(self.sizes["page"])[: sum(self.pages_of) * (1 + self.row.pairs_pages)].tolist()}
+        return next((page for page in range(self.sizes["page"]) if page not in owned), None)
 
     def _order(self, num_pages: int) -> Array:
         """The pages in the order in which sequences take them."""
@@ -136,9 +143,43 @@ class PagedInputs:
         return np.argsort(data.hashes(self.case.seed, "pages", *data.grid(num_pages)), kind="stable")
 
     @cached_property
+    def given(self) -> tuple[Array, ...]:
+        """The tables that reads are told: with `evicted_pages` where no query token sees any slot of a page."""
+        return self._given(self.kv_lens)
+
+    def _given(self, kv_lens: Array) -> tuple[Array, ...]:
+        case = self.case
+        instead = {"kept": None, "null": self.null_page, "minus_one": -1}[case.evicted_pages]
+        if instead is None or not case.window:
+            return self.tables
+        unseen = self._oldest_seen(kv_lens.astype(np.int64)) // case.page_size  # whole pages before the oldest key seen
+        gone = [np.arange(table.shape[1]) < unseen[:, None] for table in self.tables]
+        return tuple(
+            np.where(at, instead, table).astype(table.dtype) for at, table in zip(gone, self.tables, strict=True)
+        )
+
+    def _oldest_seen(self, kv_lens: Array) -> Array:
+        """[num_seqs] position of the oldest key in the window of any query token; below 0 where it is not full."""
+        q_lens = np.array(self.case.q_lens or (1,) * len(kv_lens), np.int64)
+        return np.asarray(kv_lens - q_lens + 1 - self.case.window)
+
+    @cached_property
     def block_table(self) -> Array:
-        """The tables as gather takes them."""
-        return np.stack(self.tables, axis=1) if self.row.pairs_pages else self.tables[0]
+        """The tables that reads are told, as a block table."""
+        return np.stack(self.given, axis=1) if self.row.pairs_pages else self.given[0]
+
+    def told(self, seqs: Any = slice(None), kv_lens: Array | None = None) -> dict[str, Any]:
+        """The arguments of reads that say where tokens are, in the Case's form.
+
+        seqs      some sequences alone, or in another order
+        kv_lens   other lengths, [num_seqs] and none longer
+        """
+        case, lens = self.case, self.kv_lens if kv_lens is None else kv_lens
+        given = self._given(lens)
+        table = np.stack(given, axis=1) if self.row.pairs_pages else given[0]
+        last = 1 + data.hashes(case.seed, "last_page_len", *data.grid(len(lens))) % np.uint64(case.page_size)
+        form = told(case.table_form, table[seqs], lens[seqs], case.page_size, last.astype(np.int64)[seqs])
+        return {"block_table": form, "kv_lens": lens[seqs]}
 
     @cached_property
     def kv_lens(self) -> Array:
@@ -362,6 +403,10 @@ class PagedInputs:
         """Factor of q . k."""
         return float(self.case.head_dim**-0.5 if self.case.sm_scale is None else self.case.sm_scale)
 
+    def scale_told(self, of_none: str) -> float | None:
+        """sm_scale as it is passed: None where that means the same, by the convention `sm_scale_of_none`."""
+        return None if self.sm_scale == scale_of_none(of_none, self.case.head_dim) else self.sm_scale
+
     def with_pages_renamed(self) -> PagedInputs:
         """The same tokens under other page numbers: the pages' order reversed."""
         other = PagedInputs(self.case)
@@ -371,6 +416,7 @@ class PagedInputs:
         if "page" in scales.AXES[self.case.kv_scales]:
             k, v = (None if scale is None else scale[::-1].copy() for scale in self.scales)
             other.scales = k, v
+        other.null_page = None if self.null_page is None else num_pages - 1 - self.null_page
         return other
 
     def in_parts(self, num_parts: int) -> PagedInputs:
@@ -409,17 +455,17 @@ class PagedInputs:
     @cached_property
     def dead_slots(self) -> tuple[dict[str, Array], ...]:
         """Slots without a live token, of K and of V: `tails` of pages that a sequence owns, and all of pages that none
-        owns, `null` where the padding of a table names them and `free` where it does not."""
+        owns, `null` where a table names them and `free` where it does not."""
         size, num_pages = self.case.page_size, self.sizes["page"]
         found = []
-        for slots, table in zip(self.slots, self.tables, strict=True):
+        for slots, own, table in zip(self.slots, self.tables, self.given, strict=True):
             dead = np.ones(num_pages * size, bool)
             dead[slots] = False
             owned = np.zeros(num_pages, bool)
             owned[slots // size] = True
             named = np.zeros(num_pages, bool)
-            beyond = table[np.arange(table.shape[1]) >= np.array(self.pages_of, np.int64)[:, None]]
-            named[beyond[(beyond >= 0) & (beyond < num_pages)]] = True
+            others = table[(np.arange(table.shape[1]) >= np.array(self.pages_of, np.int64)[:, None]) | (table != own)]
+            named[others[(others >= 0) & (others < num_pages)]] = True
             regions = {"tails": owned, "free": ~owned & ~named, "null": ~owned & named}
             found.append({name: np.flatnonzero(dead & np.repeat(pages, size)) for name, pages in regions.items()})
         return tuple(found)
@@ -428,8 +474,7 @@ class PagedInputs:
     def evicted(self) -> Array:
         """Live tokens (indices) that no query token sees: older than the window of its sequence's oldest one."""
         case, (seq, position) = self.case, self.owners
-        q_lens = np.array(case.q_lens or (1,) * len(case.kv_lens), np.int64)
-        oldest = np.array(case.kv_lens, np.int64) - q_lens + 1 - case.window
+        oldest = self._oldest_seen(np.array(case.kv_lens, np.int64))
         unseen = (position < oldest[seq]) & (case.window > 0)
         return np.flatnonzero(unseen & ~np.isin(self.slots[0], self.slots[0][~unseen]))
 
@@ -454,4 +499,6 @@ class PagedInputs:
         some |= dict(zip(SCALES, self.scales, strict=True)) if self.case.operation.rounds else {}
         some["tree_mask"] = self.tree_mask
         given = {name: array for name, array in some.items() if array is not None}
+        form = self.told()["block_table"]
+        given |= {} if isinstance(form, np.ndarray) else form
         return {"block_table": self.block_table, "slot_mapping": self.slot_mapping, "q": self.q, **given, **self.tokens}

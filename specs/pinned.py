@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from kvconform.specs import data
@@ -10,6 +11,7 @@ from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.paged import PagedInputs
 from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens, without_room
 
 
@@ -182,13 +184,53 @@ def far_below(cell: Cell) -> tuple[Case, ...]:
 
 def evicted(cell: Cell) -> tuple[Case, ...]:
     """One Case of attention in which the worst that dead slots may hold lies where a window keeps everybody from."""
-    of_window = [
-        case for case in schedule(cell) if case.window and max(case.kv_lens) > case.window + max(case.q_lens, default=1)
-    ]
-    worst = [contents for contents in ("nan", "inf", "finite") if cell.takes(dead=(contents,))]
-    if not of_window or not worst or "evicted" not in cell.allowed("poison"):
+    of_window = _of_window(cell)
+    if not of_window or of_window[0].dead == "zero" or "evicted" not in cell.allowed("poison"):
         return ()
-    return (replace(of_window[0], poison="evicted", dead=worst[0]),)
+    return (replace(of_window[0], poison="evicted"),)
+
+
+def _of_window(cell: Cell) -> list[Case]:
+    """Cases of the schedule in which a window hides keys, with the worst that dead slots may hold."""
+    (*worst,) = (contents for contents in ("nan", "inf", "finite", "zero") if cell.takes(dead=(contents,)))
+    hiding = (case.window + max(case.q_lens, default=1) for case in schedule(cell))
+    return [
+        replace(case, dead=worst[0])
+        for case, most in zip(schedule(cell), hiding, strict=True)
+        if case.window and max(case.kv_lens) > most
+    ]
+
+
+def evicted_pages(cell: Cell) -> tuple[Case, ...]:
+    """A Case of attention for each thing that a table may hold, other than the page, where a window has evicted one."""
+    spare: dict[str, Any] = {} if cell.static or not cell.takes(spare_pages=(1,)) else {"spare_pages": 1}
+    found = []
+    for instead in cell.allowed("evicted_pages"):
+        moved = (replace(case, evicted_pages=instead, **spare) for case in _of_window(cell))
+        found += list(islice((case for case in moved if _tells_otherwise(case)), 1))
+    return tuple(found)
+
+
+def _tells_otherwise(case: Case) -> bool:
+    """Whether reads are told other pages than tokens are in."""
+    x = PagedInputs(case)
+    return any((told != own).any() for told, own in zip(x.given, x.tables, strict=True))
+
+
+def table_forms(cell: Cell) -> tuple[Case, ...]:
+    """In each form of page table but the usual one: a page exactly full, none where that is allowed, a page begun."""
+    forms = [form for form in cell.allowed("table_form") if form != DEFAULTS["table_form"]]
+    shapes = cell.geometries() if cell.static else [_sizes(cell, -1)]
+    shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
+    size, room = shape["page_size"], shape.get("capacity", 0) * shape["page_size"]
+    least = cell.conventions["empty_rows"] == "undefined"
+    lens = [n for n in (size, 0, size + 1) if least <= n <= (room or n) and cell.takes(kv_lens=(n,))]
+    if not lens:
+        return ()
+    shape["kv_lens"] = tuple((lens * 3)[: shapes[-1].get("num_seqs", 3)])
+    if cell.takes(spare_columns=(1,)) and not cell.static:
+        shape["spare_columns"] = 1
+    return tuple(pinned(cell, table_form=form, family=_every_bit(cell), **shape) for form in forms)
 
 
 def equal_scores(cell: Cell) -> tuple[Case, ...]:

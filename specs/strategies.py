@@ -26,6 +26,7 @@ from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.offers import holds, is_span, members
 from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.storage import STRIDES
+from kvconform.specs.tables import FORMS
 
 POOL: dict[str, tuple[Any, ...]] = {
     "num_tokens": (1, 0, 2, 3, 5, 8),
@@ -50,6 +51,8 @@ POOL: dict[str, tuple[Any, ...]] = {
     "dead": ("finite", "zero", "nan", "inf"),
     "poison": ("all", "tails", "free", "padding", "null", "gaps", "evicted"),
     "table_padding": ("valid", "null", "minus_one", "huge"),
+    "table_form": FORMS,
+    "evicted_pages": ("kept", "null", "minus_one"),
     "strides": STRIDES,
     "buffers": ("own", "nan", "used"),
     "stray_slots": ("none", "below", "beyond", "twice"),
@@ -81,6 +84,7 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "spare_pages": (0,),
     "spare_columns": (0,),
     "table_padding": ("valid",),
+    "evicted_pages": ("kept",),
     "shared_pages": (0,),
     "poison": ("all", "tails", "gaps", "evicted"),
 }
@@ -187,6 +191,10 @@ class Cell:
             pool = self._sizes(axis, pool, predicates)
         if axis == "poison":
             pool = [v for v in pool if self._has_region(v)]
+        if axis == "evicted_pages" and not self._has_region("evicted"):
+            pool = [v for v in pool if v == DEFAULTS[axis]]
+        if axis == "table_form":
+            pool = [v for v in pool if v in forms_of(self.row)]
         if axis == "q_lens" and self.one_q_len:
             least = FEATURES["tree_mask"].beside[axis] if self.takes(tree_mask=("drawn",)) else 2
             pool = [*pool[:1], *[n for n in pool[1:] if n >= least][:1]]  # each is a shape to compile
@@ -206,10 +214,11 @@ class Cell:
         if poison == "padding":
             return bool(self.row.pad)
         if poison == "evicted":
-            return self.predicates("window") not in ([], [0]) and not self.row.shares_slots
+            return any(self.allowed("window")) and not self.row.shares_slots
         if poison == "gaps":
             return any(self.takes(strides=(one,)) for one in STRIDES[1:])
-        return poison != "null" or any(self.takes(table_padding=(one,)) for one in ("valid", "null"))
+        named = {"table_padding": ("valid", "null"), "evicted_pages": ("null",)}
+        return poison != "null" or any(self.takes(**{axis: (one,)}) for axis in named for one in named[axis])
 
     @property
     def _has_own_v(self) -> bool:
@@ -250,16 +259,24 @@ class Cell:
         Quick, and no where it is certain alone: what is left says `allowed`.
         """
         asked = [self.predicates(axis) for claims in self.also for axis in claims]
-        apart = any(one != other for one, *others in asked for other in others)
+        apart = any(one != other for one, *others in asked for other in others) or bool(self.unheld)
         sized = any(axis in SIZE_OF or (self.row.contiguous and axis in CONTIGUOUS) for axis in only)
         free = {axis: values for axis, values in only.items() if axis not in _OF_NARROW}
         return apart or sized or not self.takes(**free)
+
+    @property
+    def unheld(self) -> dict[str, Any]:
+        """Axes that this operation's cases have no choice of, at values that another operation is not offered with."""
+        alone = {axis: DEFAULTS[axis] for claims in self.also for axis in claims if axis in POOL}
+        silent = {axis: value for axis, value in alone.items() if axis not in OPERATIONS[self.op].case_axes}
+        return {axis: v for axis, v in silent.items() if axis not in FEATURES and not self.takes(**{axis: (v,)})}
 
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""
         shapes = [{k: v for k, v in g.items() if k != "num_seqs"} for g in self.geometries()] if self.static else [{}]
         return (
             all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
+            and case.table_form in forms_of(self.row)
             and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
             and all(
                 all_hold(self.predicates(axis), value)
@@ -315,6 +332,11 @@ class Cell:
         wish = {"num_seqs": num_seqs, **{k: v for k, v in fixed.items() if k in seen}}
         kept = {k: v if k not in POOL or self.takes(**{k: (v,)}) else pick(k) for k, v in wish.items()}
         return kept | shape
+
+
+def forms_of(row: Layout) -> tuple[str, ...]:
+    """The page tables that reads of a row may be told: of all but the usual one the arrays say one page for K and V."""
+    return FORMS[:1] if row.contiguous or row.pairs_pages else FORMS
 
 
 def each(case: Case, axis: str) -> tuple[Any, ...]:
@@ -426,6 +448,10 @@ def cases(
     Raises OfferError where the offer leaves nothing to draw.
     """
     seen = cell.axes
+    for axis, value in cell.unheld.items():
+        raise OfferError(
+            f"{cell.op} on {cell.layout} in {cell.dtype}: a case of it has {axis} {value}, not offered there"
+        )
     shapes = _restricted(cell, only or {}) if cell.static else [{}]
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
     allowed = {axis: tuple(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
@@ -470,6 +496,8 @@ def _drawn(
             values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
         values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1), one_of)
         values |= without_room(values)
+    if not values.get("window"):  # nothing is evicted
+        values.pop("evicted_pages", None)
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
 

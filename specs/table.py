@@ -8,7 +8,7 @@ cannot be told from padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,9 @@ from kvconform.specs.data import Array
 from kvconform.specs.row import SIDE_NAMES, SIDES
 
 Arrays = Mapping[str, Array]
+Entries = int | Sequence[int] | Array
+"""One entry for all places, or several that are taken in turn."""
+
 Runs = tuple[tuple[int, ...], ...]
 """For each sequence a run of pages or of slots."""
 
@@ -88,9 +91,9 @@ class Form:
     """What a writer has to know beside the pages; see `Table.write`."""
 
     page_size: int
-    padding: int
+    padding: Entries
     width: int | None
-    empty_last_page_len: int
+    empty_last_page_len: Entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +109,7 @@ class Table:
     reader      (arrays, page_size) -> pages; `read` checks before and after
     limit       why it cannot say these pages, or nothing
     sides       whether K and V may be in pages of their own
+    of_tokens   whether its entries are slots of tokens rather than pages
     sentinels   entries with a meaning of their own
     """
 
@@ -118,6 +122,7 @@ class Table:
     reader: Reader
     limit: Callable[[Pages], str] = lambda pages: ""
     sides: bool = False
+    of_tokens: bool = False
     sentinels: str = ""
 
     def write(
@@ -126,9 +131,9 @@ class Table:
         page_size: int,
         *,
         index_dtype: str = "int32",
-        padding: int = -1,
+        padding: Entries = -1,
         width: int | None = None,
-        empty_last_page_len: int = 1,
+        empty_last_page_len: Entries = 1,
     ) -> dict[str, Array]:
         """The arrays that say these pages.
 
@@ -229,12 +234,18 @@ def listed(run: Iterable[int]) -> str:
 def rows(runs: Runs, form: Form) -> Array:
     """[num_seqs, width]: each run in a row of its own, then padding."""
     most = max(map(len, runs), default=0)
-    table = np.full((len(runs), max(1, most) if form.width is None else form.width), form.padding, np.int64)
+    table = _in_turn(form.padding, (len(runs), max(1, most) if form.width is None else form.width))
     if most > table.shape[1]:
         raise TableError(f"a width of {form.width} has no room for a sequence of {most} pages")
     for row, run in zip(table, runs, strict=True):
         row[: len(run)] = run
     return table
+
+
+def matrix(runs: Iterable[Iterable[int]]) -> Array:
+    """The rows of a block table that is padded with page 0."""
+    some = tuple(tuple(run) for run in runs)
+    return rows(some, Form(page_size=1, padding=0, width=None, empty_last_page_len=1))
 
 
 def _packed(runs: Runs, form: Form, each: int = 1) -> Array:
@@ -243,19 +254,24 @@ def _packed(runs: Runs, form: Form, each: int = 1) -> Array:
     room = len(flat) if form.width is None else len(runs) * form.width * each
     if room < len(flat):
         raise TableError(f"a width of {form.width} has no room for {len(flat)} entries of {len(runs)} sequences")
-    return np.array(flat + [form.padding] * (room - len(flat)), np.int64)
+    return np.concatenate([np.array(flat, np.int64), _in_turn(form.padding, (room - len(flat),))])
+
+
+def _in_turn(entries: Entries, shape: tuple[int, ...]) -> Array:
+    return np.resize(np.asarray(entries, np.int64), shape)
 
 
 def slots_of(runs: Runs, kv_lens: Iterable[int], page_size: int) -> Runs:
-    """The slot of every token."""
+    """The slot of every token; -1 where its page is none."""
     return tuple(
-        tuple(run[token // page_size] * page_size + token % page_size for token in range(kv_len))
+        tuple(max(-1, run[token // page_size] * page_size + token % page_size) for token in range(kv_len))
         for run, kv_len in zip(runs, kv_lens, strict=True)
     )
 
 
 def write_csr(pages: Pages, form: Form) -> Mapping[str, Any]:
-    last = [(n - 1) % form.page_size + 1 if n else form.empty_last_page_len for n in pages.kv_lens]
+    empty = _in_turn(form.empty_last_page_len, (len(pages.kv_lens),))
+    last = [(n - 1) % form.page_size + 1 if n else none for n, none in zip(pages.kv_lens, empty, strict=True)]
     indptr = sums([len(run) for run in pages.k])
     return {"kv_indptr": indptr, "kv_indices": _packed(pages.k, form), "last_page_len": last}
 

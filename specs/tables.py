@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from kvconform.specs.data import Array
 from kvconform.specs.row import K
 from kvconform.specs.table import (
     Arrays,
     Entry,
+    Form,
     Pages,
     Table,
     TableError,
     cast,
+    cdiv,
     no_size,
     own_page,
     read_block_pairs,
@@ -79,6 +83,7 @@ _ROWS = (
         source="SGLang layers/attention/triton_ops/decode_attention.py, kv_indptr and kv_indices",
         writer=write_token_slots,
         reader=read_token_slots,
+        of_tokens=True,
         sentinels="slot 0 takes the writes of padding tokens",
     ),
     Table(
@@ -133,6 +138,36 @@ _ROWS = (
 )
 
 TABLES: dict[str, Table] = {row.name: row for row in _ROWS}
+
+FORMS = ("block_table", "csr", "token_slots")
+"""Those in which the reads of a paged cache may be told its pages, the usual one first."""
+
+KV_LENS = "kv_lens"
+"""What reads are told beside the table, whether its arrays say it or not."""
+
+
+def told(form: str, block_table: Array, kv_lens: Array, page_size: int, empty_last_page_len: Array) -> Any:
+    """A block table as the argument of reads: itself, or the arrays of another form but for kv_lens, in its dtype.
+
+    There are as many entries as the block table has room for. Those that no token is behind hold what the block table
+    has beyond its sequences, in turn; where that is nothing, the pages that it has. -1 is no page.
+
+    form                  one of FORMS
+    empty_last_page_len   last_page_len of each sequence, were it empty
+    """
+    if form == FORMS[0]:
+        return block_table
+    row, table = TABLES[form], block_table.astype(np.int64)
+    lens = kv_lens.astype(np.int64)
+    counts = cdiv(lens, page_size)
+    beyond = table[np.arange(table.shape[1]) >= counts[:, None]]
+    padding = beyond if beyond.size or not table.size else table.ravel()
+    if row.of_tokens:
+        slots, most = padding[:, None] * page_size + np.arange(page_size), np.iinfo(block_table.dtype).max
+        padding = np.where((padding[:, None] < 0) | (slots > most), padding[:, None], slots).ravel()
+    pages = Pages.shared((run[:count] for run, count in zip(table, counts, strict=True)), lens)
+    arrays = row.writer(pages, Form(page_size, padding, table.shape[1], empty_last_page_len))
+    return {name: cast(name, array, str(block_table.dtype)) for name, array in arrays.items() if name != KV_LENS}
 
 
 def table(name: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from kvconform.oracles import decode, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
-from kvconform.oracles.verdict import Expected, Interval, by_axes, require, require_near, require_same
+from kvconform.oracles.verdict import Expected, Interval, Violation, by_axes, require, require_near, require_same
 from kvconform.specs import data, trees
 from kvconform.specs.case import Case
 from kvconform.specs.data import FLAT, Array
@@ -41,7 +42,7 @@ def appending(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
 
 def gathering(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:
     """The arguments of gather that read the tokens of a Case."""
-    return {"cache": cache, "block_table": x.block_table, "kv_lens": x.kv_lens, "layout": x.case.layout}
+    return {"cache": cache, **x.told(), "layout": x.case.layout}
 
 
 def attending(
@@ -52,7 +53,8 @@ def attending(
     changed   replaces some of them; a tree_mask as PagedInputs has it
     """
     case = x.case
-    given: dict[str, Any] = {"sm_scale": x.sm_scale, "num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
+    given: dict[str, Any] = {"num_splits": case.num_splits, "soft_cap": case.soft_cap or None}
+    given["sm_scale"] = x.scale_told(conventions["sm_scale_of_none"])
     given["window"] = case.window - (conventions["window_counts"] == "left") if case.window else None
     given |= dict(zip(SCALES, x.scales, strict=True))
     given |= {"sinks": x.sinks_in(conventions["sinks_dtype"]), "alibi_slopes": x.alibi_slopes, "q_lens": x.q_lens}
@@ -186,7 +188,15 @@ def _explanations(
         error = decode.error_of_exp_at_0(attend(subject, flat, zeros), want, right.lse_unit)
         return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
 
-    return {**mistakes.of_decode(x, cache, profile, right), "exp_of_0_is_not_1/0": errs_at_0}
+    named = {**mistakes.of_decode(x, cache, profile, right), "exp_of_0_is_not_1/0": errs_at_0}
+    if x.scale_told(subject.conventions["sm_scale_of_none"]) is not None:
+        return named
+    with suppress(Violation):  # of a scale that is given nothing is wrong: None means something else
+        got, want = attend(subject, x.case, cache, sm_scale=x.sm_scale), decode.required(x, cache, profile, right)
+        require(got, {name: want[name] for name in got})
+        named = {name: oracle for name, oracle in named.items() if not name.startswith("sm_scale_")}
+        named |= mistakes.of_default_scale(x, cache, profile, right)
+    return named
 
 
 def passes_zeros(want: Expected) -> bool:

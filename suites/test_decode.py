@@ -10,13 +10,18 @@ from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import SCALES
-from kvconform.specs.pinned import branches, equal_scores, evicted, far_below, schedule
+from kvconform.specs.pinned import branches, equal_scores, evicted, evicted_pages, far_below, schedule, table_forms
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
 
 
 def _pinned(cell):
-    return (*equal_scores(cell), *schedule(cell), *branches(cell), *far_below(cell), *evicted(cell))
+    features = (*schedule(cell), *branches(cell), *far_below(cell))
+    return (*equal_scores(cell), *features, *_of_evicted(cell), *table_forms(cell))
+
+
+def _of_evicted(cell):
+    return (*evicted(cell), *evicted_pages(cell))
 
 
 @law("paged_decode", pinned=_pinned)
@@ -28,7 +33,7 @@ def test_decode_is_within_the_bound(subject, case):
 @law(
     "paged_decode",
     only={"dead": ("finite", "nan", "inf")},
-    pinned=evicted,
+    pinned=_of_evicted,
     wants=lambda conventions: set(conventions["dead"]) - {"zero"},
 )
 def test_decode_ignores_dead_slots(subject, case):
@@ -53,7 +58,7 @@ def test_decode_does_not_see_page_numbers(subject, case):
     x = inputs(case)
     renamed = x.with_pages_renamed()
     before = attend(subject, case, paged.filled(x, "zero"))
-    of_pages = {"block_table": renamed.block_table, **dict(zip(SCALES, renamed.scales, strict=True))}
+    of_pages = {**renamed.told(), **dict(zip(SCALES, renamed.scales, strict=True))}
     after = attend(subject, case, paged.filled(renamed, "zero"), **of_pages)
     require_attention(after, before, "with pages renumbered against before")
 
@@ -96,7 +101,7 @@ def test_attention_over_parts_merges_to_the_whole(subject, case):
     num_parts = parts_of(static=bool(case.capacity))
     parts = x.in_parts(num_parts)
     cache = paged.filled(parts, case.dead)
-    got = attend(subject, parts.case, cache, block_table=parts.block_table, q=parts.q, kv_lens=parts.kv_lens)
+    got = attend(subject, parts.case, cache, q=parts.q, **parts.told())
     stacked = {n: np.ascontiguousarray(a.reshape(-1, num_parts, *a.shape[1:]).swapaxes(0, 1)) for n, a in got.items()}
     merged = subject.call(case, "merge_states", outs=stacked["out"], lses=stacked["lse"])
     profile = decode.twice_merged(subject.profile(case.result_dtype), case.result_dtype, case.num_splits, num_parts)

@@ -120,7 +120,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
     seq = _chosen(case, "alone", num_seqs)
     for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
         rows = np.concatenate([np.flatnonzero(x.q_rows[0] == one) for one in seqs])
-        some = {"q": x.q[rows], "block_table": x.block_table[seqs], "kv_lens": x.kv_lens[seqs]}
+        some = {"q": x.q[rows], **x.told(seqs)}
         some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
         some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
         got = attend(subject, case, cache, **some)
@@ -164,7 +164,7 @@ def test_decode_forgets_the_calls_before(subject, case):
     cache = paged.filled(x, case.dead)
     first = attend(subject, case, cache)
     between = variations.with_v_times(x, -2.0)
-    attend(subject, case, paged.filled(between, case.dead), q=-between.q, kv_lens=_shortened(x))
+    attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
     require_attention(attend(subject, case, cache), first, "after a call with shorter sequences against before")
 
 
@@ -180,7 +180,7 @@ def test_decode_does_not_see_what_its_buffers_held(subject, case):
     cache = paged.filled(x, case.dead)
     first = attend(subject, replace(case, buffers="nan"), cache)
     between = variations.with_v_times(x, -2.0)
-    attend(subject, case, paged.filled(between, case.dead), q=-between.q, kv_lens=_shortened(x))
+    attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
     got = attend(subject, case, cache)
     require_attention(got, first, "written where another call wrote before against where NaN was")
 

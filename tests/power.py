@@ -85,6 +85,12 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "pages_are_gathered_as_if_full": ((GATHER,), None),
     "tile_is_a_run_of_neighbouring_pages": ((PAGES,), None),
     "splits_take_pages_by_number": ((PAGES,), None),
+    # forms of page tables, evicted pages
+    "full_last_page_is_dropped": ((BOUND,), "full_last_page_is_dropped"),
+    "empty_sequences_have_a_last_page": ((BOUND,), "empty_sequences_have_a_last_page"),
+    "indptr_of_the_next_sequence": ((BOUND, GATHER), "indptr_of_the_next_sequence"),
+    "slots_are_strided_by_the_page": ((BOUND,), "slots_are_strided_by_the_page"),
+    "evicted_pages_are_multiplied_by_zero": ((BOUND, DEAD), None),
     # rows of a contiguous cache
     "rows_are_packed_to_the_longest": ((BOUND, DEAD, GATHER), None),
     "first_row_for_all": ((BOUND, DEAD, GATHER), "table_of_the_first_sequence"),
@@ -131,6 +137,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     # scale and softmax
     "sm_scale_is_missing": ((BOUND,), "sm_scale_is_missing"),
     "sm_scale_is_applied_twice": ((BOUND,), "sm_scale_is_applied_twice"),
+    "scale_of_none_is_one": ((BOUND,), "scale_of_none_is_one"),
     "sm_scale_of_the_first_call": ((BOUND,), "sm_scale_is_the_default"),  # which it was in that call
     "lse_is_base_2": ((BOUND,), "lse_is_base_2"),
     "lse_leaves_out_the_maximum": ((BOUND,), None),
@@ -612,6 +619,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "chunks_are_of_a_fixed_size": (SPLITS, BATCH, APPENDED, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "every_head_of_every_row_is_alone": (BATCH, HEADS, LAYOUTS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "writes_where_it_is_told": (BUFFERS, BOUND, DEAD, PAGES, GATHER, MERGE, MERGE_REPEATS),
+    "takes_csr_alone": (BOUND, DEAD, PAGES, BATCH, FORGETS, APPENDED, LONG, GATHER, GATHER_HIGH, APPEND),
     "has_every_other_convention": (
         *(BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),
     ),

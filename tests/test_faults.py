@@ -12,9 +12,10 @@ from kvconform.faults.fault import Fault
 from kvconform.faults.kernel import Steps
 from kvconform.faults.of_caches import CACHE_FAULTS
 from kvconform.faults.of_features import FEATURE_FAULTS
+from kvconform.faults.of_tables import TABLE_FAULTS
 from kvconform.harness import power_command
 from kvconform.harness.adapters import find
-from kvconform.harness.booking import CONFORMS, paste
+from kvconform.harness.booking import CONFORMS, VIOLATES, paste
 from kvconform.harness.cli import commands
 from kvconform.harness.faulty import FaultySubject
 from kvconform.harness.laws import all_laws
@@ -27,6 +28,8 @@ from kvconform.specs.features import FEATURES
 LAWS = all_laws()
 BOUND = {"decode_is_within_the_bound": LAWS["decode_is_within_the_bound"]}
 LAYOUT = ("nhd",)
+ELSEWHERE = ("scale_of_none_is_of_head_dim",)
+"""Faults of what the reference declares otherwise."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,9 @@ def test_the_kernel_that_faults_are_made_of_passes_every_law(reference, seed, la
     assert len(results) >= (15 if layout == LAYOUT else 7)
 
 
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if not fault.equivalent])
+@pytest.mark.parametrize(
+    "name", [name for name, fault in FAULTS.items() if not fault.equivalent and name not in ELSEWHERE]
+)
 def test_a_fault_is_seen_by_the_law_of_the_bound(reference, name):
     assert made(FAULTS[name], reference) == ""
     (one,) = tried(reference, FAULTS[name], BOUND, 0, layouts(FAULTS[name]))
@@ -71,7 +76,58 @@ def test_each_feature_has_ten_faults_and_all_have_sixty():
 
 def test_what_k_and_v_are_made_of_has_forty_faults():
     assert len(CACHE_FAULTS) >= 40
-    assert len(FAULTS) == len(FEATURE_FAULTS) + len(CACHE_FAULTS)  # no two have one name
+    assert len(FAULTS) == len(FEATURE_FAULTS) + len(CACHE_FAULTS) + len(TABLE_FAULTS)  # no two have one name
+
+
+def test_the_scale_of_none_is_a_fault_by_what_it_is_declared_to_be(reference):
+    name = "scale_of_none_is_of_head_dim"
+    assert made(FAULTS[name], reference) == "its conventions make it right"
+    other = FaultySubject(reference, None)
+    other.conventions = {**other.conventions, "sm_scale_of_none": "one"}
+    assert made(FAULTS[name], other) == ""
+    assert made(FAULTS["scale_of_none_is_one"], other) == "its conventions make it right"
+    searcher = Searcher(_with_fault(other, FAULTS[name]), Options(EFFORT, ops=(OP,), layouts=LAYOUT, laws=tuple(BOUND)))
+    searcher.begin(1)
+    cells = searcher.run(*BOUND.values())
+    assert {(cell.outcome, cell.meant) for cell in cells} == {
+        (VIOLATES, 'CONVENTIONS["sm_scale_of_none"] = "head_dim"')
+    }
+
+
+def _with_fault(subject, fault):
+    faulty = FaultySubject(subject, fault)
+    faulty.conventions = subject.conventions
+    return faulty
+
+
+FOUND_WRONG = {
+    "full_last_page_has_no_token": "full_last_page_is_dropped",
+    "empty_sequence_has_its_last_page_len": "empty_sequences_have_a_last_page",
+    "empty_sequence_takes_the_page_of_the_next": "empty_sequences_have_a_last_page",
+    "indptr_is_read_a_row_too_far": "indptr_of_the_next_sequence",
+    "indices_are_read_as_rows": "indices_are_rows_of_a_table",
+    "surplus_belongs_to_the_last_sequence": "last_sequence_has_the_surplus",
+    "slots_are_taken_page_by_page": "slots_are_strided_by_the_page",
+    "last_page_len_is_one_less": "last_token_is_dropped",
+    "last_page_len_is_one_more": "one_token_too_many",
+}
+"""Fault -> the mistake that it looks like."""
+
+
+@pytest.mark.parametrize("name", FOUND_WRONG)
+def test_a_fault_of_a_page_table_is_called_by_its_name(reference, name):
+    faulty = FaultySubject(reference, FAULTS[name])
+    searcher = Searcher(faulty, Options(EFFORT, ops=(OP,), layouts=LAYOUT, dtypes=("float32",), laws=tuple(BOUND)))
+    searcher.begin(1)
+    (cell,) = searcher.run(*BOUND.values())
+    assert (cell.outcome, cell.looks_like) == (VIOLATES, FOUND_WRONG[name])
+
+
+def test_every_form_and_every_eviction_has_faults():
+    needed = Counter(f"{axis} {fault.needs.get(axis)}" for fault in TABLE_FAULTS.values() for axis in fault.needs)
+    assert needed["table_form csr"] >= 8
+    assert needed["table_form token_slots"] >= 2
+    assert {"evicted_pages null", "evicted_pages minus_one"} <= set(needed)
 
 
 def test_a_fault_is_left_out_where_there_is_no_room_for_it(reference):
@@ -119,6 +175,7 @@ DECLARED = {
     "window_is_one_wider": 'CONVENTIONS["window_counts"] = "left"',
     "soft_cap_bends_unscaled_scores": 'CONVENTIONS["soft_cap_order"] = "unscaled"',
     "sinks_are_not_in_lse": 'CONVENTIONS["sinks_in_lse"] = False',
+    "scale_of_none_is_one": 'CONVENTIONS["sm_scale_of_none"] = "one"',
     "distance_is_from_the_first_key": 'CONVENTIONS["alibi_from"] = "first_key"',
     "distance_is_from_the_newest_key": 'CONVENTIONS["alibi_from"] = "last_key"',
     "distance_is_from_the_oldest_query_token": 'CONVENTIONS["alibi_from"] = "first_query"',
@@ -131,7 +188,7 @@ UNTOLD = ('CONVENTIONS["alibi_from"] = "query_index"', 'CONVENTIONS["sinks_dtype
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_a_fault_that_is_somebody_s_convention_says_what_to_declare(reference, name):
-    faulty = FaultySubject(reference, FEATURE_FAULTS[name])
+    faulty = FaultySubject(reference, FAULTS[name])
     options = Options(EFFORT, ops=(OP,), layouts=LAYOUT, dtypes=("float32",), laws=tuple(BOUND))
     searcher = Searcher(faulty, options)
     searcher.begin(1)

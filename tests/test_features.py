@@ -23,7 +23,7 @@ from kvconform.specs.case import Case, CaseError
 from kvconform.specs.conventions import CONVENTIONS, declared
 from kvconform.specs.features import FEATURES, OFF, alone, covering, possible
 from kvconform.specs.inputs import inputs
-from kvconform.specs.pinned import branches, evicted, far_below, schedule
+from kvconform.specs.pinned import branches, evicted, evicted_pages, far_below, schedule, table_forms
 from kvconform.specs.strategies import cases, cells
 from kvconform.suites.calls import attend
 
@@ -76,8 +76,9 @@ def test_any_two_offered_features_are_on_together_in_a_pinned_case(reference):
 
 def test_the_laws_that_rest_on_pinned_cases_of_features_have_them(reference):
     cell, laws = cell_of(reference), all_laws()
-    assert {*schedule(cell), *evicted(cell)} <= set(laws[BOUND].pinned(cell))
-    assert set(evicted(cell)) == set(laws["decode_ignores_dead_slots"].pinned(cell))
+    of_evicted = {*evicted(cell), *evicted_pages(cell)}
+    assert {*schedule(cell), *of_evicted, *table_forms(cell)} <= set(laws[BOUND].pinned(cell))
+    assert of_evicted == set(laws["decode_ignores_dead_slots"].pinned(cell))
 
 
 def test_every_offered_feature_shows_in_the_cell_of_the_bound(reference):

@@ -461,19 +461,31 @@ def test_tables_without_sides_refuse_exactly_the_pages_that_differ():
 SHOWN = {
     "get_seq_lens": (BATCH, {"kv_lens": (7, 1, 9)}),
     "trtllm_plan": (BATCH, {"kv_lens": (7, 1, 9), "k": ((5, 2), (7,), (0, 4))}),
+    "page_of_the_next": (BATCH, {"kv_lens": (7, 1, 9), "k": ((5, 2), (7,), (7, 0, 4))}),
     "append_decode": (BATCH, {"kv_lens": (7, 2**32 - 3, 9)}),
+    "modulo_page_size": (Pages.shared([[5, 2], [7]], [8, 3]), {"kv_lens": (4, 3)}),
+    "one_more": (BATCH, {"kv_lens": (8, 0, 10)}),
+    "next_indptr": (BATCH, {"k": ((7, 0), (), ())}),
+    "csr_as_rows": (Pages.shared([[5], [2, 7, 0], [4, 1]], [4, 12, 8]), {"k": ((5,), (7, 0, 4), (4, 1))}),
+    "to_the_end": (BATCH, {"k": ((5, 2), (), (7, 0, 4, 6)), "kv_lens": (7, 0, 13)}),
     "strided_slots": (BATCH, {"k": ((5, 2), (), (7, 0))}),
     "as_flat": (Pages.shared([[5], [2, 7, 0], [4, 1]], [4, 12, 8]), {"k": ((5,), (7, 0, 4), (4, 1))}),
     "as_ragged": (BATCH, {"k": ((5, 2), (), (-1, -1, -1))}),
     "k_for_both": (Pages(((1,),), ((2,),), (4,)), {"k": ((1,),), "v": ((1,),)}),
 }
 
+SURPLUS = {"to_the_end": {"width": 2, "padding": 6}}
+"""Entries to spare, without which a reader is right."""
+
+LOUD = {"modulo_page_size", "one_more", "next_indptr"}
+"""Wrong readers that anybody notices."""
+
 
 @pytest.mark.parametrize("name", WRONG_READERS)
 def test_a_wrong_reader_reads_something_else(name):
     wrong, (pages, differs) = WRONG_READERS[name], SHOWN[name]
     row = TABLES[wrong.table]
-    arrays = row.write(pages, 4)
+    arrays = row.write(pages, 4, **SURPLUS.get(name, {}))
     got = wrong.read(arrays, 4)
     assert row.read(arrays, 4) == pages != got
     assert {field: getattr(got, field) for field in differs} == differs
@@ -483,7 +495,7 @@ def test_a_wrong_reader_reads_something_else(name):
 def test_a_wrong_reader_is_right_about_whole_pages_of_one_number(name):
     """Which is why nobody notices: every sequence has the same number of full pages, and none is empty."""
     wrong, pages = WRONG_READERS[name], Pages.shared([[5, 2], [3, 0]], [8, 8])
-    assert wrong.read(TABLES[wrong.table].write(pages, 4), 4) == pages
+    assert (wrong.read(TABLES[wrong.table].write(pages, 4), 4) == pages) == (name not in LOUD)
 
 
 def test_flashinfer_s_two_lengths_differ_exactly_at_sequences_without_pages():

@@ -21,7 +21,7 @@ from kvconform.harness.subject import Subject
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.pinned import bench_case, schedule
+from kvconform.specs.pinned import bench_case, schedule, table_forms
 from kvconform.specs.strategies import Cell, cells
 from kvconform.suites import (  # noqa: F401  (their laws)
     test_decode,
@@ -98,11 +98,16 @@ def images(adapter: Any, launch: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def asked(cell: Cell) -> list[Case]:
-    """The Cases of a cell; one cell of each operation has more: large sizes, and in attention any two features."""
+    """The Cases of a cell; one cell of each operation has more: large sizes, forms of tables, any two features."""
     variants = [sized(cell, variant) for variant in VARIANTS]
     if (cell.layout, cell.dtype) != ("nhd", "bfloat16"):
         return variants
-    return [*variants, sized(cell, SERVED), *(schedule(cell) if cell.op == "paged_decode" else ())]
+    return [*variants, sized(cell, SERVED), *(schedule(cell) if cell.op == "paged_decode" else ()), *in_forms(cell)]
+
+
+def in_forms(cell: Cell) -> tuple[Case, ...]:
+    """Cases in other forms of page table, where the operation reads one."""
+    return table_forms(cell) if "table_form" in cell.axes else ()
 
 
 def sized(cell: Cell, variant: dict[str, Any]) -> Case:

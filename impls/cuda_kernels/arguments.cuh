@@ -52,13 +52,21 @@ struct Append {
     i64 num_slots, page_size, num_kv_heads, head_dim;
 };
 
+// Where the tokens of sequences are: a block table, or where `begins` is not null CSR, of pages or of slots of tokens.
+struct Table {
+    Tensor entries;  // [num_seqs, width, K or V]: pages; of CSR [any, num_entries, any], the first axis without a stride
+    Tensor begins;   // [num_seqs + 1]: where a sequence begins among the entries, kv_indptr; null: at its own row
+    Tensor lens;     // [num_seqs]: tokens of the sequence; of CSR of its last page, where entries are pages
+    i64 of_tokens;   // whether an entry is the slot of a token, page * page_size + slot
+    i64 page_size;
+};
+
 struct Gather {
     Paged k_cache, v_cache;
-    Tensor k, v;         // [total, num_kv_heads, head_dim]; v may be null
-    Tensor block_table;  // [num_seqs, width, K or V]
-    Tensor kv_lens;      // [num_seqs]
-    Tensor starts;       // int64 [num_seqs]: the sequence's first row in k and v
-    i64 page_size, num_kv_heads, head_dim;
+    Tensor k, v;    // [total, num_kv_heads, head_dim]; v may be null
+    Tensor starts;  // int64 [num_seqs]: the sequence's first row in k and v
+    Table table;
+    i64 num_kv_heads, head_dim;
 };
 
 struct CopyPages {
@@ -78,11 +86,10 @@ struct Features {
 struct Decode {
     Tensor q;  // [num_rows, num_q_heads, head_dim]: sequence after sequence
     Paged k_cache, v_cache;
-    Tensor block_table;  // [num_seqs, width, K or V]
-    Tensor kv_lens;      // [num_seqs]
-    Tensor outs;         // float32 [num_splits, num_rows, num_q_heads, head_dim]
-    Tensor lses;         // float32 [num_splits, num_rows, num_q_heads]
-    i64 page_size, group, head_dim;
+    Tensor outs;  // float32 [num_splits, num_rows, num_q_heads, head_dim]
+    Tensor lses;  // float32 [num_splits, num_rows, num_q_heads]
+    Table table;
+    i64 group, head_dim;
     double sm_scale;
     Features features;  // for the kernels that have them
 };

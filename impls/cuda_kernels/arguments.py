@@ -61,11 +61,16 @@ class Append(ctypes.Structure):
     ]
 
 
+class Table(ctypes.Structure):
+    _fields_ = [*_fields(Tensor, "entries begins lens"), *_fields(ctypes.c_int64, "of_tokens page_size")]
+
+
 class Gather(ctypes.Structure):
     _fields_ = [
         *_CACHES,
-        *_fields(Tensor, "k v block_table kv_lens starts"),
-        *_fields(ctypes.c_int64, "page_size num_kv_heads head_dim"),
+        *_fields(Tensor, "k v starts"),
+        ("table", Table),
+        *_fields(ctypes.c_int64, "num_kv_heads head_dim"),
     ]
 
 
@@ -85,8 +90,9 @@ class Decode(ctypes.Structure):
     _fields_ = [
         ("q", Tensor),
         *_CACHES,
-        *_fields(Tensor, "block_table kv_lens outs lses"),
-        *_fields(ctypes.c_int64, "page_size group head_dim"),
+        *_fields(Tensor, "outs lses"),
+        ("table", Table),
+        *_fields(ctypes.c_int64, "group head_dim"),
         ("sm_scale", ctypes.c_double),
         ("features", Features),
     ]

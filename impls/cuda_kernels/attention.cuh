@@ -40,10 +40,10 @@ __device__ Sight sight(const Decode& a, i64 row) {
             newer = rows - 1 - row;
             q_len = at<const Index>(f.q_lens, seq);
         }
-        const i64 length = at<const Index>(a.kv_lens, seq), end = length > newer ? length - newer : 0;
+        const i64 length = length_of<Index>(a.table, seq), end = length > newer ? length - newer : 0;
         return {seq, f.window && f.window < end ? end - f.window : 0, end, length - q_len};
     } else {
-        return {row, 0, at<const Index>(a.kv_lens, row), 0};
+        return {row, 0, length_of<Index>(a.table, row), 0};
     }
 }
 
@@ -90,8 +90,8 @@ __device__ void decode(const Decode& a) {
     for (i64 tile = first; tile < last; tile += TILE) {
         float score = minus_infinity();
         if (const i64 key = tile + mine; key < last) {
-            const i64 page = at<const Index>(a.block_table, seq, key / a.page_size, K);
-            const PagedRow<const Element> k(a.k_cache, page, key % a.page_size, kv_head);
+            const auto [page, slot] = place_of<Index>(a.table, seq, key, K);
+            const PagedRow<const Element> k(a.k_cache, page, slot, kv_head);
             score = 0.0f;
             for (i64 dim = lane; dim < a.head_dim; dim += LANES) score += q[dim] * widen(k[dim]);
         }
@@ -115,8 +115,8 @@ __device__ void decode(const Decode& a) {
             const i64 position = tile + key;
             if (FEATURES && hidden(a.features.tree_mask, row, position, fresh)) continue;
             live = true;
-            const i64 page = at<const Index>(a.block_table, seq, position / a.page_size, V);
-            const PagedRow<const Element> v(a.v_cache, page, position % a.page_size, kv_head);
+            const auto [page, slot] = place_of<Index>(a.table, seq, position, V);
+            const PagedRow<const Element> v(a.v_cache, page, slot, kv_head);
             const float p = weight(scores[key], max);
             sum += p;
             for (i64 dim = thread; dim < a.head_dim; dim += THREADS) accumulator[dim] += p * widen(v[dim]);

@@ -79,26 +79,50 @@ __device__ void append(const Append& a) {
     if (a.v.data) write_token<Element>(a, a.v_cache, a.v, token, at<const Index>(a.slot_mapping, token, V));
 }
 
-// The first slots of a page of K or of V, from a row on.
-template <typename Element>
-__device__ void read_page(const Gather& a, const Paged& cache, const Tensor& rows, i64 page, i64 num_slots, i64 row) {
+// How many tokens a sequence has.
+template <typename Index>
+__device__ i64 length_of(const Table& table, i64 seq) {
+    if (!table.begins.data) return at<const Index>(table.lens, seq);
+    const i64 count = at<const Index>(table.begins, seq + 1) - at<const Index>(table.begins, seq);
+    if (table.of_tokens || count == 0) return count;
+    return (count - 1) * table.page_size + at<const Index>(table.lens, seq);
+}
+
+struct Place {
+    i64 page, slot;
+};
+
+// Where K or V of a token is.
+template <typename Index>
+__device__ Place place_of(const Table& table, i64 seq, i64 position, Side side) {
+    const i64 begin = table.begins.data ? at<const Index>(table.begins, seq) : 0;
+    const i64 column = table.of_tokens ? position : position / table.page_size;
+    const i64 entry = at<const Index>(table.entries, seq, begin + column, side);
+    if (table.of_tokens) return {entry / table.page_size, entry % table.page_size};
+    return {entry, position % table.page_size};
+}
+
+// Tokens of a sequence of K or of V, from a position on, to rows from another one on.
+template <typename Element, typename Index>
+__device__ void read_tokens(const Gather& a, Side side, i64 seq, i64 position, i64 num_tokens, i64 row) {
+    const Paged& cache = side == K ? a.k_cache : a.v_cache;
+    const Tensor& rows = side == K ? a.k : a.v;
     const i64 num_elements = a.num_kv_heads * a.head_dim;
-    for (i64 i = threadIdx.x; i < num_slots * num_elements; i += blockDim.x) {
-        const i64 slot = i / num_elements, head = i % num_elements / a.head_dim, dim = i % a.head_dim;
-        at<Element>(rows, row + slot, head, dim) = PagedRow<const Element>(cache, page, slot, head)[dim];
+    for (i64 i = threadIdx.x; i < num_tokens * num_elements; i += blockDim.x) {
+        const i64 token = i / num_elements, head = i % num_elements / a.head_dim, dim = i % a.head_dim;
+        const auto [page, slot] = place_of<Index>(a.table, seq, position + token, side);
+        at<Element>(rows, row + token, head, dim) = PagedRow<const Element>(cache, page, slot, head)[dim];
     }
 }
 
-// One block a sequence and a column of its block table. Columns without a live token are never read.
+// One block a sequence and as many of its tokens as a page has. Entries without a live token are never read.
 template <typename Element, typename Index>
 __device__ void gather(const Gather& a) {
-    const i64 seq = blockIdx.x, column = blockIdx.y;
-    const i64 first = column * a.page_size, left = at<const Index>(a.kv_lens, seq) - first;
+    const i64 seq = blockIdx.x, size = a.table.page_size, first = blockIdx.y * size;
+    const i64 left = length_of<Index>(a.table, seq) - first, row = at<const i64>(a.starts, seq) + first;
     if (left <= 0) return;
-    const i64 num_slots = left < a.page_size ? left : a.page_size, row = at<const i64>(a.starts, seq) + first;
-    const auto page = [&](Side side) -> i64 { return at<const Index>(a.block_table, seq, column, side); };
-    read_page<Element>(a, a.k_cache, a.k, page(K), num_slots, row);
-    if (a.v.data) read_page<Element>(a, a.v_cache, a.v, page(V), num_slots, row);
+    read_tokens<Element, Index>(a, K, seq, first, left < size ? left : size, row);
+    if (a.v.data) read_tokens<Element, Index>(a, V, seq, first, left < size ? left : size, row);
 }
 
 // The first element of a pair's page.

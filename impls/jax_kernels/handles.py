@@ -25,6 +25,7 @@ WHY_NOT = {
     "index_dtype": "JAX without x64 has no int64",
     "strides": "a jax.Array has no strides",
     "sparse": "to_device copies",
+    "table_form": "the kernel has a block table or none",
     "feature": "the kernel has no such argument",
     "narrow": "the kernel computes in the type of its cache",
     "q_lens": "q is one token of each sequence",

@@ -11,25 +11,23 @@ LAYOUTS = {*PLAIN, *UNEVEN, *LATENTS, *SCALED}
 """Rows that it reads; of the others nothing is a V, or codes need a table."""
 
 
-def whole(rows):
-    """The dim axis in one piece, where it was cut in two."""
+def sequence(view, place):
+    """One sequence of one part, [length, *token axes], the dim axis whole again; place: pages and slots."""
+    pages, slots = place
+    whole, at = np.unique(pages, return_inverse=True)
+    rows = view[whole][at, slots]
     return rows.reshape(*rows.shape[:2], rows.shape[2] * rows.shape[3]) if rows.ndim == 4 else rows
-
-
-def sequence(view, pages, length):
-    """One sequence of one part, [length, *token axes], the dim axis whole again."""
-    return whole(view[pages].reshape(-1, *view.shape[2:])[:length])
 
 
 def _powers_of_two(codes):
     return np.ldexp(np.float32(1), codes.astype(np.int32) - 127)
 
 
-def _side(views, name, pages, length, layout):
+def _side(views, name, place, layout):
     """The numbers of K's or V's main part `name`: codes, times what is stored beside them, plus that."""
 
     def of(part):
-        return sequence(views[part], pages, length)
+        return sequence(views[part], place)
 
     codes = of(name)
     rows = (codes.view(ml_dtypes.float4_e2m1fn) if layout in FP4 else codes).astype(np.float32, order="C")
@@ -48,31 +46,29 @@ def _beside(shared, rows):
     return np.repeat(shared, rows.shape[-1] // shared.shape[-1], -1)
 
 
-def _times(rows, scale, pages, page_size):
+def _times(rows, scale, place):
     """Rows times k_scale or v_scale: one for all, one a head, a page and head, or a token and head."""
     if scale is None:
         return rows
-    if scale.ndim == 1:
-        return rows * scale[:, None]
-    of_pages = scale[pages] if scale.ndim == 3 else np.repeat(scale[pages], page_size, 0)
-    return rows * of_pages.reshape(-1, scale.shape[-1])[: len(rows), :, None]
+    pages, slots = place
+    of_rows = {1: lambda: scale[None], 2: lambda: scale[pages], 3: lambda: scale[pages, slots]}
+    return rows * of_rows[scale.ndim]()[..., None]
 
 
-def keys_and_values(views, pages, length, layout, scales):
+def keys_and_values(views, places, layout, scales):
     """float32 K and V of one sequence.
 
-    views, pages, scales   of K and of V
+    views, places, scales   of K and of V
     """
     if layout in LATENTS:
         latent, rope = ("nope", "rope") if "nope" in views[0] else ("ckv", "kpe")
-        v = _side(views[0], latent, pages[0], length, layout)
-        k = np.concatenate([v, _side(views[0], rope, pages[0], length, layout)], -1)
+        v = _side(views[0], latent, places[0], layout)
+        k = np.concatenate([v, _side(views[0], rope, places[0], layout)], -1)
         found = k[:, None], v[:, None]
     else:
         several = [view if isinstance(view, dict) else {name: view} for view, name in zip(views, "kv", strict=True)]
-        found = [_side(view, name, at, length, layout) for view, name, at in zip(several, "kv", pages, strict=True)]
-    size = page_size_of(views)
-    return tuple(_times(rows, scale, at, size) for rows, scale, at in zip(found, scales, pages, strict=True))
+        found = [_side(view, name, at, layout) for view, name, at in zip(several, "kv", places, strict=True)]
+    return tuple(_times(rows, scale, at) for rows, scale, at in zip(found, scales, places, strict=True))
 
 
 def page_size_of(views):

@@ -31,6 +31,7 @@ WHY_NOT = {
     "feature": "the kernel has no such argument",
     "narrow": "q, K and V have one type",
     "sparse": "a contiguous cache has no pool",
+    "table_form": "the kernel takes no page table",
 }
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -191,6 +192,6 @@ def taken(side: list[View], rows: list[Tensor]) -> Rows:
     return named if len(named) > 1 else next(iter(named.values()), None)
 
 
-def of_side(indices: Tensor, side: int, num_axes: int) -> Tensor:
-    """A block table or slot mapping of K or of V: the same, unless one axis more holds both."""
-    return indices if indices.ndim == num_axes else indices.select(-2, side)
+def of_side(indices: Any, side: int, num_axes: int) -> Any:
+    """A page table or slot mapping of K or of V: the same, unless one axis more holds both."""
+    return indices.select(-2, side) if isinstance(indices, Tensor) and indices.ndim > num_axes else indices

@@ -9,12 +9,15 @@ import torch
 import triton
 import triton.language as tl
 
+from kvconform.impls.torch_kernels import tables
+from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import View
 from kvconform.impls.triton_kernels import COMPILED, launch
 from kvconform.impls.triton_kernels.blocks import along
 from kvconform.impls.triton_kernels.formats import narrow, widen
 from kvconform.impls.triton_kernels.merge import Results, merge_states
 from kvconform.impls.triton_kernels.pages import cuts, strided, unit
+from kvconform.impls.triton_kernels.tables import listed, place, row_of
 
 TILE = 16
 """Keys between two updates of the running maximum."""
@@ -62,14 +65,14 @@ def _bent(scores, soft_cap, bend):
 @triton.jit
 def _write(
     cache, page, slow_slot, slot, slow_head, head, slow_dim, dim, rows, row_step, head_step, dim_step,
-    tables, table_column, row_of, keys, heads, dims, is_key, is_dim, page_size,
+    tables, entries_step, row, keys, heads, dims, is_key, is_dim, page_size,
     SLOT_CUT: tl.constexpr, HEAD_CUT: tl.constexpr, DIM_CUT: tl.constexpr,
 ):  # fmt: skip
     """Rows [task, key] of K or V into the slots of their keys, one head of each task."""
     mask = is_key[:, :, None] & is_dim[None, None, :]
-    read = (row_of * row_step + heads[:, None] * head_step)[:, :, None] + (dims * dim_step)[None, None, :]
-    pages = tl.load(tables[:, None] + keys // page_size * table_column, mask=is_key, other=0).to(tl.int64)
-    to = pages * page + along(keys % page_size, slow_slot, slot, SLOT_CUT)
+    read = (row * row_step + heads[:, None] * head_step)[:, :, None] + (dims * dim_step)[None, None, :]
+    pages, slots = place(tables, entries_step, keys, is_key, page_size, False)
+    to = pages * page + along(slots, slow_slot, slot, SLOT_CUT)
     to += along(heads, slow_head, head, HEAD_CUT)[:, None]
     to = to[:, :, None] + along(dims, slow_dim, dim, DIM_CUT)[None, None, :]
     tl.store(cache + to, tl.load(rows + read, mask=mask, other=0.0), mask=mask)
@@ -80,7 +83,7 @@ def _decode(
     q, q_row, q_head, q_dim,
     k_cache, k_page, k_slow_slot, k_slot, k_slow_head, k_head, k_slow_dim, k_dim,
     v_cache, v_page, v_slow_slot, v_slot, v_slow_head, v_head, v_slow_dim, v_dim,
-    block_table, table_seq, table_column, kv_lens, lens_step,
+    begins, begins_step, entries, entries_seq, entries_step, kv_lens, lens_step,
     outs, out_split, out_row, out_head, out_dim, lses, lse_split, lse_row, lse_head,
     sinks, sinks_step, slopes, slopes_step, window, soft_cap, bend, q_starts, search,
     new_k, new_k_row, new_k_head, new_k_dim, new_v, new_v_row, new_v_head, new_v_dim,
@@ -88,7 +91,7 @@ def _decode(
     num_tasks, num_blocks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
     K_SLOT_CUT: tl.constexpr, K_HEAD_CUT: tl.constexpr, K_DIM_CUT: tl.constexpr,
     V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
-    K_UNIT: tl.constexpr, V_UNIT: tl.constexpr,
+    K_UNIT: tl.constexpr, V_UNIT: tl.constexpr, OF_TOKENS: tl.constexpr,
     TASKS: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
     """A task attends with all q heads of one kv head, of some query tokens, to one split of the keys that they see; a
@@ -129,18 +132,19 @@ def _decode(
     q_at = q_rows * q_row + q_heads * q_head
     queries = widen(tl.load(q + q_at[:, :, None] + (dims * q_dim)[None, None, :], mask=is_out, other=0.0))
 
+    tables = row_of(entries, entries_seq, entries_step, begins, begins_step, seqs, is_task)[:, None]
     if new_k is not None:
         held, writes = lengths - q_lengths, tl.arange(0, QUERIES)[None, :] + block_starts[:, None]
         is_written = is_task[:, None] & (splits == 0)[:, None] & (writes < q_lengths[:, None])
         _write(
             k_cache, k_page, k_slow_slot, k_slot, k_slow_head, k_head, k_slow_dim, k_dim,
-            new_k, new_k_row, new_k_head, new_k_dim, block_table + seqs * table_seq, table_column,
+            new_k, new_k_row, new_k_head, new_k_dim, tables, entries_step,
             starts[:, None] + writes, held[:, None] + writes, heads, dims, is_written, is_dim, page_size,
             K_SLOT_CUT, K_HEAD_CUT, K_DIM_CUT,
         )  # fmt: skip
         _write(
             v_cache, v_page, v_slow_slot, v_slot, v_slow_head, v_head, v_slow_dim, v_dim,
-            new_v, new_v_row, new_v_head, new_v_dim, block_table + seqs * table_seq, table_column,
+            new_v, new_v_row, new_v_head, new_v_dim, tables, entries_step,
             starts[:, None] + writes, held[:, None] + writes, heads, dims, is_written, is_dim, page_size,
             V_SLOT_CUT, V_HEAD_CUT, V_DIM_CUT,
         )  # fmt: skip
@@ -151,7 +155,6 @@ def _decode(
         oldest = tl.minimum(tl.maximum(tl.min(places, 1) + 1 - window, 0), ends)
         first = oldest + (ends - oldest) * splits // num_splits
         last = oldest + (ends - oldest) * (splits + 1) // num_splits
-    tables = (block_table + seqs * table_seq)[:, None]
     k_dims = _in_head(dims, k_slow_dim, k_dim, K_DIM_CUT, K_UNIT)
     v_dims = _in_head(dims, v_slow_dim, v_dim, V_DIM_CUT, V_UNIT)
     k_heads = along(heads, k_slow_head, k_head, K_HEAD_CUT)
@@ -173,8 +176,7 @@ def _decode(
         if new_k is not None:
             is_cached = is_key & (keys < held[:, None])
         is_read = is_cached[:, :, None] & is_dim[None, None, :]
-        pages = tl.load(tables + keys // page_size * table_column, mask=is_cached, other=0).to(tl.int64)
-        slots = keys % page_size
+        pages, slots = place(tables, entries_step, keys, is_cached, page_size, OF_TOKENS)
         k_slots, v_slots = along(slots, k_slow_slot, k_slot, K_SLOT_CUT), along(slots, v_slow_slot, v_slot, V_SLOT_CUT)
         k_keys = tl.multiple_of(pages * k_page + k_slots + k_heads[:, None], [K_UNIT, K_UNIT])
         v_keys = tl.multiple_of(pages * v_page + v_slots + v_heads[:, None], [V_UNIT, V_UNIT])
@@ -238,7 +240,7 @@ def paged_decode(
     q: torch.Tensor,
     k: View,
     v: View,
-    block_table: torch.Tensor,
+    table: Table,
     kv_lens: torch.Tensor,
     sm_scale: float,
     num_splits: int,
@@ -260,6 +262,7 @@ def paged_decode(
     """
     num_rows, num_q_heads, head_dim = q.shape
     num_seqs, num_kv_heads = len(kv_lens), k.num_heads
+    kv_lens = tables.lengths(table, kv_lens, k.page_size)
     group = num_q_heads // num_kv_heads
     if num_splits == 1:
         outs = (torch.empty_like(q, memory_format=torch.contiguous_format) if into[0] is None else into[0])[None]
@@ -279,7 +282,9 @@ def paged_decode(
     launch.launch(
         _decode,
         (triton.cdiv(num_tasks, tasks_block),),
-        *strided(q, k.tensor, v.tensor, block_table, kv_lens, outs, lses),
+        *strided(q, k.tensor, v.tensor),
+        *listed(table),
+        *strided(kv_lens, outs, lses),
         *_optional(sinks),
         *_optional(alibi_slopes),
         window,
@@ -302,6 +307,7 @@ def paged_decode(
         **cuts(v.tensor, "V_"),
         K_UNIT=unit(k.tensor),
         V_UNIT=unit(v.tensor),
+        OF_TOKENS=tables.of_tokens(table),
         TASKS=tasks_block,
         QUERIES=queries,
         GROUP=group_block,

@@ -8,10 +8,13 @@ import torch
 import triton
 import triton.language as tl
 
+from kvconform.impls.torch_kernels import tables
+from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import View
 from kvconform.impls.triton_kernels import blocks, launch
 from kvconform.impls.triton_kernels.blocks import along, block, in_token
 from kvconform.impls.triton_kernels.pages import cuts, strided, words
+from kvconform.impls.triton_kernels.tables import listed, place, row_of
 
 
 @triton.jit
@@ -49,20 +52,20 @@ def _append(
 def _gather(
     cache, page, slow_slot, slot, slow_head, head, slow_dim, dim, rows, row_token, row_head, row_dim,
     num_elements, head_dim, page_size,
-    block_table, table_seq, table_column, kv_lens, lens_step, starts, num_tokens, capacity,
+    begins, begins_step, entries, entries_seq, entries_step, kv_lens, lens_step, starts, num_tokens, capacity,
     SLOT_CUT: tl.constexpr, HEAD_CUT: tl.constexpr, DIM_CUT: tl.constexpr,
-    TOKENS: tl.constexpr, ELEMENTS: tl.constexpr,
+    OF_TOKENS: tl.constexpr, TOKENS: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """Tokens are counted dead ones included, `capacity` a sequence. Table entries without a live token are not read."""
     tokens, is_token = block(0, num_tokens, TOKENS)
     elements, is_element = block(1, num_elements, ELEMENTS)
     seqs, positions = tokens // capacity, tokens % capacity
     is_live = positions < tl.load(kv_lens + seqs * lens_step, mask=is_token, other=0)
-    entries = block_table + seqs * table_seq + positions // page_size * table_column
-    pages = tl.load(entries, mask=is_live, other=0).to(tl.int64)
+    rows_of = row_of(entries, entries_seq, entries_step, begins, begins_step, seqs, is_live)
+    pages, slots = place(rows_of, entries_step, positions, is_live, page_size, OF_TOKENS)
     mask = is_live[:, None] & is_element[None, :]
     read = _in_cache(
-        pages, positions % page_size, elements, head_dim, page, slow_slot, slot, slow_head, head, slow_dim, dim,
+        pages, slots, elements, head_dim, page, slow_slot, slot, slow_head, head, slow_dim, dim,
         SLOT_CUT, HEAD_CUT, DIM_CUT,
     )  # fmt: skip
     to = (tl.load(starts + seqs, mask=is_live, other=0) + positions) * row_token
@@ -75,24 +78,23 @@ def append(view: View, rows: torch.Tensor, slot_mapping: torch.Tensor) -> None:
     _move(_append, view, rows, len(rows), *strided(slot_mapping), len(rows), view.num_slots)
 
 
-def gather(
-    view: View, block_table: torch.Tensor, kv_lens: torch.Tensor, rows: torch.Tensor | None = None
-) -> torch.Tensor:
+def gather(view: View, table: Table, kv_lens: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
     """The live tokens, sequence after sequence, [num_tokens, num_heads, head_dim]; in `rows` where they are given."""
-    num_seqs, width = block_table.shape
+    kv_lens = tables.lengths(table, kv_lens, view.page_size)
+    num_seqs = len(kv_lens)
     total, starts = int(kv_lens.sum()), kv_lens.cumsum(0, dtype=torch.int64) - kv_lens
     rows = view.tensor.new_empty(total, view.num_heads, view.head_dim) if rows is None else rows
-    capacity = width * view.page_size
-    tables = (*strided(block_table, kv_lens), starts)
-    _move(_gather, view, rows, num_seqs * capacity, *tables, num_seqs * capacity, capacity)
+    capacity = tables.room(table, view.page_size)
+    told = (*listed(table), *strided(kv_lens), starts, num_seqs * capacity, capacity)
+    _move(_gather, view, rows, num_seqs * capacity, *told, OF_TOKENS=tables.of_tokens(table))
     return rows
 
 
-def _move(kernel: Any, view: View, rows: torch.Tensor, num_tokens: int, *arguments: Any) -> None:
+def _move(kernel: Any, view: View, rows: torch.Tensor, num_tokens: int, *arguments: Any, **constants: Any) -> None:
     """Start append or gather.
 
     num_tokens  that the grid has to cover
-    arguments   what is the kernel's own, in order
+    arguments, constants   what is the kernel's own, in order, and by name
     """
     cache, rows = words(view.tensor, rows)
     head_dim = rows.shape[2]
@@ -105,6 +107,7 @@ def _move(kernel: Any, view: View, rows: torch.Tensor, num_tokens: int, *argumen
         head_dim,
         view.page_size,
         *arguments,
+        **constants,
         **cuts(cache),
         **blocks.SIZES,
     )

@@ -98,7 +98,7 @@ def _gathered(call: Call, case: Case) -> Observed:
     code = Code(units.base, units.total)
     runs: dict[str, list[Array]] = {part.name: [] for part in x.row.parts}
     for digits in code.digits(np.arange(units.total)):
-        arguments = {"cache": units.cache(digits), "block_table": x.block_table, "kv_lens": x.kv_lens}
+        arguments = {"cache": units.cache(digits), **x.told()}
         got = call(case, "gather", **arguments, layout=case.layout)
         for part in x.row.parts:
             runs[part.name].append(units.read(part, got[part.name]))
@@ -238,8 +238,7 @@ class _Decoded:
                 "paged_decode",
                 q=q,
                 cache=dict(cache),
-                block_table=self.x.block_table,
-                kv_lens=np.full_like(self.x.kv_lens, length),
+                **self.x.told(kv_lens=np.full_like(self.x.kv_lens, length)),
                 layout=self.case.layout,
                 sm_scale=self.x.sm_scale,
                 num_splits=self.case.num_splits,

@@ -19,7 +19,7 @@ OFFERS = {
 }
 CONVENTIONS = {"lse_base": "2", "lse_axes": "heads, rows", "lse_dtype": "float16", "lse_of_empty": "inf"}
 CONVENTIONS |= {"sinks_in_lse": False, "sinks_dtype": "q", "window_counts": "left", "soft_cap_order": "unscaled"}
-CONVENTIONS |= {"alibi_from": "first_key", "tree_mask_form": "all_keys"}
+CONVENTIONS |= {"alibi_from": "first_key", "tree_mask_form": "all_keys", "sm_scale_of_none": "one"}
 ARITHMETIC = numpy_ref.ARITHMETIC
 
 
@@ -30,9 +30,10 @@ def _stored(lse):
 
 
 def paged_decode(
-    q, cache, table, kv_lens, *, layout, sm_scale, sinks, alibi_slopes, q_lens, tree_mask, window, soft_cap
+    q, cache, table, kv_lens, *, layout, sinks, alibi_slopes, q_lens, tree_mask, window, soft_cap, sm_scale=None
 ):
     """A sequence at a time, and beside a sink a row at a time: there the shift of its scores shows."""
+    sm_scale = 1.0 if sm_scale is None else sm_scale
     lens = np.ones_like(kv_lens) if q_lens is None else q_lens
     ends, flat_ends = np.cumsum(lens), np.cumsum(lens * kv_lens)
     told = {"layout": layout, "sm_scale": sm_scale, "alibi_slopes": alibi_slopes}

@@ -16,7 +16,8 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     out, lse = np.zeros(q.shape, np.float32), np.full(q.shape[:2], -np.inf, np.float32)
     for seq, n in enumerate(kv_lens):
         pages = block_table[seq, : -(-n // size)]
-        k, v = (right._sequence(view, pages, len(pages) * size).astype(np.float32) for view in views)
+        at = np.repeat(pages, size), np.tile(np.arange(size), len(pages))
+        k, v = (right._sequence(view, at).astype(np.float32) for view in views)
         score = np.einsum("hgd,nhd->hgn", q[seq].astype(np.float32).reshape(heads, -1, q.shape[-1]), k)
         score *= np.float32(sm_scale)
         score[..., n:] -= 10000

@@ -6,7 +6,7 @@ NAME = "float_of_float32_is_no_copy"
 BACKEND = "torch"
 REQUIRES = ("torch",)
 OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}}}
-CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}, right.ARITHMETIC
 
 to_device, to_host, attest = right.to_device, right.to_host, right.attest
 

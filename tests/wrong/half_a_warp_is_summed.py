@@ -13,12 +13,12 @@ CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC | {"tile": 1}
 _DECODE = """
 __device__ void decode_by_one_warp(const Decode& a) {
     CUDA_DYNAMIC_SHARED(float, mixed);
-    const i64 seq = blockIdx.x, head = blockIdx.y, lane = threadIdx.x, length = at<const int>(a.kv_lens, seq);
+    const i64 seq = blockIdx.x, head = blockIdx.y, lane = threadIdx.x, length = length_of<int>(a.table, seq);
     if (lane >= warpSize) return;
     float max = minus_infinity(), sum = 0.0f;
     for (i64 dim = lane; dim < a.head_dim; dim += warpSize) mixed[dim] = 0.0f;
     for (i64 key = 0; key < length; ++key) {
-        const i64 page = at<const int>(a.block_table, seq, key / a.page_size), slot = key % a.page_size;
+        const auto [page, slot] = place_of<int>(a.table, seq, key, K);
         const PagedRow<const float> k(a.k_cache, page, slot, head / a.group), v(a.v_cache, page, slot, head / a.group);
         float score = 0.0f;
         for (i64 dim = lane; dim < a.head_dim; dim += warpSize) score += at<const float>(a.q, seq, head, dim) * k[dim];

@@ -7,7 +7,7 @@ NAME = "keys_are_masked_by_the_block"
 BACKEND = "triton"
 REQUIRES = ("torch", "triton")
 OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "page_size": {2, 4}, "static": True}}
-CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC | {"tile": 1}
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}, right.ARITHMETIC | {"tile": 1}
 
 to_device, to_host, attest = right.to_device, right.to_host, right.attest
 

@@ -20,7 +20,8 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     out, lse = np.zeros_like(q), np.full(q.shape[:2], -np.inf, np.float32)
     for seq, n in enumerate(kv_lens):
         pages = block_table[seq, : -(-n // size)]
-        k, v = (right._sequence(view, pages, len(pages) * size) for view in views)
+        at = np.repeat(pages, size), np.tile(np.arange(size), len(pages))
+        k, v = (right._sequence(view, at) for view in views)
         v[n:] = 0
         grouped = q[seq].reshape(heads, -1, q.shape[-1])
         top, total, mean = np.full(grouped.shape[:2], -np.inf, np.float32), np.float32(0), np.zeros_like(grouped)

@@ -9,7 +9,7 @@ BACKEND = "numpy"
 OFFERS = {op: {**one, "dtype": one["dtype"] - {"float16", "float8_e5m2"}} for op, one in right.OFFERS.items()}
 for _offer in OFFERS.values():
     _offer.pop("into", None)
-CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}, right.ARITHMETIC
 
 
 def _late(operation):

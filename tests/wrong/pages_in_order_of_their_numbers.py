@@ -11,9 +11,8 @@ OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloa
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 
-def _sequence(view, pages, length):
-    rows = right._sequence(view, pages, length)
-    return rows[np.argsort(np.repeat(pages, view.shape[1])[:length], kind="stable")]
+def _sequence(view, place):
+    return right._sequence(view, place)[np.argsort(place[0], kind="stable")]
 
 
 paged_decode = reference_with(_sequence=_sequence).paged_decode

@@ -27,7 +27,8 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     out, lse = np.zeros_like(q), np.full(q.shape[:2], -np.inf, np.float32)
     for seq, n in enumerate(kv_lens):
         pages = block_table[seq, : -(-n // size)]
-        k, v = (right._sequence(view, pages, len(pages) * size) for view in views)
+        at = np.repeat(pages, size), np.tile(np.arange(size), len(pages))
+        k, v = (right._sequence(view, at) for view in views)
         grouped = q[seq].reshape(heads, -1, q.shape[-1])
         calm = n and np.abs(_scores(grouped, k, sm_scale)).max() < CALM
         mean, total = (_softmax_as_it_is if calm else right._online_softmax)(grouped, k[:n], v[:n], sm_scale)

@@ -7,7 +7,7 @@ from kvconform.impls import numpy_ref as right
 NAME = "splits_take_pages_by_number"
 BACKEND = "numpy"
 OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "num_splits": range(1, 8)}}
-CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}, right.ARITHMETIC
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits):
@@ -15,9 +15,9 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits
     size, heads = views[0].shape[1:3]
     out, lse = np.empty_like(q), np.empty(q.shape[:2], np.float32)
     for seq, n in enumerate(kv_lens):
-        pages = block_table[seq, : -(-n // size)]
-        k, v = (right._sequence(view, pages, n) for view in views)
-        split_of = np.repeat(pages % num_splits, size)[:n]
+        pages, slots = block_table[seq, np.arange(n) // size], np.arange(n) % size
+        k, v = (right._sequence(view, (pages, slots)) for view in views)
+        split_of = pages % num_splits
         keys = [np.flatnonzero(split_of == split) for split in range(num_splits)]
         grouped = q[seq].reshape(heads, -1, q.shape[-1])
         parts = [right._online_softmax(grouped, k[some], v[some], sm_scale) for some in keys]

@@ -11,7 +11,8 @@ BACKEND = "numpy"
 OFFERS = {
     "paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "num_splits": range(2, 8), "into": {"workspace"}},
 }
-CONVENTIONS, ARITHMETIC, WORKSPACE = right.CONVENTIONS, right.ARITHMETIC, right.WORKSPACE
+CONVENTIONS = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}
+ARITHMETIC, WORKSPACE = right.ARITHMETIC, right.WORKSPACE
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits, workspace=None):
