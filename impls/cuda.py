@@ -20,7 +20,7 @@ import numpy as np
 
 from kvconform.impls.cuda_kernels import arguments, runtime
 from kvconform.impls.cuda_kernels.build import sanitized_environment as sanitized_environment
-from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, Cache, Pages, page_axis
+from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, SCALE, UNEVEN, Cache, Pages, page_axis
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
 from kvconform.specs.dtypes import DTYPES
 
@@ -30,6 +30,7 @@ REQUIRES = ("numpy", "ml_dtypes")
 PROGRAMS = ("g++", "clang++", "nvcc")
 
 ROUNDED = {"float32", "float16", "bfloat16"}
+NARROW = {"float8_e4m3fn", "int8"}
 ATTENDED = {  # most rows differ in strides alone; here are some of those, and one of each kind that differs in more
     *("nhd", "hnd", "heads_first", "split_x", "interleaved", "bshd", "bhsd"),
     *("token_slots", "trtllm_blocks", "packed"),
@@ -47,8 +48,10 @@ OFFERS = {
     "gather": {"into": {"k", "v"}, **_MOVED},
     "copy_pages": _INDEXED,
     "paged_decode": {
-        "layout": ATTENDED,
-        "dtype": ROUNDED,
+        "layout": ATTENDED | set(UNEVEN),
+        "dtype": ROUNDED | NARROW,
+        "q_dtype": ROUNDED,
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
         "num_splits": range(1, 65),
         "window": {"min": 0},
         "soft_cap": {"min": 0},
@@ -65,8 +68,10 @@ WHY_NOT = {
         set(PLAIN) - ATTENDED,
         "paged_decode finds a key by the strides that append and gather are tried with: nothing in it knows the row",
     ),
-    "layout": "the kernels move whole elements of one K and one V of the same shape, or of K alone",
+    "layout": "append and gather move whole elements of one K and one V of the same shape, or of K alone; decode has "
+    "one type of numbers a cache, and one scale a head of a token",
     "dtype": "the kernels move whole bytes; what is narrower lies only in rows that are not offered",
+    "float8_e5m2": "float8_e4m3fn's kernels compiled again; that it widens is tested at every bit pattern",
     "sparse": "to_device copies into device memory, on a CPU as on a GPU",
 }
 CONVENTIONS = {
@@ -206,10 +211,26 @@ def copy_pages(cache: Cache, page_mapping: DeviceArray, *, layout: str) -> Cache
     return cache
 
 
-def _workspace_bytes(q: DeviceArray, *_: Any, num_splits: int = 1, **options: Any) -> int:
+def _workspace_bytes(
+    q: DeviceArray,
+    cache: Cache,
+    *_: Any,
+    layout: str,
+    num_splits: int = 1,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    page_size: int | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> int:
+    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size, dtype=dtype)
+    return _bytes_of_parts(q, num_splits, pages.head_dim_v)
+
+
+def _bytes_of_parts(q: DeviceArray, num_splits: int, head_dim_v: int) -> int:
     """The partial results of splits: out and lse, float32."""
-    num_seqs, num_q_heads, head_dim = q.shape
-    return num_splits * num_seqs * num_q_heads * (head_dim + 1) * 4
+    num_rows, num_q_heads, _ = q.shape
+    return num_splits * num_rows * num_q_heads * (head_dim_v + 1) * 4
 
 
 WORKSPACE = {"paged_decode": _workspace_bytes}
@@ -224,6 +245,8 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    k_scale: DeviceArray | None = None,
+    v_scale: DeviceArray | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: DeviceArray | None = None,
@@ -231,15 +254,18 @@ def paged_decode(
     q_lens: DeviceArray | None = None,
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
+    head_dim_v: int | None = None,
     page_size: int | None = None,
+    dtype: str | None = None,
     out: DeviceArray | None = None,
     lse: DeviceArray | None = None,
     workspace: DeviceArray | None = None,
 ) -> tuple[DeviceArray, DeviceArray]:
-    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
-    num_rows, num_q_heads, head_dim = q.shape
-    held = workspace or DeviceArray((_workspace_bytes(q, num_splits=num_splits),), np.dtype(np.uint8))
-    outs = held.part(0, (num_splits, *q.shape), np.dtype(np.float32))
+    """`head_dim` tells what `head_dim_v` does."""
+    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size, dtype=dtype)
+    num_rows, num_q_heads, _ = q.shape
+    held = workspace or DeviceArray((_bytes_of_parts(q, num_splits, pages.head_dim_v),), np.dtype(np.uint8))
+    outs = held.part(0, (num_splits, num_rows, num_q_heads, pages.head_dim_v), np.dtype(np.float32))
     lses = held.part(4 * math.prod(outs.shape), outs.shape[:-1], outs.dtype)
     features = arguments.Features(
         q_lens=_tensor(q_lens),
@@ -252,20 +278,24 @@ def paged_decode(
         q=_tensor(q),
         k_cache=pages.k,
         v_cache=pages.v,
+        k_scale=pages.k_scale if k_scale is None else _bytes_of_scales(k_scale),
+        v_scale=pages.v_scale if v_scale is None else _bytes_of_scales(v_scale),
         block_table=_of_sides(block_table, axes=2),
         kv_lens=_tensor(kv_lens),
         outs=_tensor(outs),
         lses=_tensor(lses),
         page_size=pages.page_size,
         group=num_q_heads // pages.num_kv_heads,
-        head_dim=head_dim,
+        head_dim=pages.head_dim,
+        head_dim_v=pages.head_dim_v,
+        q_format=arguments.Q_FORMATS.index(q.dtype.name),
         sm_scale=sm_scale,
         features=features,
     )
     featured = any(given is not None for given in (q_lens, sinks, alibi_slopes, window, soft_cap))
-    kernel = "decode_features" if featured else "decode"
-    shared_bytes = 2 * head_dim * outs.dtype.itemsize  # q and the accumulator
-    _launch(f"{kernel}_{q.dtype}_{block_table.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
+    kernel = "decode_features" if featured or pages.dtype.name in NARROW else "decode"
+    shared_bytes = (pages.head_dim + pages.head_dim_v) * outs.dtype.itemsize  # q and the accumulator
+    _launch(f"{kernel}_{pages.dtype}_{block_table.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
     return _merge(outs, lses, q.dtype, out, lse)
 
 
@@ -285,6 +315,14 @@ def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:
     *outer, last = table.strides
     side = outer.pop() if len(table.strides) > axes else 0
     return arguments.Tensor(table.address, (*outer, last, side))
+
+
+def _bytes_of_scales(scale: DeviceArray) -> arguments.Tensor:
+    """[1], [head], [page, head] or [page, slot, head], as bytes [page, slot, head, SCALE] that are shared."""
+    *places, head = scale.strides
+    page, slot = (*places, 0, 0)[:2]
+    strides = (page, slot, head if scale.shape[-1] > 1 else 0)
+    return arguments.Tensor(scale.address, (*(stride * SCALE for stride in strides), 1))
 
 
 def _tokens(rows: DeviceArray | None) -> arguments.Tensor:
