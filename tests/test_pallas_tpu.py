@@ -461,6 +461,11 @@ LOWERED = {
     "copy_pages": (movement.copy_pages, (PACKED, abstract((2, 2), "int32")), {"layout": "packed"}),
     "paged_decode": (decode.paged_decode, (abstract((2, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
     "paged_decode of two tokens": (decode.paged_decode, (abstract((4, 4, 128)), PAGES, TABLE, LENS, *SCORING), PARTS),
+    "paged_decode interleaved": (
+        decode.paged_decode,
+        (abstract((2, 4, 128)), {"kv": abstract((7, 8, 4, 128))}, TABLE, LENS, *SCORING),
+        PARTS | {"layout": "interleaved"},
+    ),
     "paged_decode of codes": (
         decode.paged_decode,
         (abstract((2, 4, 128)), NARROW_PAGES, TABLE, LENS, *SCORING, SCALES),

@@ -7,8 +7,8 @@ that change no bit where it is off: a kernel is compiled once for all of them, a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -168,7 +168,9 @@ def paged_decode(
     (keys, key_field), (values, value_field) = by_stream(layout, fields)
     slots_a_page, num_kv_heads = page_size or slots_of(layout, fields), keys.row_shape(key_field.shape)[0]
     num_seqs, (_, num_q_heads, head_dim) = len(kv_lens), q.shape
-    head_dim_v = math.prod(values.of_rows(jnp.zeros(values.row_shape(value_field.shape)[1:]), head_dim).shape)
+    read = partial(_heads, num_kv_heads=num_kv_heads, slots_a_page=slots_a_page, width=head_dim)
+    a_page = jax.ShapeDtypeStruct(values.page_shape(value_field.shape), value_field.dtype)
+    head_dim_v = jax.eval_shape(partial(read, values), a_page).shape[-1]
     if scales is not None:
         fields[SCALES] = lax.bitcast_convert_type(scales, jnp.float32)
         paging[SCALES] = Stream(SCALES, page=0, slot=3)
@@ -200,9 +202,7 @@ def paged_decode(
         def attend(i: Scalar, state: State) -> State:
             pl.when(i + 1 < end)(lambda: start(i + 1))
             here, key = arrived(i), i * slots_a_page
-            k, v = (
-                _heads(stream, page, num_kv_heads, slots_a_page, head_dim) for stream, page in by_stream(layout, here)
-            )
+            k, v = (read(stream, page) for stream, page in by_stream(layout, here))
             k_scale, v_scale = (here[SCALES][side][:, None] if SCALES in here else None for side in (0, 1))
             v_scale = None if v_scale is None else rows.live(v_scale, key, slot_axis=2)
             return _seen(state, rows.scores(k, k_scale, key), rows.live(v, key, slot_axis=1), v_scale)
