@@ -404,8 +404,12 @@ class PagedInputs:
         return float(self.case.head_dim**-0.5 if self.case.sm_scale is None else self.case.sm_scale)
 
     def scale_told(self, of_none: str) -> float | None:
-        """sm_scale as it is passed: None where that means the same, by the convention `sm_scale_of_none`."""
-        return None if self.sm_scale == scale_of_none(of_none, self.case.head_dim) else self.sm_scale
+        """sm_scale as it is passed: None where that means the same, by the convention `sm_scale_of_none`.
+
+        Of a latent it is always told: neither its width nor that of K is the width of the heads it stands for.
+        """
+        means = scale_of_none(of_none, self.case.head_dim)
+        return None if self.sm_scale == means and len(self.row.attended[K]) == 1 else self.sm_scale
 
     def with_pages_renamed(self) -> PagedInputs:
         """The same tokens under other page numbers: the pages' order reversed."""
