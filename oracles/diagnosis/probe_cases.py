@@ -22,7 +22,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.features import FEATURES
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
 from kvconform.specs.offers import holds
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import pinned
 from kvconform.specs.row import Sizes
@@ -45,6 +45,12 @@ SEEDS = 16
 
 Shape = tuple[tuple[str, int], ...]
 """Axes of a Case with their values."""
+
+
+def is_observable(cell: Cell) -> bool:
+    """Whether what an operation uses can be observed: attention shows it of one K and one V in q's own type."""
+    row = OPERATIONS[cell.op]
+    return not row.rounds or (cell.row.is_plain and cell.dtype in ROUNDED)
 
 
 def probe_cases(cell: Cell) -> Iterator[Case]:
