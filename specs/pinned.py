@@ -283,9 +283,9 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     sizes = _sizes(cell, 0) | {"page_size": whole if cell.row.contiguous else cell.allowed("page_size")[-1]}
     if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
         return ()
-    for width in ("head_dim", "head_dim_v"):
-        if width in sizes:
-            sizes[width] = next((n for n in reversed(cell.allowed(width)) if n <= 64), sizes[width])
+    for axis in ("head_dim", "head_dim_v"):
+        if axis in sizes:
+            sizes[axis] = next((n for n in reversed(cell.allowed(axis)) if n <= 64), sizes[axis])
     return tuple(pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
 
 
