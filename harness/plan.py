@@ -36,7 +36,7 @@ class Options:
     case: Case | None = None
     explains: bool = True
     replay_form: str = "kvconform replay {case} --impl {impl} --law {law}"
-    asked: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
+    asked: dict[tuple[int, int], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def takes_law(self, law: Law) -> bool:
         """Whether a law is asked for."""
