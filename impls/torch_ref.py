@@ -24,6 +24,7 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread 
 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
+_NARROW = {"float8_e4m3fn", "int8"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
 _POOL = {"pool": {"dense", "sparse"} if handles.DEVICE.type == "cpu" else {"dense"}}  # a GPU has memory of its own
 
@@ -36,7 +37,9 @@ OFFERS = {
     "copy_pages": {**_POOL, **_ANY},
     "paged_decode": {
         "layout": views.ATTENDED,
-        "dtype": _ROUNDED,
+        "dtype": _ROUNDED | _NARROW,
+        "q_dtype": _ROUNDED,
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
         "num_splits": range(1, 65),
         "window": {"min": 0},
         "soft_cap": {"min": 0},
@@ -72,11 +75,8 @@ IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 WHY_NOT = {
     "workspace": "torch allocates what its operators hold in between",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
-    **dict.fromkeys(
-        ("token_slots_diffkv", "beside_nhd_diffkv", "beside_hnd_diffkv"),
-        "torch_kernels/views.py has no view of a V whose heads are of another width",
-    ),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
+    "float8_e5m2": "attention reads it as it reads float8_e4m3fn, by one conversion of torch",
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }
 
@@ -155,11 +155,16 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str,
     return cache
 
 
-def _rows(view: View, block_table: Tensor, position: Tensor) -> Tensor:
-    """[num_seqs, *position, head, dim] of one part; past a sequence's end, whatever lies where the table points."""
+def _places(view: View, block_table: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Pages [num_seqs, *position] and slots; past a sequence's end, whichever page the table points to."""
     columns = (position // view.page_size).clamp(max=block_table.shape[1] - 1)
     pages = block_table[:, columns].long().clamp(0, max(0, view.tensor.shape[0] - 1))
-    return _bits(view.tensor)[_at(view, pages, position % view.page_size)].view(view.tensor.dtype)
+    return pages, position % view.page_size
+
+
+def _rows(view: View, pages: Tensor, slots: Tensor) -> Tensor:
+    """[*pages, head, dim] of one part."""
+    return _bits(view.tensor)[_at(view, pages, slots)].view(view.tensor.dtype)
 
 
 def _positions(view: View, block_table: Tensor, num_parts: int) -> Tensor:
@@ -200,7 +205,7 @@ def gather(
     position = _positions(sides[0][0], block_table, 1)[0]
     live = position < kv_lens[:, None]
     tables = [views.of_side(block_table, number, 2) for number in (0, 1)]
-    rows = [[_rows(view, table, position)[live] for view in side] for side, table in zip(sides, tables, strict=True)]
+    rows = [[_rows(view, *_places(view, table, position))[live] for view in side] for side, table in zip(sides, tables, strict=True)]
     return _side_into(k, views.taken(sides[0], rows[0])), _side_into(v, views.taken(sides[1], rows[1]))
 
 
@@ -214,6 +219,17 @@ def copy_pages(cache: Cache, page_mapping: Tensor, *, layout: str) -> Cache:
 
 
 # --- attention
+
+
+def _numbers(view: View, pages: Tensor, slots: Tensor, scale: Tensor | None) -> Tensor:
+    """float32 [*pages, head, dim] of K or of V.
+
+    scale   what it is multiplied with: one number, or one a head, a page and head, a slot and head
+    """
+    rows = _rows(view, pages, slots).float()
+    if scale is None:
+        return rows
+    return rows * (scale if scale.ndim == 1 else scale[(pages, slots)[: scale.ndim - 1]]).unsqueeze(-1)
 
 
 def _mean(score: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -259,6 +275,8 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: Tensor | None = None,
@@ -272,7 +290,10 @@ def paged_decode(
     sides = views.sides(cache, layout, **told)
     pairs = [(view, views.of_side(block_table, side, 2)[seq]) for side, (view,) in enumerate(sides)]
     position = _positions(*pairs[0], num_splits)
-    k, v = (_rows(view, table, position).float().unsqueeze(-2) for view, table in pairs)  # row part key head 1 dim
+    k, v = (
+        _numbers(view, *_places(view, table, position), scale).unsqueeze(-2)  # row part key head 1 dim
+        for (view, table), scale in zip(pairs, (k_scale, v_scale), strict=True)
+    )
     grouped = (k.shape[3], -1)
     score = (q.float().unflatten(1, grouped)[:, None, None] * k).sum(-1) * sm_scale  # row part key head group
     if soft_cap is not None:

@@ -28,14 +28,14 @@ class Part:
     buffer   the array of the cache
     axes     of that array, in order; parentheses make one of several, the last of them fastest
     side     which of `kv`, where the axes have it: 0 K, 1 V
-    lanes    what of the last axis, where that holds several parts
+    lanes    where the part begins and ends in the last axis, if that holds several; a name is a size that is told
     """
 
     name: str
     buffer: str
     axes: str
     side: int = 0
-    lanes: slice | None = None
+    lanes: tuple[int | str | None, int | str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,13 @@ def _alone(*parts: Part) -> Sides:
     return parts, ()
 
 
-_LATENT, _ROPE = slice(None, -64), slice(-64, None)
+_LATENT, _ROPE = (None, -64), (-64, None)
+
+
+def _uneven(axes: str) -> Sides:
+    """K and, of a width of its own, V behind it."""
+    return (Part("k", "kv", axes, lanes=(None, "head_dim")),), (Part("v", "kv", axes, lanes=("head_dim", None)),)
+
 
 ROWS: dict[str, Sides] = {
     "nhd": _apart("page slot head dim"),
@@ -91,6 +97,7 @@ ROWS: dict[str, Sides] = {
     "split_x": _apart("page head dims slot dim", "page head dim slot"),
     "shuffled_v": _apart("page head dims slot dim", "page head slots dim slot"),
     "token_slots": _apart("page head dim"),
+    "token_slots_diffkv": _apart("page head dim"),
     "trtllm_blocks": _fused("page head slot dim", "pool"),
     "kv_first_nhd": _fused("kv page slot head dim"),
     "kv_first_hnd": _fused("kv page head slot dim"),
@@ -98,6 +105,8 @@ ROWS: dict[str, Sides] = {
     "page_first_hnd": _fused("page kv head slot dim"),
     "beside_nhd": _fused("page slot head (kv dim)"),
     "beside_hnd": _fused("page head slot (kv dim)"),
+    "beside_nhd_diffkv": _uneven("page slot head dim"),
+    "beside_hnd_diffkv": _uneven("page head slot dim"),
     "interleaved": _fused("page slot (head kv) dim"),
     "packed": _fused("page slot (heads kv) (head kv) dim"),  # all of kv is fast, unless 4 bytes hold one value
     "packed_hd64": _fused("page slot heads head (kv dim)"),
@@ -113,7 +122,7 @@ ROWS: dict[str, Sides] = {
     ),
     "mla_aligned": _alone(
         Part("ckv", "kv_cache", "page slots slot dim"),
-        Part("kpe", "kv_cache", "page slots slot dim", lanes=slice(-128, -64)),
+        Part("kpe", "kv_cache", "page slots slot dim", lanes=(-128, -64)),
     ),
     "mla_packed": _alone(Part("ckv", "ckv", "page slots slot dim")),
     "mla_tokens_last": _alone(Part("ckv", "ckv", "page dim slot")),
@@ -130,20 +139,22 @@ def sides(
     layout: str,
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
+    head_dim_v: int | None = None,
     page_size: int | None = None,
 ) -> tuple[list[View], list[View]]:
     """Views of the parts of K, and of those of V.
 
-    num_kv_heads, head_dim, page_size   where a layout pads or joins them, so that shapes do not tell
+    num_kv_heads, head_dim, head_dim_v, page_size   where a layout pads or joins them, so that shapes do not tell
     """
-    told = {"page_size": page_size, "num_heads": num_kv_heads, "head_dim": head_dim}
+    told = {"page_size": page_size, "num_heads": num_kv_heads, "head_dim": head_dim, "head_dim_v": head_dim_v}
     k, v = ([_view(part, cache[part.buffer], told) for part in parts] for parts in ROWS[layout])
     return k, v
 
 
 def _view(part: Part, tensor: Tensor, told: Mapping[str, int | None]) -> View:
     if part.lanes:
-        tensor, told = tensor[..., part.lanes], {**told, "head_dim": None}
+        start, end = (told[at] if isinstance(at, str) else at for at in part.lanes)
+        tensor, told = tensor[..., start:end], {**told, "head_dim": None}
     tensor = _spread(tensor, part.axes, part.side, told["head_dim"])
     _, slots, slot, heads, head, dims, dim = tensor.shape
     padded = {"page_size": slots * slot, "num_heads": heads * head, "head_dim": dims * dim}
