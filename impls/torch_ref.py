@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kvconform.impls.torch_kernels import handles, views
-from kvconform.impls.torch_kernels.views import Cache, Rows, View
+from kvconform.impls.torch_kernels.views import Cache, Numbers, Rows, View
 
 NAME = "torch_ref"
 BACKEND = "torch"
@@ -164,7 +164,7 @@ def _places(view: View, block_table: Tensor, position: Tensor) -> tuple[Tensor, 
 
 def _rows(view: View, pages: Tensor, slots: Tensor) -> Tensor:
     """[*pages, head, dim] of one part."""
-    return _bits(view.tensor)[_at(view, pages, slots)].view(view.tensor.dtype)
+    return _bits(view.tensor)[_at(view, pages, slots)].contiguous().view(view.dtype)
 
 
 def _positions(view: View, block_table: Tensor, num_parts: int) -> Tensor:
@@ -205,7 +205,10 @@ def gather(
     position = _positions(sides[0][0], block_table, 1)[0]
     live = position < kv_lens[:, None]
     tables = [views.of_side(block_table, number, 2) for number in (0, 1)]
-    rows = [[_rows(view, *_places(view, table, position))[live] for view in side] for side, table in zip(sides, tables, strict=True)]
+    rows = [
+        [_rows(view, *_places(view, table, position))[live] for view in side]
+        for side, table in zip(sides, tables, strict=True)
+    ]
     return _side_into(k, views.taken(sides[0], rows[0])), _side_into(v, views.taken(sides[1], rows[1]))
 
 
@@ -221,15 +224,24 @@ def copy_pages(cache: Cache, page_mapping: Tensor, *, layout: str) -> Cache:
 # --- attention
 
 
-def _numbers(view: View, pages: Tensor, slots: Tensor, scale: Tensor | None) -> Tensor:
+def _numbers(side: list[Numbers], pages: Tensor, slots: Tensor, scale: Tensor | None) -> Tensor:
     """float32 [*pages, head, dim] of K or of V.
 
     scale   what it is multiplied with: one number, or one a head, a page and head, a slot and head
     """
-    rows = _rows(view, pages, slots).float()
+    rows = torch.cat([_dequantised(one, pages, slots) for one in side], -1)
     if scale is None:
         return rows
     return rows * (scale if scale.ndim == 1 else scale[(pages, slots)[: scale.ndim - 1]]).unsqueeze(-1)
+
+
+def _dequantised(of: Numbers, pages: Tensor, slots: Tensor) -> Tensor:
+    """float32 [*pages, head, dim] of one part, times the scales that lie beside it."""
+    rows = _rows(of.codes, pages, slots).float()
+    if of.scale is None:
+        return rows
+    scale = _rows(of.scale, pages, slots).float()
+    return rows * scale.repeat_interleave(rows.shape[-1] // scale.shape[-1], -1)
 
 
 def _mean(score: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -287,12 +299,12 @@ def paged_decode(
     **told: int | None,
 ) -> tuple[Tensor, Tensor]:
     seq, own = _queries(q_lens, kv_lens)  # each row of q has a table of its own, that of its sequence
-    sides = views.sides(cache, layout, **told)
-    pairs = [(view, views.of_side(block_table, side, 2)[seq]) for side, (view,) in enumerate(sides)]
-    position = _positions(*pairs[0], num_splits)
+    sides = views.attended(cache, layout, **told)
+    tables = [views.of_side(block_table, side, 2)[seq] for side in (0, 1)]
+    position = _positions(sides[0][0].codes, tables[0], num_splits)
     k, v = (
-        _numbers(view, *_places(view, table, position), scale).unsqueeze(-2)  # row part key head 1 dim
-        for (view, table), scale in zip(pairs, (k_scale, v_scale), strict=True)
+        _numbers(side, *_places(side[0].codes, table, position), scale).unsqueeze(-2)  # row part key head 1 dim
+        for side, table, scale in zip(sides, tables, (k_scale, v_scale), strict=True)
     )
     grouped = (k.shape[3], -1)
     score = (q.float().unflatten(1, grouped)[:, None, None] * k).sum(-1) * sm_scale  # row part key head group

@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 Cache = Mapping[str, Tensor]
@@ -29,6 +31,7 @@ class Part:
     axes     of that array, in order; parentheses make one of several, the last of them fastest
     side     which of `kv`, where the axes have it: 0 K, 1 V
     lanes    where the part begins and ends in the last axis, if that holds several; a name is a size that is told
+    of       the type of what lies there, where the cache's bytes hold several; `dtype`: the one that is told
     """
 
     name: str
@@ -36,6 +39,7 @@ class Part:
     axes: str
     side: int = 0
     lanes: tuple[int | str | None, int | str | None] | None = None
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,13 @@ class View:
 
     part                             what it is a view of
     tensor                           [page, slots, slot, heads, head, dims, dim], in the cache's own memory
-    page_size, num_heads, head_dim   without what the layout pads them with
+    dtype                            of its values: the tensor's, unless that is bytes and they are of several each
+    page_size, num_heads, head_dim   without what the layout pads them with; head_dim in elements of the tensor
     """
 
     part: Part
     tensor: Tensor
+    dtype: torch.dtype
     page_size: int
     num_heads: int
     head_dim: int
@@ -130,8 +136,42 @@ ROWS: dict[str, Sides] = {
     "code_columns": _alone(Part("codes", "codes", "page dim slot")),
     "code_heads": _alone(Part("codes", "codes", "page head slot dim")),
 }
-ATTENDED = {name for name, (_, v) in ROWS.items() if v}
-"""Rows with one K and one V a token."""
+_IN_HEAD = "page slot head kv dim"
+
+
+def _token_head_scales(side: int) -> tuple[Part, ...]:
+    """K or V of a head, and behind it its scale."""
+    name = "kv"[side]
+    return (
+        Part(name, "kv_cache", _IN_HEAD, side, (None, -4), "dtype"),
+        Part(f"{name}_scale", "kv_cache", _IN_HEAD, side, (-4, None), "float32"),
+    )
+
+
+def _q8_0(name: str) -> tuple[Part, ...]:
+    """K or V in blocks of 32, each behind its scale."""
+    return (
+        Part(name, name, "page slot head dims dim", lanes=(2, None), of="int8"),
+        Part(f"{name}_scale", name, "page slot head dims dim", lanes=(None, 2), of="float16"),
+    )
+
+
+RECORDS: dict[str, Sides] = {
+    "cells_q8_0": (_q8_0("k"), _q8_0("v")),
+    "mla_656": _alone(
+        Part("nope", "kv_cache", "page slot dim", lanes=(None, 512), of="float8_e4m3fn"),
+        Part("nope_scale", "kv_cache", "page slot dim", lanes=(512, 528), of="float32"),
+        Part("rope", "kv_cache", "page slot dim", lanes=(528, None), of="bfloat16"),
+    ),
+    "token_head_scales": (_token_head_scales(0), _token_head_scales(1)),
+}
+"""Rows of bytes that are of several types, for attention alone."""
+
+LATENTS = {"mla", "mla_aligned", "mla_656"}
+"""Rows whose first part is V of attention, and all of them K."""
+
+ATTENDED = {name for name, (_, v) in ROWS.items() if v} | LATENTS | set(RECORDS)
+"""Rows whose tokens have a K and a V."""
 
 
 def sides(
@@ -141,24 +181,47 @@ def sides(
     head_dim: int | None = None,
     head_dim_v: int | None = None,
     page_size: int | None = None,
+    dtype: str | None = None,
 ) -> tuple[list[View], list[View]]:
     """Views of the parts of K, and of those of V.
 
     num_kv_heads, head_dim, head_dim_v, page_size   where a layout pads or joins them, so that shapes do not tell
+    dtype                                           of values, where the cache is bytes
     """
     told = {"page_size": page_size, "num_heads": num_kv_heads, "head_dim": head_dim, "head_dim_v": head_dim_v}
-    k, v = ([_view(part, cache[part.buffer], told) for part in parts] for parts in ROWS[layout])
+    k, v = ([_view(part, cache[part.buffer], told, dtype) for part in parts] for parts in (ROWS | RECORDS)[layout])
     return k, v
 
 
-def _view(part: Part, tensor: Tensor, told: Mapping[str, int | None]) -> View:
+@dataclass(frozen=True)
+class Numbers:
+    """Codes, and what each of them, or so many neighbours along dim, are multiplied with."""
+
+    codes: View
+    scale: View | None
+
+
+def attended(cache: Cache, layout: str, **told: Any) -> tuple[list[Numbers], list[Numbers]]:
+    """What lies side by side along dim in K, and in V; of the same memory where K begins with V."""
+    found = []
+    for side in sides(cache, layout, **told):
+        scales = {view.part.name: view for view in side if view.part.name.endswith("_scale")}
+        found.append([Numbers(v, scales.get(f"{v.part.name}_scale")) for v in side if v.part.name not in scales])
+    k, v = found
+    return k, v or k[:1]
+
+
+def _view(part: Part, tensor: Tensor, told: Mapping[str, int | None], dtype: str | None) -> View:
     if part.lanes:
         start, end = (told[at] if isinstance(at, str) else at for at in part.lanes)
         tensor, told = tensor[..., start:end], {**told, "head_dim": None}
+    of = getattr(torch, dtype if part.of == "dtype" else part.of) if part.of else tensor.dtype
+    if of.itemsize == tensor.itemsize:
+        tensor = tensor.view(of)
     tensor = _spread(tensor, part.axes, part.side, told["head_dim"])
     _, slots, slot, heads, head, dims, dim = tensor.shape
     padded = {"page_size": slots * slot, "num_heads": heads * head, "head_dim": dims * dim}
-    return View(part, tensor, **{name: told[name] or size for name, size in padded.items()})
+    return View(part, tensor, of, **{name: told[name] or size for name, size in padded.items()})
 
 
 def _spread(tensor: Tensor, axes: str, side: int, head_dim: int | None) -> Tensor:
