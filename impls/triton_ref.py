@@ -26,6 +26,7 @@ REQUIRES = ("torch", "triton", "ml_dtypes")
 ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread costs more than it does
 
 _ROUNDED = {"float32", "float16", "bfloat16"}
+_NARROW = {"float8_e4m3fn", "int8"}
 _ANY = {"strides": {"contiguous", "outer", "all"}, "static": True}  # static: a GPU compiles, the interpreter is slow
 _INDEXED = {"index_dtype": {"int32", "int64"}, **_ANY}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_ANY}
@@ -35,7 +36,7 @@ _ALIKE |= {"packed_unaligned", "bhsd", "cells", "mla_aligned", "mla_packed", "ml
 _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
 _RESULTS = {"out", "lse"}
-_ATTENDED = views.ATTENDED - {"trtllm_blocks"} - _ALIKE
+_ATTENDED = views.ATTENDED - {"trtllm_blocks"} - (_ALIKE - views.LATENTS)
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
@@ -49,7 +50,9 @@ OFFERS = {
     },
     "paged_decode": {
         "layout": _ATTENDED,
-        "dtype": _ROUNDED,
+        "dtype": _ROUNDED | _NARROW,
+        "q_dtype": _ROUNDED,
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
         "num_splits": range(1, 65),
         "window": {"min": 0},
         "soft_cap": {"min": 0},
@@ -62,7 +65,15 @@ OFFERS = {
     },
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
 }
-WORKSPACE = {"paged_decode": decode.workspace_bytes}
+
+
+def _workspace_bytes(q: torch.Tensor, cache: Cache, *_: Any, layout: str, num_splits: int = 1, **options: Any) -> int:
+    told = {name: options[name] for name in views.TOLD if name in options}
+    _, (v,) = views.attended(cache, layout, **told)
+    return decode.workspace_bytes(q, v.codes.head_dim, num_splits)
+
+
+WORKSPACE = {"paged_decode": _workspace_bytes}
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
@@ -86,12 +97,9 @@ IN_PLACE = {"append": "cache", "copy_pages": "cache"}
 WHY_NOT = {
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
-    **dict.fromkeys(
-        ("token_slots_diffkv", "beside_nhd_diffkv", "beside_hnd_diffkv"),
-        "torch_kernels/views.py has no view of a V whose heads are of another width",
-    ),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "trtllm_blocks": "K and V have page tables of their own, and the kernel reads one",
+    "float8_e5m2": "attention decodes one of the two 8-bit floats, bit by bit",
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }
 
@@ -161,6 +169,8 @@ def paged_decode(
     layout: str,
     sm_scale: float,
     num_splits: int = 1,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
@@ -171,15 +181,14 @@ def paged_decode(
     workspace: torch.Tensor | None = None,
     **told: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    (k,), (v,) = views.sides(cache, layout, **told)
     return decode.paged_decode(
         q,
-        k,
-        v,
+        *views.attended(cache, layout, **told),
         block_table,
         kv_lens,
         sm_scale,
         num_splits,
+        scales=(k_scale, v_scale),
         window=window,
         soft_cap=soft_cap,
         sinks=sinks,

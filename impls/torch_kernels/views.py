@@ -64,6 +64,11 @@ class View:
         """Of all pages."""
         return self.tensor.shape[0] * self.page_size
 
+    @property
+    def num_values(self) -> int:
+        """Of a head."""
+        return self.head_dim * self.tensor.itemsize // self.dtype.itemsize
+
     def by_heads(self, rows: Tensor) -> Tensor:
         """Tokens of the part as [num_tokens, num_heads, head_dim], one head where it has none."""
         return rows if "head" in self.part.axes else rows.unsqueeze(1)
@@ -172,6 +177,10 @@ LATENTS = {"mla", "mla_aligned", "mla_656"}
 
 ATTENDED = {name for name, (_, v) in ROWS.items() if v} | LATENTS | set(RECORDS)
 """Rows whose tokens have a K and a V."""
+
+
+TOLD = ("num_kv_heads", "head_dim", "head_dim_v", "page_size", "dtype")
+"""What callers may say of a cache beside its arrays."""
 
 
 def sides(

@@ -9,12 +9,12 @@ import torch
 import triton
 import triton.language as tl
 
-from kvconform.impls.torch_kernels.views import View
+from kvconform.impls.torch_kernels.views import Numbers, View
 from kvconform.impls.triton_kernels import COMPILED, launch
 from kvconform.impls.triton_kernels.blocks import along
-from kvconform.impls.triton_kernels.formats import narrow, widen
+from kvconform.impls.triton_kernels.formats import narrow, read
 from kvconform.impls.triton_kernels.merge import Results, merge_states
-from kvconform.impls.triton_kernels.pages import cuts, strided, unit
+from kvconform.impls.triton_kernels.pages import cuts, numbers, scale_of, shared, strided, unit
 
 TILE = 16
 """Keys between two updates of the running maximum."""
@@ -59,33 +59,52 @@ def _bent(scores, soft_cap, bend):
     return tl.where(scores < 0.0, -size, size)
 
 
-@launch.kernel("k_cache", "v_cache", "k_dim", "v_dim", "head_dim")
+@triton.jit
+def _scales(
+    scale, page, slot, head, dim, byte, pages, slots, heads, dims, is_read, SHARE: tl.constexpr, OF: tl.constexpr
+):  # fmt: skip
+    """What keys [task, key, dim] are multiplied with, or [task, key, 1] where heads have one scale."""
+    at = (pages * page + slots * slot + (heads * head)[:, None])[:, :, None]
+    if SHARE > 0:
+        at += (dims // SHARE * dim)[None, None, :]
+    return read(scale + at, is_read, byte, OF)
+
+
+@launch.kernel("k_cache", "v_cache", "k_dim", "v_dim", "head_dim", "v_head_dim")
 def _decode(
     q, q_row, q_head, q_dim,
     k_cache, k_page, k_slow_slot, k_slot, k_slow_head, k_head, k_slow_dim, k_dim,
     v_cache, v_page, v_slow_slot, v_slot, v_slow_head, v_head, v_slow_dim, v_dim,
+    k_scale, k_scale_page, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte,
+    v_scale, v_scale_page, v_scale_slot, v_scale_head, v_scale_dim, v_scale_byte,
+    rope, rope_page, rope_slow_slot, rope_slot, rope_dim, rope_byte,
     block_table, table_seq, table_column, kv_lens, lens_step,
     outs, out_split, out_row, out_head, out_dim, lses, lse_split, lse_row, lse_head,
     sinks, sinks_step, slopes, slopes_step, window, soft_cap, bend, q_starts, search,
-    num_tasks, num_blocks, num_seqs, num_kv_heads, group, head_dim, page_size, num_splits, sm_scale,
+    num_tasks, num_blocks, num_seqs, num_kv_heads, group, head_dim, v_head_dim, page_size, num_splits,
+    sm_scale,
     K_SLOT_CUT: tl.constexpr, K_HEAD_CUT: tl.constexpr, K_DIM_CUT: tl.constexpr,
     V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
-    K_UNIT: tl.constexpr, V_UNIT: tl.constexpr,
-    TASKS: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr, DIMS: tl.constexpr,
+    K_UNIT: tl.constexpr, V_UNIT: tl.constexpr, K_OF: tl.constexpr, V_OF: tl.constexpr, ROPE_OF: tl.constexpr,
+    K_SHARE: tl.constexpr, V_SHARE: tl.constexpr, K_SCALE_OF: tl.constexpr, V_SCALE_OF: tl.constexpr,
+    TASKS: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr,
+    DIMS: tl.constexpr, V_DIMS: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """A task attends with all q heads of one kv head, of some query tokens, to one split of the keys that they see; a
     program has some tasks.
 
     Every stride of K or V but the innermost is a multiple of its UNIT: so many elements can be loaded at once.
     Axes of blocks: task, row (query token and q head in its group), key, dim. A key that no row sees is not loaded but
-    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts) is not compiled.
+    0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts, k_scale, v_scale,
+    rope) is not compiled. Where K has ROPE more dims behind its own, which V has not, v_cache is k_cache.
     """
     tasks = tl.program_id(0).to(tl.int64) * TASKS + tl.arange(0, TASKS)
     is_task = tasks < num_tasks
     heads, blocks = tasks % num_kv_heads, tasks // num_kv_heads % num_blocks
     splits = tasks // num_kv_heads // num_blocks
-    rows, dims = tl.arange(0, QUERIES * GROUP).to(tl.int64), tl.arange(0, DIMS).to(tl.int64)
-    is_dim = dims < head_dim
+    rows = tl.arange(0, QUERIES * GROUP).to(tl.int64)
+    dims, out_dims = tl.arange(0, DIMS).to(tl.int64), tl.arange(0, V_DIMS).to(tl.int64)
+    is_dim, is_out_dim = (dims < head_dim)[None, None, :], (out_dims < v_head_dim)[None, None, :]
     members = rows % GROUP
     is_row = is_task[:, None] & (members < group)[None, :]
     q_heads = heads[:, None] * group + members[None, :]
@@ -102,9 +121,11 @@ def _decode(
         is_row &= tokens < q_lengths[:, None]
         q_rows, places = starts[:, None] + tokens, (lengths - q_lengths)[:, None] + tokens
         ends = tl.max(tl.where(is_row, places + 1, 0), 1)
-    is_out = is_row[:, :, None] & is_dim[None, None, :]
-    q_at = q_rows * q_row + q_heads * q_head
-    queries = widen(tl.load(q + q_at[:, :, None] + (dims * q_dim)[None, None, :], mask=is_out, other=0.0))
+    q_at = (q + q_rows * q_row + q_heads * q_head)[:, :, None]
+    queries = read(q_at + (dims * q_dim)[None, None, :], is_row[:, :, None] & is_dim, 0, "")
+    if rope is not None:
+        rope_dims = tl.arange(0, ROPE).to(tl.int64)
+        rope_queries = read(q_at + ((head_dim + rope_dims) * q_dim)[None, None, :], is_row[:, :, None], 0, "")
 
     if window is None:
         first, last = ends * splits // num_splits, ends * (splits + 1) // num_splits
@@ -114,12 +135,12 @@ def _decode(
         last = oldest + (ends - oldest) * (splits + 1) // num_splits
     tables = (block_table + seqs * table_seq)[:, None]
     k_dims = _in_head(dims, k_slow_dim, k_dim, K_DIM_CUT, K_UNIT)
-    v_dims = _in_head(dims, v_slow_dim, v_dim, V_DIM_CUT, V_UNIT)
+    v_dims = _in_head(out_dims, v_slow_dim, v_dim, V_DIM_CUT, V_UNIT)
     k_heads = along(heads, k_slow_head, k_head, K_HEAD_CUT)
     v_heads = along(heads, v_slow_head, v_head, V_HEAD_CUT)
     top = tl.full([TASKS, QUERIES * GROUP], float("-inf"), tl.float32)
     total = tl.full([TASKS, QUERIES * GROUP], 0.0, tl.float32)
-    mixed = tl.full([TASKS, QUERIES * GROUP, DIMS], 0.0, tl.float32)
+    mixed = tl.full([TASKS, QUERIES * GROUP, V_DIMS], 0.0, tl.float32)
     if sinks is not None:  # a key that the first split has already seen
         has_sink = is_row & (splits == 0)[:, None]
         top = tl.load(sinks + q_heads * sinks_step, mask=has_sink, other=float("-inf"))
@@ -130,15 +151,34 @@ def _decode(
     while done < longest:  # not `for`: with numpy 2.4 the interpreter of Triton 3.6 takes no range of numbers it loaded
         keys = (first + done)[:, None] + tl.arange(0, KEYS)[None, :]
         is_key = keys < last[:, None]
-        is_read = is_key[:, :, None] & is_dim[None, None, :]
+        is_token = is_key[:, :, None]
         pages = tl.load(tables + keys // page_size * table_column, mask=is_key, other=0).to(tl.int64)
         slots = keys % page_size
         k_slots, v_slots = along(slots, k_slow_slot, k_slot, K_SLOT_CUT), along(slots, v_slow_slot, v_slot, V_SLOT_CUT)
         k_keys = tl.multiple_of(pages * k_page + k_slots + k_heads[:, None], [K_UNIT, K_UNIT])
         v_keys = tl.multiple_of(pages * v_page + v_slots + v_heads[:, None], [V_UNIT, V_UNIT])
-        k = tl.load(k_cache + k_keys[:, :, None] + k_dims[None, None, :], mask=is_read, other=0.0)
-        v = tl.load(v_cache + v_keys[:, :, None] + v_dims[None, None, :], mask=is_read, other=0.0)
-        scores = tl.sum(queries[:, :, None, :] * widen(k)[:, None, :, :], 3) * sm_scale
+        k = read(k_cache + k_keys[:, :, None] + k_dims[None, None, :], is_token & is_dim, 0, K_OF)
+        v = read(v_cache + v_keys[:, :, None] + v_dims[None, None, :], is_token & is_out_dim, 0, V_OF)
+        if k_scale is not None:
+            k_factors = _scales(
+                k_scale, k_scale_page, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte, pages, slots, heads, dims,
+                is_token & is_dim if K_SHARE else is_token, K_SHARE, K_SCALE_OF
+            )  # fmt: skip
+            k *= k_factors
+        if v_scale is not None:
+            v *= _scales(
+                v_scale, v_scale_page, v_scale_slot, v_scale_head, v_scale_dim, v_scale_byte, pages, slots, heads,
+                out_dims, is_token & is_out_dim if V_SHARE else is_token, V_SHARE, V_SCALE_OF
+            )  # fmt: skip
+        scores = tl.sum(queries[:, :, None, :] * k[:, None, :, :], 3)
+        if rope is not None:
+            rope_keys = pages * rope_page + along(slots, rope_slow_slot, rope_slot, K_SLOT_CUT)
+            rope_at = rope + rope_keys[:, :, None] + (rope_dims * rope_dim)[None, None, :]
+            roped = read(rope_at, is_token, rope_byte, ROPE_OF)
+            if k_scale is not None and K_SCALE_OF == "":  # one that is given is of all of K
+                roped *= k_factors
+            scores += tl.sum(rope_queries[:, :, None, :] * roped[:, None, :, :], 3)
+        scores *= sm_scale
         is_seen = is_key[:, None, :]
         if soft_cap is not None:
             scores = _bent(scores, soft_cap, bend)
@@ -153,43 +193,47 @@ def _decode(
         reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a task that is done, or a row without keys
         fade, p = tl.exp(top - reference), tl.exp(scores - reference[:, :, None])
         total = total * fade + tl.sum(p, 2)
-        mixed = mixed * fade[:, :, None] + tl.sum(p[:, :, :, None] * widen(v)[:, None, :, :], 2)
+        mixed = mixed * fade[:, :, None] + tl.sum(p[:, :, :, None] * v[:, None, :, :], 2)
         top = new_top
         done += KEYS
 
     denominator = tl.where(total == 0.0, 1.0, total)  # no keys: out 0, lse -inf
-    out = tl.div_rn(mixed, tl.broadcast_to(denominator[:, :, None], [TASKS, QUERIES * GROUP, DIMS]))
+    out = tl.div_rn(mixed, tl.broadcast_to(denominator[:, :, None], [TASKS, QUERIES * GROUP, V_DIMS]))
     out_at = (splits * out_split)[:, None] + q_rows * out_row + q_heads * out_head
     lse_at = (splits * lse_split)[:, None] + q_rows * lse_row + q_heads * lse_head
     out = narrow(out, outs.dtype.element_ty)
-    tl.store(outs + out_at[:, :, None] + (dims * out_dim)[None, None, :], out, mask=is_out)
+    out_at = (outs + out_at)[:, :, None] + (out_dims * out_dim)[None, None, :]
+    tl.store(out_at, out, mask=is_row[:, :, None] & is_out_dim)
     tl.store(lses + lse_at, top + tl.log(denominator), mask=is_row)
 
 
-def workspace_bytes(q: torch.Tensor, *_: Any, num_splits: int = 1, **options: Any) -> int:
+def workspace_bytes(q: torch.Tensor, v_head_dim: int, num_splits: int) -> int:
     """The partial results of splits, float32; none where there is one split, whose results are stored at once."""
-    num_seqs, num_q_heads, head_dim = q.shape
-    return num_splits * num_seqs * num_q_heads * (head_dim + 1) * 4 if num_splits > 1 else 0
+    num_rows, num_q_heads, _ = q.shape
+    return num_splits * num_rows * num_q_heads * (v_head_dim + 1) * 4 if num_splits > 1 else 0
 
 
-def _partials(q: torch.Tensor, num_splits: int, workspace: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _partials(
+    q: torch.Tensor, v_head_dim: int, num_splits: int, workspace: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Their outs and lses, in memory that is given or in their own."""
-    shape = (num_splits, *q.shape)
+    shape = (num_splits, *q.shape[:2], v_head_dim)
     if workspace is None:
-        workspace = q.new_empty(workspace_bytes(q, num_splits=num_splits), dtype=torch.uint8)
+        workspace = q.new_empty(workspace_bytes(q, v_head_dim, num_splits), dtype=torch.uint8)
     outs, lses = workspace.view(torch.float32).split([math.prod(shape), math.prod(shape[:-1])])
     return outs.view(shape), lses.view(shape[:-1])
 
 
 def paged_decode(
     q: torch.Tensor,
-    k: View,
-    v: View,
+    k: list[Numbers],
+    v: list[Numbers],
     block_table: torch.Tensor,
     kv_lens: torch.Tensor,
     sm_scale: float,
     num_splits: int,
     *,
+    scales: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
@@ -198,19 +242,23 @@ def paged_decode(
     into: Results = (None, None),
     workspace: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out in q's dtype and lse, [num_q_rows, num_q_heads, head_dim] and [num_q_rows, num_q_heads].
+    """out in q's dtype and lse, [num_q_rows, num_q_heads, width of V] and [num_q_rows, num_q_heads].
 
-    into, workspace   where they, and partial results, are written, if it is given
+    k, v              what K and V consist of (`torch_kernels/views.py`): one part each, or in K a rope behind it
+    scales            given for K and for V (`pages.scale_of`)
+    into, workspace   where results, and partial ones, are written, if it is given
     """
-    num_rows, num_q_heads, head_dim = q.shape
-    num_seqs, num_kv_heads = len(kv_lens), k.num_heads
+    (num_rows, num_q_heads, _), (of_k, *rope), (of_v,) = q.shape, k, v
+    num_seqs, num_kv_heads = len(kv_lens), of_k.codes.num_heads
+    head_dim, v_head_dim = of_k.codes.head_dim, of_v.codes.head_dim
     group = num_q_heads // num_kv_heads
     if num_splits == 1:
-        outs = (torch.empty_like(q, memory_format=torch.contiguous_format) if into[0] is None else into[0])[None]
+        outs = (q.new_empty(num_rows, num_q_heads, v_head_dim) if into[0] is None else into[0])[None]
         lses = (q.new_empty(num_rows, num_q_heads, dtype=torch.float32) if into[1] is None else into[1])[None]
     else:
-        outs, lses = _partials(q, num_splits, workspace)
-    group_block, dims_block = triton.next_power_of_2(group), max(32, triton.next_power_of_2(head_dim))
+        outs, lses = _partials(q, v_head_dim, num_splits, workspace)
+    group_block = triton.next_power_of_2(group)
+    k_block, v_block = (max(32, triton.next_power_of_2(dim)) for dim in (head_dim, v_head_dim))
     queries, num_blocks, q_starts = 1, num_seqs, None
     if q_lens is not None:
         queries = max(1, MOST_ROWS // group_block)
@@ -218,10 +266,16 @@ def paged_decode(
         q_starts = torch.nn.functional.pad(q_lens.cumsum(0), (1, 0))
     num_tasks = num_splits * num_blocks * num_kv_heads
     tasks_block = min(MOST_TASKS, triton.next_power_of_2(max(1, num_tasks)))
+    (k_codes, k_of), (v_codes, v_of) = numbers(of_k.codes), numbers(of_v.codes)
+    rope_arguments, rope_of = _rope(rope[0].codes) if rope else ([None, 0, 0, 0, 0, 0], "")
     launch.launch(
         _decode,
         (triton.cdiv(num_tasks, tasks_block),),
-        *strided(q, k.tensor, v.tensor, block_table, kv_lens, outs, lses),
+        *strided(q, k_codes, v_codes),
+        *scale_of(of_k.scale, scales[0]),
+        *scale_of(of_v.scale, scales[1]),
+        *rope_arguments,
+        *strided(block_table, kv_lens, outs, lses),
         *_optional(sinks),
         *_optional(alibi_slopes),
         window,
@@ -235,21 +289,38 @@ def paged_decode(
         num_kv_heads,
         group,
         head_dim,
-        k.page_size,
+        v_head_dim,
+        of_k.codes.page_size,
         num_splits,
         sm_scale,
-        **cuts(k.tensor, "K_"),
-        **cuts(v.tensor, "V_"),
-        K_UNIT=unit(k.tensor),
-        V_UNIT=unit(v.tensor),
+        **cuts(k_codes, "K_"),
+        **cuts(v_codes, "V_"),
+        K_UNIT=unit(k_codes),
+        V_UNIT=unit(v_codes),
+        K_OF=k_of,
+        V_OF=v_of,
+        ROPE_OF=rope_of,
+        K_SHARE=shared(of_k),
+        V_SHARE=shared(of_v),
+        K_SCALE_OF="" if of_k.scale is None else numbers(of_k.scale)[1],
+        V_SCALE_OF="" if of_v.scale is None else numbers(of_v.scale)[1],
         TASKS=tasks_block,
         QUERIES=queries,
         GROUP=group_block,
         KEYS=TILE,
-        DIMS=dims_block,
-        num_warps=4 if queries * group_block * dims_block <= 512 else 8,
+        DIMS=k_block,
+        V_DIMS=v_block,
+        ROPE=rope[0].codes.num_values if rope else 0,
+        num_warps=4 if queries * group_block * max(k_block, v_block) <= 512 else 8,
     )
     return (outs[0], lses[0]) if num_splits == 1 else merge_states(outs, lses, q.dtype, into)
+
+
+def _rope(view: View) -> tuple[list[Any], str]:
+    """A rope as `_decode` takes it, and the type of its numbers."""
+    tensor, of = numbers(view)
+    page, slow_slot, slot, _, _, _, dim = tensor.stride()
+    return [tensor, page, slow_slot, slot, dim * (view.dtype.itemsize // tensor.itemsize), dim], of
 
 
 def _optional(tensor: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:
