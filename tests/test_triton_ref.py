@@ -28,11 +28,21 @@ if importlib.util.find_spec("triton") is None:
 from kvconform.impls import triton_ref  # noqa: E402
 from kvconform.impls.torch_kernels import views  # noqa: E402
 from kvconform.impls.triton_kernels import COMPILED, POISONED, SPARED, copies, formats, launch, pages  # noqa: E402
-from kvconform.tests.test_torch_ref import LENT, require_no_copy  # noqa: E402
+from kvconform.tests.test_torch_ref import (  # noqa: E402
+    GIVEN,
+    LENT,
+    OTHERS,
+    STORED,
+    name_of,
+    require_no_copy,
+    require_right,
+    require_that_scales_count,
+)
 
 import triton  # noqa: E402  isort: skip  (after the kernels, which choose its mode)
 import triton.language as tl  # noqa: E402  isort: skip
 
+SUBJECT = Subject(triton_ref, "triton_ref", triton_ref.__file__)
 TREE = Path(__file__).resolve().parent.parent
 BOUND = f"import runpy; runpy.run_path({str(TREE / 'conftest.py')!r}); "
 
@@ -260,9 +270,41 @@ def test_a_page_that_no_query_token_has_in_its_window_is_not_looked_up(num_split
         np.testing.assert_array_equal(got, want)
 
 
+# --- K and V that are no plain numbers
+
+
+@launch.kernel()
+def _read(source, number, byte, target, SIZE: tl.constexpr, OF: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(target + at, formats.read(source + at * number, at % 3 < 2, byte, OF))
+
+
+@pytest.mark.parametrize("of", ["float8_e4m3fn", "float16", "bfloat16", "float32"])
+def test_numbers_are_read_from_bytes_of_every_pattern_wherever_they_lie(of):
+    """Every second byte is another's, and what is masked is 0."""
+    width = DTYPES[of].itemsize
+    numbers = np.arange(2**16).astype(f"u{width}") << np.array(13 * (width == 4), f"u{width}")
+    spread = np.full((*numbers.shape, width, 2), 0xFF, np.uint8)
+    spread[..., 0] = numbers.view(np.uint8).reshape(-1, width)
+    target, size = on_device(np.full(2**16, -1, np.float32)), 1024
+    launch.launch(_read, (2**16 // size,), on_device(spread.ravel()), 2 * width, 2, target, SIZE=size, OF=of)
+    want = np.where(np.arange(2**16) % 3 < 2, numbers.view(DTYPES[of]).astype(np.float32), np.float32(0))
+    same_numbers(triton_ref.to_host(target), want)
+
+
+@pytest.mark.parametrize("case", [*GIVEN, *STORED, *OTHERS], ids=name_of)
+def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
+    require_right(SUBJECT, case)
+
+
+@pytest.mark.parametrize("case", [*GIVEN, *STORED], ids=name_of)
+def test_a_scale_that_is_left_out_is_missed(case, monkeypatch):
+    require_that_scales_count(triton_ref, case, monkeypatch)
+
+
 @pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather")])
 def test_a_pool_of_two_gigabytes_is_not_copied(op):
-    require_no_copy(Subject(triton_ref, "triton_ref", triton_ref.__file__), op)
+    require_no_copy(SUBJECT, op)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +331,9 @@ def test_a_kernel_divides_only_along_what_a_layout_cuts(layout, dtype, k_cuts, v
 def kinds(name):
     """What the kernels are told of a row beside strides, in each dtype: of a view, and in attention of K and V."""
     row = LAYOUTS[name]
-    sizes = {"page": 2, "slot": 32, "head": 8, "dim": 128, "subspace": 8, **row.fixed}
+    sizes = {"page": 2, "slot": 32, "head": 8, "dim": 128, "dim_v": 64, "subspace": 8, **row.fixed}
     told = {"num_kv_heads": sizes["head"], "head_dim": sizes["dim"], "page_size": sizes["slot"]}
+    told |= {"head_dim_v": sizes["dim_v"]}
     found = set()
     for dtype in row.dtypes:
         cache = on_device({b: np.zeros(row.shape(b, sizes, dtype), row.word_of(b, dtype)) for b in row.buffers})
