@@ -24,7 +24,7 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread 
 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
-_NARROW = {"float8_e4m3fn", "int8"}
+_NARROW = {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
 _POOL = {"pool": {"dense", "sparse"} if handles.DEVICE.type == "cpu" else {"dense"}}  # a GPU has memory of its own
 
@@ -77,6 +77,7 @@ WHY_NOT = {
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "float8_e5m2": "attention reads it as it reads float8_e4m3fn, by one conversion of torch",
+    **dict.fromkeys(("kivi", "kivi_torch", "uint2"), "codes, and what groups of them share, lie along slots in words"),
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }
 
@@ -163,8 +164,8 @@ def _places(view: View, block_table: Tensor, position: Tensor) -> tuple[Tensor, 
 
 
 def _rows(view: View, pages: Tensor, slots: Tensor) -> Tensor:
-    """[*pages, head, dim] of one part."""
-    return _bits(view.tensor)[_at(view, pages, slots)].contiguous().view(view.dtype)
+    """[*pages, head, dim] of one part, in elements of its tensor."""
+    return _bits(view.tensor)[_at(view, pages, slots)].view(view.tensor.dtype)
 
 
 def _positions(view: View, block_table: Tensor, num_parts: int) -> Tensor:
@@ -235,12 +236,25 @@ def _numbers(side: list[Numbers], pages: Tensor, slots: Tensor, scale: Tensor | 
     return rows * (scale if scale.ndim == 1 else scale[(pages, slots)[: scale.ndim - 1]]).unsqueeze(-1)
 
 
+_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def _floats(rows: Tensor, of: str) -> Tensor:
+    """float32 [..., dim] of numbers of a type that lie in elements, or bytes, of another."""
+    if of in ("uint4", "float4_e2m1fn"):  # the even one is low
+        codes = torch.stack([rows & 15, rows >> 4], -1).flatten(-2)
+        return codes.float() if of == "uint4" else codes.float().new_tensor(_FP4)[codes.int()]
+    if of == "float8_e8m0fnu":  # an exponent
+        return torch.where(rows == 255, torch.nan, torch.ldexp(torch.ones((), device=rows.device), rows.int() - 127))
+    return rows.contiguous().view(getattr(torch, of)).float()
+
+
 def _dequantised(of: Numbers, pages: Tensor, slots: Tensor) -> Tensor:
     """float32 [*pages, head, dim] of one part, times the scales that lie beside it."""
-    rows = _rows(of.codes, pages, slots).float()
+    rows = _floats(_rows(of.codes, pages, slots), of.codes.of)
     if of.scale is None:
         return rows
-    scale = _rows(of.scale, pages, slots).float()
+    scale = _floats(_rows(of.scale, pages, slots), of.scale.of)
     return rows * scale.repeat_interleave(rows.shape[-1] // scale.shape[-1], -1)
 
 

@@ -26,7 +26,7 @@ REQUIRES = ("torch", "triton", "ml_dtypes")
 ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread costs more than it does
 
 _ROUNDED = {"float32", "float16", "bfloat16"}
-_NARROW = {"float8_e4m3fn", "int8"}
+_NARROW = {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4"}
 _ANY = {"strides": {"contiguous", "outer", "all"}, "static": True}  # static: a GPU compiles, the interpreter is slow
 _INDEXED = {"index_dtype": {"int32", "int64"}, **_ANY}
 _FUSED = {"layout": {"fused"}, "dtype": set(DTYPES), **_ANY}
@@ -36,7 +36,7 @@ _ALIKE |= {"packed_unaligned", "bhsd", "cells", "mla_aligned", "mla_packed", "ml
 _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
 _RESULTS = {"out", "lse"}
-_ATTENDED = views.ATTENDED - {"trtllm_blocks"} - (_ALIKE - views.LATENTS)
+_ATTENDED = views.ATTENDED - {"trtllm_blocks", "nvfp4_swizzled"} - (_ALIKE - views.LATENTS)
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
@@ -70,7 +70,7 @@ OFFERS = {
 def _workspace_bytes(q: torch.Tensor, cache: Cache, *_: Any, layout: str, num_splits: int = 1, **options: Any) -> int:
     told = {name: options[name] for name in views.TOLD if name in options}
     _, (v,) = views.attended(cache, layout, **told)
-    return decode.workspace_bytes(q, v.codes.head_dim, num_splits)
+    return decode.workspace_bytes(q, v.codes.num_values, num_splits)
 
 
 WORKSPACE = {"paged_decode": _workspace_bytes}
@@ -100,6 +100,8 @@ WHY_NOT = {
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "trtllm_blocks": "K and V have page tables of their own, and the kernel reads one",
     "float8_e5m2": "attention decodes one of the two 8-bit floats, bit by bit",
+    "nvfp4_swizzled": "scales of V are cut along slots, of which the kernel knows one stride",
+    **dict.fromkeys(("kivi", "kivi_torch", "uint2"), "codes, and what groups of them share, lie along slots in words"),
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }
 

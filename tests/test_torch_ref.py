@@ -19,7 +19,6 @@ from kvconform.impls import torch_ref, triton_ref  # noqa: E402
 from kvconform.impls.torch_kernels import handles, views  # noqa: E402
 from kvconform.oracles.verdict import Violation  # noqa: E402
 from kvconform.specs.case import Case  # noqa: E402
-from kvconform.specs.dtypes import DTYPES  # noqa: E402
 from kvconform.specs.layouts import LAYOUTS  # noqa: E402
 from kvconform.specs.operations import ROUNDED  # noqa: E402
 from kvconform.specs.pinned import sparse_pool  # noqa: E402
@@ -108,8 +107,14 @@ STORED = [
     small("token_head_scales", "float8_e4m3fn", q_dtype="bfloat16"),
     small("cells_q8_0", "int8", head_dim=64, page_size=12, spare_pages=0),
     small("mla_656", "float8_e4m3fn", num_kv_heads=1, head_dim=512),
+    small("mla_scales_behind", "float8_e4m3fn", num_kv_heads=1, head_dim=448),
+    small("token_head_scales", "uint4"),
+    small("nvfp4", "float4_e2m1fn", head_dim=48, q_dtype="bfloat16"),
+    small("fp4_slots", "float4_e2m1fn", head_dim=32, page_size=1),
 ]
 """Caches whose scales lie in them."""
+
+SWIZZLED = small("nvfp4_swizzled", "float4_e2m1fn", head_dim=64)
 
 OTHERS = [
     small("nhd", "float8_e4m3fn"),
@@ -147,7 +152,7 @@ def require_that_scales_count(adapter, case, patch):
     """Left out of K or of V, they are missed."""
     for side, name in enumerate(("k_scale", "v_scale")):
         other = Without(adapter, name)
-        if case in STORED:
+        if case in (*STORED, SWIZZLED):
             attended = views.attended
 
             def without(cache, layout, side=side, attended=attended, **told):
@@ -162,12 +167,12 @@ def require_that_scales_count(adapter, case, patch):
         patch.undo()
 
 
-@pytest.mark.parametrize("case", [*GIVEN, *STORED, *OTHERS], ids=name_of)
+@pytest.mark.parametrize("case", [*GIVEN, *STORED, SWIZZLED, *OTHERS], ids=name_of)
 def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
     require_right(SUBJECT, case)
 
 
-@pytest.mark.parametrize("case", [*GIVEN, *STORED], ids=name_of)
+@pytest.mark.parametrize("case", [*GIVEN, *STORED, SWIZZLED], ids=name_of)
 def test_a_scale_that_is_left_out_is_missed(case, monkeypatch):
     require_that_scales_count(torch_ref, case, monkeypatch)
 
@@ -177,9 +182,8 @@ def test_a_scale_that_is_left_out_is_missed(case, monkeypatch):
 
 def strided(row, strides):
     """A cache of a row in small sizes, and what its shapes do not tell."""
-    sizes = {"page": 3, "slot": 16, "head": 4, "dim": 32, "dim_v": 24, "subspace": 8, **row.fixed}
-    dtype = [dtype for dtype in row.dtypes if dtype in DTYPES][-1]
-    told = {"num_kv_heads": 4, "head_dim": sizes["dim"], "page_size": sizes["slot"]}
+    sizes = {"page": 3, "slot": 16, "head": 4, "dim": 64, "dim_v": 24, "subspace": 8, **row.fixed}
+    dtype, told = row.dtypes[-1], {"num_kv_heads": 4, "head_dim": sizes["dim"], "page_size": sizes["slot"]}
     told |= {"head_dim_v": sizes["dim_v"], "dtype": dtype}
     cache = {}
     for name in row.buffers:

@@ -33,7 +33,7 @@ VARIANTS = (
     {"strides": "contiguous", "num_splits": 1, "index_dtype": "int32"},
     {"strides": "all", "num_splits": 3, "index_dtype": "int64"},
 )
-NARROW = {"int8": 0, "float8_e4m3fn": 1}
+NARROW = {"int8": 0, "float8_e4m3fn": 1, "uint4": 0, "float4_e2m1fn": 1}
 """Which of the variants compiles for a narrow cache, with the simplest q and scales that are offered, or the last."""
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from kvconform.specs.dtypes import DTYPES, width
 
 Cache = Mapping[str, Tensor]
 Rows = Tensor | dict[str, Tensor] | None
@@ -32,6 +34,7 @@ class Part:
     side     which of `kv`, where the axes have it: 0 K, 1 V
     lanes    where the part begins and ends in the last axis, if that holds several; a name is a size that is told
     of       the type of what lies there, where the cache's bytes hold several; `dtype`: the one that is told
+    cut      what makes an array of these axes of a cache, and of what is told, where it has none
     """
 
     name: str
@@ -40,6 +43,7 @@ class Part:
     side: int = 0
     lanes: tuple[int | str | None, int | str | None] | None = None
     of: str = ""
+    cut: Callable[[Cache, Mapping[str, Any]], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,13 @@ class View:
 
     part                             what it is a view of
     tensor                           [page, slots, slot, heads, head, dims, dim], in the cache's own memory
-    dtype                            of its values: the tensor's, unless that is bytes and they are of several each
+    of                               name of its values' type: the tensor's, unless that is bytes and they are not
     page_size, num_heads, head_dim   without what the layout pads them with; head_dim in elements of the tensor
     """
 
     part: Part
     tensor: Tensor
-    dtype: torch.dtype
+    of: str
     page_size: int
     num_heads: int
     head_dim: int
@@ -67,7 +71,7 @@ class View:
     @property
     def num_values(self) -> int:
         """Of a head."""
-        return self.head_dim * self.tensor.itemsize // self.dtype.itemsize
+        return 8 * self.head_dim * self.tensor.itemsize // width(self.of)
 
     def by_heads(self, rows: Tensor) -> Tensor:
         """Tokens of the part as [num_tokens, num_heads, head_dim], one head where it has none."""
@@ -141,6 +145,7 @@ ROWS: dict[str, Sides] = {
     "code_columns": _alone(Part("codes", "codes", "page dim slot")),
     "code_heads": _alone(Part("codes", "codes", "page head slot dim")),
 }
+_FP8 = "float8_e4m3fn"
 _IN_HEAD = "page slot head kv dim"
 
 
@@ -161,18 +166,71 @@ def _q8_0(name: str) -> tuple[Part, ...]:
     )
 
 
+def _behind(place: int) -> Callable[[Cache, Mapping[str, Any]], Tensor]:
+    """Of a page that holds the rows of all slots, and then their scales: the rows, or the scales."""
+
+    def cut(cache: Cache, told: Mapping[str, Any]) -> Tensor:
+        sizes = (448 + 2 * 64, 8)
+        slots = cache["kv_cache"].shape[1] // sum(sizes)  # pages are padded by less than one
+        piece = cache["kv_cache"].narrow(1, slots * sum(sizes[:place]), slots * sizes[place])
+        return piece.unflatten(1, (slots, -1))
+
+    return cut
+
+
+def _nvfp4(name: str) -> tuple[Part, ...]:
+    """Codes of K or V, and a scale of each 16 of them."""
+    axes, shared = "page head slot dim", f"{name}_scale"
+    return Part(name, name, axes, of="float4_e2m1fn"), Part(shared, shared, axes, of=_FP8)
+
+
+def _fp4_slots(name: str) -> tuple[Part, ...]:
+    """The same with scales that are powers of two, those of all heads in one axis."""
+
+    def cut(cache: Cache, told: Mapping[str, Any]) -> Tensor:
+        return cache[shared].unflatten(1, (cache[name].shape[1], -1))
+
+    shared = f"{name}_scale"
+    return Part(name, name, "page head dim", of="float4_e2m1fn"), Part(
+        shared, shared, "page head dim", of="float8_e8m0fnu", cut=cut
+    )
+
+
+def _swizzled(name: str, place: int, of: str, axes: str = "page head slot dim") -> Part:
+    """One of the four arrays that lie behind each other in a page: codes of K, their scales, and the same of V."""
+
+    def cut(cache: Cache, told: Mapping[str, Any]) -> Tensor:
+        heads, slots, dim = (told[size] for size in ("num_heads", "page_size", "head_dim"))
+        sizes = (heads * slots * dim // 2, heads * slots * dim // 16) * 2
+        piece = cache["kv_cache"].narrow(1, sum(sizes[:place]), sizes[place])
+        return piece.unflatten(1, (heads, slots // 4, -1, 4) if "slots" in axes else (heads, slots, -1))
+
+    return Part(name, "kv_cache", axes, of=of, cut=cut)
+
+
 RECORDS: dict[str, Sides] = {
     "cells_q8_0": (_q8_0("k"), _q8_0("v")),
     "mla_656": _alone(
-        Part("nope", "kv_cache", "page slot dim", lanes=(None, 512), of="float8_e4m3fn"),
+        Part("nope", "kv_cache", "page slot dim", lanes=(None, 512), of=_FP8),
         Part("nope_scale", "kv_cache", "page slot dim", lanes=(512, 528), of="float32"),
         Part("rope", "kv_cache", "page slot dim", lanes=(528, None), of="bfloat16"),
     ),
+    "mla_scales_behind": _alone(
+        Part("nope", "kv_cache", "page slot dim", lanes=(None, 448), of=_FP8, cut=_behind(0)),
+        Part("rope", "kv_cache", "page slot dim", lanes=(448, None), of="bfloat16", cut=_behind(0)),
+        Part("nope_scale", "kv_cache", "page slot dim", lanes=(None, 7), of="float8_e8m0fnu", cut=_behind(1)),
+    ),
     "token_head_scales": (_token_head_scales(0), _token_head_scales(1)),
+    "nvfp4": (_nvfp4("k"), _nvfp4("v")),
+    "nvfp4_swizzled": (
+        (_swizzled("k", 0, "float4_e2m1fn"), _swizzled("k_scale", 1, _FP8)),
+        (_swizzled("v", 2, "float4_e2m1fn"), _swizzled("v_scale", 3, _FP8, "page head slots dim slot")),
+    ),
+    "fp4_slots": (_fp4_slots("k"), _fp4_slots("v")),
 }
-"""Rows of bytes that are of several types, for attention alone."""
+"""Rows of bytes that are of several types, or of two codes each, for attention alone."""
 
-LATENTS = {"mla", "mla_aligned", "mla_656"}
+LATENTS = {"mla", "mla_aligned", "mla_656", "mla_scales_behind"}
 """Rows whose first part is V of attention, and all of them K."""
 
 ATTENDED = {name for name, (_, v) in ROWS.items() if v} | LATENTS | set(RECORDS)
@@ -198,7 +256,7 @@ def sides(
     dtype                                           of values, where the cache is bytes
     """
     told = {"page_size": page_size, "num_heads": num_kv_heads, "head_dim": head_dim, "head_dim_v": head_dim_v}
-    k, v = ([_view(part, cache[part.buffer], told, dtype) for part in parts] for parts in (ROWS | RECORDS)[layout])
+    k, v = ([_view(part, cache, told, dtype) for part in parts] for parts in (ROWS | RECORDS)[layout])
     return k, v
 
 
@@ -220,13 +278,16 @@ def attended(cache: Cache, layout: str, **told: Any) -> tuple[list[Numbers], lis
     return k, v or k[:1]
 
 
-def _view(part: Part, tensor: Tensor, told: Mapping[str, int | None], dtype: str | None) -> View:
+def _view(part: Part, cache: Cache, told: Mapping[str, int | None], dtype: str | None) -> View:
+    tensor = part.cut(cache, told) if part.cut else cache[part.buffer]
     if part.lanes:
         start, end = (told[at] if isinstance(at, str) else at for at in part.lanes)
-        tensor, told = tensor[..., start:end], {**told, "head_dim": None}
-    of = getattr(torch, dtype if part.of == "dtype" else part.of) if part.of else tensor.dtype
-    if of.itemsize == tensor.itemsize:
-        tensor = tensor.view(of)
+        tensor = tensor[..., start:end]
+    if part.lanes or part.of:
+        told = {**told, "head_dim": None}
+    of = (dtype if part.of == "dtype" else part.of) or str(tensor.dtype).removeprefix("torch.")
+    if of in DTYPES and width(of) == 8 * tensor.itemsize:
+        tensor = tensor.view(getattr(torch, of))
     tensor = _spread(tensor, part.axes, part.side, told["head_dim"])
     _, slots, slot, heads, head, dims, dim = tensor.shape
     padded = {"page_size": slots * slot, "num_heads": heads * head, "head_dim": dims * dim}

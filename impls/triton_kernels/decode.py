@@ -15,6 +15,7 @@ from kvconform.impls.triton_kernels.blocks import along
 from kvconform.impls.triton_kernels.formats import narrow, read
 from kvconform.impls.triton_kernels.merge import Results, merge_states
 from kvconform.impls.triton_kernels.pages import cuts, numbers, scale_of, shared, strided, unit
+from kvconform.specs.dtypes import width
 
 TILE = 16
 """Keys between two updates of the running maximum."""
@@ -67,7 +68,7 @@ def _scales(
     at = (pages * page + slots * slot + (heads * head)[:, None])[:, :, None]
     if SHARE > 0:
         at += (dims // SHARE * dim)[None, None, :]
-    return read(scale + at, is_read, byte, OF)
+    return read(scale + at, is_read, byte, 0, OF)
 
 
 @launch.kernel("k_cache", "v_cache", "k_dim", "v_dim", "head_dim", "v_head_dim")
@@ -86,6 +87,7 @@ def _decode(
     K_SLOT_CUT: tl.constexpr, K_HEAD_CUT: tl.constexpr, K_DIM_CUT: tl.constexpr,
     V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
     K_UNIT: tl.constexpr, V_UNIT: tl.constexpr, K_OF: tl.constexpr, V_OF: tl.constexpr, ROPE_OF: tl.constexpr,
+    K_IN_BYTE: tl.constexpr, V_IN_BYTE: tl.constexpr,
     K_SHARE: tl.constexpr, V_SHARE: tl.constexpr, K_SCALE_OF: tl.constexpr, V_SCALE_OF: tl.constexpr,
     TASKS: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr,
     DIMS: tl.constexpr, V_DIMS: tl.constexpr, ROPE: tl.constexpr,
@@ -122,10 +124,10 @@ def _decode(
         q_rows, places = starts[:, None] + tokens, (lengths - q_lengths)[:, None] + tokens
         ends = tl.max(tl.where(is_row, places + 1, 0), 1)
     q_at = (q + q_rows * q_row + q_heads * q_head)[:, :, None]
-    queries = read(q_at + (dims * q_dim)[None, None, :], is_row[:, :, None] & is_dim, 0, "")
+    queries = read(q_at + (dims * q_dim)[None, None, :], is_row[:, :, None] & is_dim, 0, 0, "")
     if rope is not None:
         rope_dims = tl.arange(0, ROPE).to(tl.int64)
-        rope_queries = read(q_at + ((head_dim + rope_dims) * q_dim)[None, None, :], is_row[:, :, None], 0, "")
+        rope_queries = read(q_at + ((head_dim + rope_dims) * q_dim)[None, None, :], is_row[:, :, None], 0, 0, "")
 
     if window is None:
         first, last = ends * splits // num_splits, ends * (splits + 1) // num_splits
@@ -134,8 +136,9 @@ def _decode(
         first = oldest + (ends - oldest) * splits // num_splits
         last = oldest + (ends - oldest) * (splits + 1) // num_splits
     tables = (block_table + seqs * table_seq)[:, None]
-    k_dims = _in_head(dims, k_slow_dim, k_dim, K_DIM_CUT, K_UNIT)
-    v_dims = _in_head(out_dims, v_slow_dim, v_dim, V_DIM_CUT, V_UNIT)
+    k_place, v_place = (dims % K_IN_BYTE)[None, None, :], (out_dims % V_IN_BYTE)[None, None, :]
+    k_dims = _in_head(dims // K_IN_BYTE, k_slow_dim, k_dim, K_DIM_CUT, K_UNIT)
+    v_dims = _in_head(out_dims // V_IN_BYTE, v_slow_dim, v_dim, V_DIM_CUT, V_UNIT)
     k_heads = along(heads, k_slow_head, k_head, K_HEAD_CUT)
     v_heads = along(heads, v_slow_head, v_head, V_HEAD_CUT)
     top = tl.full([TASKS, QUERIES * GROUP], float("-inf"), tl.float32)
@@ -157,8 +160,8 @@ def _decode(
         k_slots, v_slots = along(slots, k_slow_slot, k_slot, K_SLOT_CUT), along(slots, v_slow_slot, v_slot, V_SLOT_CUT)
         k_keys = tl.multiple_of(pages * k_page + k_slots + k_heads[:, None], [K_UNIT, K_UNIT])
         v_keys = tl.multiple_of(pages * v_page + v_slots + v_heads[:, None], [V_UNIT, V_UNIT])
-        k = read(k_cache + k_keys[:, :, None] + k_dims[None, None, :], is_token & is_dim, 0, K_OF)
-        v = read(v_cache + v_keys[:, :, None] + v_dims[None, None, :], is_token & is_out_dim, 0, V_OF)
+        k = read(k_cache + k_keys[:, :, None] + k_dims[None, None, :], is_token & is_dim, 0, k_place, K_OF)
+        v = read(v_cache + v_keys[:, :, None] + v_dims[None, None, :], is_token & is_out_dim, 0, v_place, V_OF)
         if k_scale is not None:
             k_factors = _scales(
                 k_scale, k_scale_page, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte, pages, slots, heads, dims,
@@ -174,7 +177,7 @@ def _decode(
         if rope is not None:
             rope_keys = pages * rope_page + along(slots, rope_slow_slot, rope_slot, K_SLOT_CUT)
             rope_at = rope + rope_keys[:, :, None] + (rope_dims * rope_dim)[None, None, :]
-            roped = read(rope_at, is_token, rope_byte, ROPE_OF)
+            roped = read(rope_at, is_token, rope_byte, 0, ROPE_OF)
             if k_scale is not None and K_SCALE_OF == "":  # one that is given is of all of K
                 roped *= k_factors
             scores += tl.sum(rope_queries[:, :, None, :] * roped[:, None, :, :], 3)
@@ -250,7 +253,7 @@ def paged_decode(
     """
     (num_rows, num_q_heads, _), (of_k, *rope), (of_v,) = q.shape, k, v
     num_seqs, num_kv_heads = len(kv_lens), of_k.codes.num_heads
-    head_dim, v_head_dim = of_k.codes.head_dim, of_v.codes.head_dim
+    head_dim, v_head_dim = of_k.codes.num_values, of_v.codes.num_values
     group = num_q_heads // num_kv_heads
     if num_splits == 1:
         outs = (q.new_empty(num_rows, num_q_heads, v_head_dim) if into[0] is None else into[0])[None]
@@ -300,6 +303,8 @@ def paged_decode(
         K_OF=k_of,
         V_OF=v_of,
         ROPE_OF=rope_of,
+        K_IN_BYTE=8 // min(8, width(of_k.codes.of)),
+        V_IN_BYTE=8 // min(8, width(of_v.codes.of)),
         K_SHARE=shared(of_k),
         V_SHARE=shared(of_v),
         K_SCALE_OF="" if of_k.scale is None else numbers(of_k.scale)[1],
@@ -320,7 +325,7 @@ def _rope(view: View) -> tuple[list[Any], str]:
     """A rope as `_decode` takes it, and the type of its numbers."""
     tensor, of = numbers(view)
     page, slow_slot, slot, _, _, _, dim = tensor.stride()
-    return [tensor, page, slow_slot, slot, dim * (view.dtype.itemsize // tensor.itemsize), dim], of
+    return [tensor, page, slow_slot, slot, dim * (width(view.of) // (8 * tensor.itemsize)), dim], of
 
 
 def _optional(tensor: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:

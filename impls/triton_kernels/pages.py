@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kvconform.impls.torch_kernels.views import AXES, Numbers, View
+from kvconform.specs.dtypes import width
 
 
 def cut(tensor: torch.Tensor, fast: str) -> int:
@@ -26,10 +27,9 @@ def unit(tensor: torch.Tensor) -> int:
 
 def numbers(view: View) -> tuple[torch.Tensor, str]:
     """A view's tensor, and what `formats.read` has to be told of the numbers in it."""
-    name = str(view.dtype).removeprefix("torch.")
-    if view.dtype.itemsize > view.tensor.itemsize:
-        return view.tensor, name
-    return (view.tensor.view(torch.uint8), name) if "float8" in name else (view.tensor, "")
+    if "float8" in view.of:
+        return view.tensor.view(torch.uint8), view.of
+    return view.tensor, "" if view.tensor.dtype == getattr(torch, view.of, None) else view.of
 
 
 def shared(one: Numbers) -> int:
@@ -46,8 +46,8 @@ def scale_of(beside: View | None, given: torch.Tensor | None) -> list[torch.Tens
     """
     if beside is not None:
         page, _, slot, _, head, slow, fast = beside.tensor.stride()
-        along_dim = slow if beside.tensor.shape[-2] > 1 else fast * beside.dtype.itemsize
-        return [beside.tensor, page, slot, head, along_dim, fast]
+        along_dim = slow if beside.tensor.shape[-2] > 1 else fast * (width(beside.of) // 8)
+        return [numbers(beside)[0], page, slot, head, along_dim, fast]
     if given is None:
         return [None, 0, 0, 0, 0, 0]
     steps = given.stride()
