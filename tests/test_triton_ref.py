@@ -27,7 +27,7 @@ if importlib.util.find_spec("triton") is None:
 # our own modules are imported plainly: one that no longer imports is a failure, not a skip
 from kvconform.impls import triton_ref  # noqa: E402
 from kvconform.impls.torch_kernels import views  # noqa: E402
-from kvconform.impls.triton_kernels import COMPILED, POISONED, SPARED, copies, formats, launch, pages  # noqa: E402
+from kvconform.impls.triton_kernels import COMPILED, POISONED, SPARED, copies, decode, formats, launch, pages  # noqa: E402
 from kvconform.tests.test_torch_ref import (  # noqa: E402
     GIVEN,
     LENT,
@@ -37,6 +37,7 @@ from kvconform.tests.test_torch_ref import (  # noqa: E402
     require_no_copy,
     require_right,
     require_that_scales_count,
+    small,
 )
 
 import triton  # noqa: E402  isort: skip  (after the kernels, which choose its mode)
@@ -314,6 +315,13 @@ def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
 @pytest.mark.parametrize("case", [*GIVEN, *STORED], ids=name_of)
 def test_a_scale_that_is_left_out_is_missed(case, monkeypatch):
     require_that_scales_count(triton_ref, case, monkeypatch)
+
+
+def test_a_program_takes_fewer_tasks_where_tensors_would_grow_too_large():
+    case = small("mla_656", "float8_e4m3fn", num_kv_heads=1, head_dim=512, q_lens=(4, 1, 4), num_splits=7)
+    products = 32 * 8 * decode.TILE * case.head_dim  # of as many tasks as there are splits of blocks of rows
+    assert products > decode.MOST_PRODUCTS
+    require_right(SUBJECT, case)
 
 
 @pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather")])

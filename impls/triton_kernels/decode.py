@@ -23,6 +23,9 @@ TILE = 16
 MOST_TASKS = 1 if COMPILED else 128
 """Of one program; the interpreter pays by the program, whatever its size."""
 
+MOST_PRODUCTS = 1 << 20
+"""Of one program at a time: Triton has no larger tensor."""
+
 MOST_ROWS = 8
 """Of a task, if its q heads are not more, where sequences have several query tokens: a key is loaded once for all rows.
 Whatever the lengths of a call are, so that no row's sums go another way for its neighbours' sake.
@@ -268,7 +271,8 @@ def paged_decode(
         num_blocks = num_rows // queries + num_seqs
         q_starts = torch.nn.functional.pad(q_lens.cumsum(0), (1, 0))
     num_tasks = num_splits * num_blocks * num_kv_heads
-    tasks_block = min(MOST_TASKS, triton.next_power_of_2(max(1, num_tasks)))
+    room = MOST_PRODUCTS // (queries * group_block * TILE * max(k_block, v_block))
+    tasks_block = min(MOST_TASKS, triton.next_power_of_2(max(1, num_tasks)), max(1, room))
     (k_codes, k_of), (v_codes, v_of) = numbers(of_k.codes), numbers(of_v.codes)
     rope_arguments, rope_of = _rope(rope[0].codes) if rope else ([None, 0, 0, 0, 0, 0], "")
     launch.launch(
