@@ -36,7 +36,7 @@ _ALIKE |= {"packed_unaligned", "bhsd", "cells", "mla_aligned", "mla_packed", "ml
 _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
 _RESULTS = {"out", "lse"}
-_ATTENDED = views.ATTENDED - {"trtllm_blocks", "nvfp4_swizzled"} - (_ALIKE - views.LATENTS)
+_ATTENDED = views.ATTENDED - {"trtllm_blocks"} - (_ALIKE - views.LATENTS)
 OFFERS = {
     "merge_kv": _FUSED,
     "extract_k": _FUSED,
@@ -100,7 +100,6 @@ WHY_NOT = {
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "trtllm_blocks": "K and V have page tables of their own, and the kernel reads one",
     "float8_e5m2": "attention decodes one of the two 8-bit floats, bit by bit",
-    "nvfp4_swizzled": "scales of V are cut along slots, of which the kernel knows one stride",
     **dict.fromkeys(("kivi", "kivi_torch", "uint2"), "codes, and what groups of them share, lie along slots in words"),
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }

@@ -14,7 +14,7 @@ from kvconform.impls.triton_kernels import COMPILED, launch
 from kvconform.impls.triton_kernels.blocks import along
 from kvconform.impls.triton_kernels.formats import narrow, read
 from kvconform.impls.triton_kernels.merge import Results, merge_states
-from kvconform.impls.triton_kernels.pages import cuts, numbers, scale_of, shared, strided, unit
+from kvconform.impls.triton_kernels.pages import cut, cuts, numbers, scale_of, shared, strided, unit
 from kvconform.specs.dtypes import width
 
 TILE = 16
@@ -65,10 +65,11 @@ def _bent(scores, soft_cap, bend):
 
 @triton.jit
 def _scales(
-    scale, page, slot, head, dim, byte, pages, slots, heads, dims, is_read, SHARE: tl.constexpr, OF: tl.constexpr
+    scale, page, slow_slot, slot, head, dim, byte, pages, slots, heads, dims, is_read,
+    CUT: tl.constexpr, SHARE: tl.constexpr, OF: tl.constexpr,
 ):  # fmt: skip
     """What keys [task, key, dim] are multiplied with, or [task, key, 1] where heads have one scale."""
-    at = (pages * page + slots * slot + (heads * head)[:, None])[:, :, None]
+    at = (pages * page + along(slots, slow_slot, slot, CUT) + (heads * head)[:, None])[:, :, None]
     if SHARE > 0:
         at += (dims // SHARE * dim)[None, None, :]
     return read(scale + at, is_read, byte, 0, OF)
@@ -79,8 +80,8 @@ def _decode(
     q, q_row, q_head, q_dim,
     k_cache, k_page, k_slow_slot, k_slot, k_slow_head, k_head, k_slow_dim, k_dim,
     v_cache, v_page, v_slow_slot, v_slot, v_slow_head, v_head, v_slow_dim, v_dim,
-    k_scale, k_scale_page, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte,
-    v_scale, v_scale_page, v_scale_slot, v_scale_head, v_scale_dim, v_scale_byte,
+    k_scale, k_scale_page, k_scale_slow_slot, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte,
+    v_scale, v_scale_page, v_scale_slow_slot, v_scale_slot, v_scale_head, v_scale_dim, v_scale_byte,
     rope, rope_page, rope_slow_slot, rope_slot, rope_dim, rope_byte,
     block_table, table_seq, table_column, kv_lens, lens_step,
     outs, out_split, out_row, out_head, out_dim, lses, lse_split, lse_row, lse_head,
@@ -91,6 +92,7 @@ def _decode(
     V_SLOT_CUT: tl.constexpr, V_HEAD_CUT: tl.constexpr, V_DIM_CUT: tl.constexpr,
     K_UNIT: tl.constexpr, V_UNIT: tl.constexpr, K_OF: tl.constexpr, V_OF: tl.constexpr, ROPE_OF: tl.constexpr,
     K_IN_BYTE: tl.constexpr, V_IN_BYTE: tl.constexpr,
+    K_SCALE_CUT: tl.constexpr, V_SCALE_CUT: tl.constexpr,
     K_SHARE: tl.constexpr, V_SHARE: tl.constexpr, K_SCALE_OF: tl.constexpr, V_SCALE_OF: tl.constexpr,
     TASKS: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr,
     DIMS: tl.constexpr, V_DIMS: tl.constexpr, ROPE: tl.constexpr,
@@ -167,14 +169,15 @@ def _decode(
         v = read(v_cache + v_keys[:, :, None] + v_dims[None, None, :], is_token & is_out_dim, 0, v_place, V_OF)
         if k_scale is not None:
             k_factors = _scales(
-                k_scale, k_scale_page, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte, pages, slots, heads, dims,
-                is_token & is_dim if K_SHARE else is_token, K_SHARE, K_SCALE_OF
+                k_scale, k_scale_page, k_scale_slow_slot, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte,
+                pages, slots, heads, dims, is_token & is_dim if K_SHARE else is_token, K_SCALE_CUT, K_SHARE, K_SCALE_OF
             )  # fmt: skip
             k *= k_factors
         if v_scale is not None:
             v *= _scales(
-                v_scale, v_scale_page, v_scale_slot, v_scale_head, v_scale_dim, v_scale_byte, pages, slots, heads,
-                out_dims, is_token & is_out_dim if V_SHARE else is_token, V_SHARE, V_SCALE_OF
+                v_scale, v_scale_page, v_scale_slow_slot, v_scale_slot, v_scale_head, v_scale_dim, v_scale_byte,
+                pages, slots, heads, out_dims, is_token & is_out_dim if V_SHARE else is_token,
+                V_SCALE_CUT, V_SHARE, V_SCALE_OF
             )  # fmt: skip
         scores = tl.sum(queries[:, :, None, :] * k[:, None, :, :], 3)
         if rope is not None:
@@ -309,6 +312,8 @@ def paged_decode(
         ROPE_OF=rope_of,
         K_IN_BYTE=8 // min(8, width(of_k.codes.of)),
         V_IN_BYTE=8 // min(8, width(of_v.codes.of)),
+        K_SCALE_CUT=0 if of_k.scale is None else cut(of_k.scale.tensor, "slot"),
+        V_SCALE_CUT=0 if of_v.scale is None else cut(of_v.scale.tensor, "slot"),
         K_SHARE=shared(of_k),
         V_SHARE=shared(of_v),
         K_SCALE_OF="" if of_k.scale is None else numbers(of_k.scale)[1],

@@ -39,20 +39,20 @@ def shared(one: Numbers) -> int:
 
 
 def scale_of(beside: View | None, given: torch.Tensor | None) -> list[torch.Tensor | int | None]:
-    """What a side is multiplied with: a pointer, and its strides by page, slot, head, scale along dim, and byte.
+    """What a side is multiplied with: a pointer, and its strides by page, slots, slot, head, scale along dim, byte.
 
     beside   scales that lie in the cache
     given    float32: one for all, or one a head, a page and head, a slot and head
     """
     if beside is not None:
-        page, _, slot, _, head, slow, fast = beside.tensor.stride()
+        page, slow_slot, slot, _, head, slow, fast = beside.tensor.stride()
         along_dim = slow if beside.tensor.shape[-2] > 1 else fast * (width(beside.of) // 8)
-        return [numbers(beside)[0], page, slot, head, along_dim, fast]
+        return [numbers(beside)[0], page, slow_slot, slot, head, along_dim, fast]
     if given is None:
-        return [None, 0, 0, 0, 0, 0]
+        return [None, 0, 0, 0, 0, 0, 0]
     steps = given.stride()
     page, slot = (steps[0] if given.ndim > 1 else 0), (steps[1] if given.ndim > 2 else 0)
-    return [given, page, slot, steps[-1] if given.shape[-1] > 1 else 0, 0, 0]
+    return [given, page, 0, slot, steps[-1] if given.shape[-1] > 1 else 0, 0, 0]
 
 
 def strided(*tensors: torch.Tensor) -> list[torch.Tensor | int]:
