@@ -103,7 +103,10 @@ def _decode(
     Every stride of K or V but the innermost is a multiple of its UNIT: so many elements can be loaded at once.
     Axes of blocks: task, row (query token and q head in its group), key, dim. A key that no row sees is not loaded but
     0: no dead or evicted slot can be a NaN. What is None (sinks, slopes, window, soft_cap, q_starts, k_scale, v_scale,
-    rope) is not compiled. Where K has ROPE more dims behind its own, which V has not, v_cache is k_cache.
+    rope) is not compiled. Where there is a rope, K has ROPE more dims, which V has not, and V is the rest of K.
+
+    OF, IN_BYTE   the type of numbers (`formats.read`), and how many are in a byte where they are less than one
+    SHARE         how many numbers along dim have one scale; 0: all
     """
     tasks = tl.program_id(0).to(tl.int64) * TASKS + tl.arange(0, TASKS)
     is_task = tasks < num_tasks
@@ -166,7 +169,9 @@ def _decode(
         k_keys = tl.multiple_of(pages * k_page + k_slots + k_heads[:, None], [K_UNIT, K_UNIT])
         v_keys = tl.multiple_of(pages * v_page + v_slots + v_heads[:, None], [V_UNIT, V_UNIT])
         k = read(k_cache + k_keys[:, :, None] + k_dims[None, None, :], is_token & is_dim, 0, k_place, K_OF)
-        v = read(v_cache + v_keys[:, :, None] + v_dims[None, None, :], is_token & is_out_dim, 0, v_place, V_OF)
+        v = k  # of latents, which are both
+        if rope is None:
+            v = read(v_cache + v_keys[:, :, None] + v_dims[None, None, :], is_token & is_out_dim, 0, v_place, V_OF)
         if k_scale is not None:
             k_factors = _scales(
                 k_scale, k_scale_page, k_scale_slow_slot, k_scale_slot, k_scale_head, k_scale_dim, k_scale_byte,
