@@ -64,7 +64,7 @@ def probe_cases(cell: Cell) -> Iterator[Case]:
         shape = dict(sizes)
         if "group" in OPERATIONS[cell.op].case_axes:
             groups = cell.allowed("group")
-            shape["group"] = min(groups, key=lambda n: (n == 1, n == shape["num_kv_heads"], n))
+            shape["group"] = min(groups, key=lambda n: (n == 1, n == shape.get("num_kv_heads", 1), n))
         yield _telling(_case(cell, shape))
 
 
