@@ -88,6 +88,7 @@ WHY_NOT = {
     **dict.fromkeys(
         views.ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),
+    "csr": "append_decode writes where a block table says; what it reads, paged_decode reads by tables of every form",
     "workspace": "torch allocates what its operators hold in between",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",

@@ -111,6 +111,7 @@ WHY_NOT = {
         _ATTENDED - _UPDATED,
         "append_decode finds a key as append and paged_decode do, which are tried with what it leaves out",
     ),
+    "csr": "append_decode writes where a block table says; what it reads, paged_decode reads by tables of every form",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",

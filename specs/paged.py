@@ -403,8 +403,10 @@ class PagedInputs:
 
     @property
     def sm_scale(self) -> float:
-        """Factor of q . k."""
-        return float(self.width_of(0) ** -0.5 if self.case.sm_scale is None else self.case.sm_scale)
+        """Factor of q . k; where a row has no K of attention its contents are drawn by head_dim."""
+        if self.case.sm_scale is not None:
+            return self.case.sm_scale
+        return float((self.width_of(0) or self.case.head_dim) ** -0.5)
 
     def scale_told(self, of_none: str) -> float | None:
         """sm_scale as it is passed: None where that means the same, by the convention `sm_scale_of_none`."""
