@@ -126,9 +126,22 @@ OTHERS = [
     small("mla_aligned", "bfloat16", num_kv_heads=1),
 ]
 
+IN_FORMS = [
+    replace(case, table_form=form, window=6, poison="evicted")
+    for case in (
+        small("hnd", "float8_e4m3fn", kv_scales="page"),
+        small("nhd", "int8", kv_scales="token"),
+        small("mla", "float8_e4m3fn", kv_scales="token", num_kv_heads=1),
+        small("token_head_scales", "int8"),
+        small("mla_656", "float8_e4m3fn", num_kv_heads=1, head_dim=512),
+    )
+    for form in ("csr", "token_slots")
+]
+"""Scales of pages and of slots that are found by tables of other forms, of which old pages are no longer told."""
+
 
 def name_of(case):
-    return f"{case.layout}-{case.dtype}-{case.kv_scales}"
+    return f"{case.layout}-{case.dtype}-{case.kv_scales}-{case.table_form}"
 
 
 def require_right(subject, case):
@@ -167,7 +180,7 @@ def require_that_scales_count(adapter, case, patch):
         patch.undo()
 
 
-@pytest.mark.parametrize("case", [*GIVEN, *STORED, *OTHERS], ids=name_of)
+@pytest.mark.parametrize("case", [*GIVEN, *STORED, *OTHERS, *IN_FORMS], ids=name_of)
 def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
     require_right(SUBJECT, case)
 
@@ -175,6 +188,31 @@ def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
 @pytest.mark.parametrize("case", [*GIVEN, *STORED], ids=name_of)
 def test_a_scale_that_is_left_out_is_missed(case, monkeypatch):
     require_that_scales_count(torch_ref, case, monkeypatch)
+
+
+class OfNeighbours:
+    """An adapter that multiplies every page with the scales of the one before."""
+
+    def __init__(self, adapter):
+        self.adapter = adapter
+
+    def __getattr__(self, name):
+        return getattr(self.adapter, name)
+
+    def paged_decode(self, *arguments, k_scale, v_scale, **keywords):
+        rolled = {"k_scale": k_scale.roll(1, 0), "v_scale": v_scale.roll(1, 0)}
+        return self.adapter.paged_decode(*arguments, **rolled, **keywords)
+
+
+def require_that_scales_are_those_of_a_page(adapter, case):
+    """Taken from another page, they are missed."""
+    with pytest.raises(Violation, match="out"):
+        require_right(Subject(OfNeighbours(adapter), adapter.NAME, adapter.__file__), case)
+
+
+@pytest.mark.parametrize("case", [case for case in IN_FORMS if case.kv_scales != "none"], ids=name_of)
+def test_scales_of_other_pages_are_missed_whatever_the_form_of_the_table(case):
+    require_that_scales_are_those_of_a_page(torch_ref, case)
 
 
 # --- views

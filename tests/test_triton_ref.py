@@ -30,12 +30,14 @@ from kvconform.impls.torch_kernels import views  # noqa: E402
 from kvconform.impls.triton_kernels import COMPILED, POISONED, SPARED, copies, decode, formats, launch, pages  # noqa: E402
 from kvconform.tests.test_torch_ref import (  # noqa: E402
     GIVEN,
+    IN_FORMS,
     LENT,
     OTHERS,
     STORED,
     name_of,
     require_no_copy,
     require_right,
+    require_that_scales_are_those_of_a_page,
     require_that_scales_count,
     small,
 )
@@ -334,7 +336,7 @@ def read_as(of, array, number, byte):
     return triton_ref.to_host(target)
 
 
-@pytest.mark.parametrize("case", [*GIVEN, *STORED, *OTHERS], ids=name_of)
+@pytest.mark.parametrize("case", [*GIVEN, *STORED, *OTHERS, *IN_FORMS], ids=name_of)
 def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
     require_right(SUBJECT, case)
 
@@ -342,6 +344,11 @@ def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
 @pytest.mark.parametrize("case", [*GIVEN, *STORED], ids=name_of)
 def test_a_scale_that_is_left_out_is_missed(case, monkeypatch):
     require_that_scales_count(triton_ref, case, monkeypatch)
+
+
+@pytest.mark.parametrize("case", [case for case in IN_FORMS if case.kv_scales != "none"], ids=name_of)
+def test_scales_of_other_pages_are_missed_whatever_the_form_of_the_table(case):
+    require_that_scales_are_those_of_a_page(triton_ref, case)
 
 
 def test_a_program_takes_fewer_tasks_where_tensors_would_grow_too_large():
