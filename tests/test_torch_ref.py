@@ -127,7 +127,7 @@ OTHERS = [
 ]
 
 IN_FORMS = [
-    replace(case, table_form=form, window=6, poison="evicted")
+    replace(case, table_form=form, window=4, poison="evicted", evicted_pages="minus_one")
     for case in (
         small("hnd", "float8_e4m3fn", kv_scales="page"),
         small("nhd", "int8", kv_scales="token"),
