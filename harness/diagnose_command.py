@@ -19,6 +19,7 @@ from kvconform.harness.subject import Subject
 from kvconform.oracles.diagnosis import OPS, Diagnosis, diagnose
 from kvconform.oracles.diagnosis.pairs import NOT_NAMED
 from kvconform.oracles.diagnosis.pairs import pairs as every_pair
+from kvconform.oracles.diagnosis.probe_cases import is_observable
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.dtypes import DTYPES, PACKED
 from kvconform.specs.layouts import LAYOUTS, SIDES
@@ -100,7 +101,7 @@ def _asked(subject: Subject, ops: tuple[str, ...], layouts: tuple[str, ...], dty
     found: dict[tuple[str, str], Cell] = {}
     for op in ops or OPS:
         for cell in cells(op, subject.offers[op], subject.conventions) if op in subject.offers else ():
-            if (not layouts or cell.layout in layouts) and dtype in (None, cell.dtype):
+            if (not layouts or cell.layout in layouts) and dtype in (None, cell.dtype) and is_observable(cell):
                 found.setdefault((op, cell.layout), cell)
     for word, known in (("operation", {op for op, _ in found}), ("layout", {layout for _, layout in found})):
         for value in ops if word == "operation" else layouts:

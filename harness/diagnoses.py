@@ -16,6 +16,7 @@ from kvconform.harness.expectations import Expectation
 from kvconform.harness.journal import Journal
 from kvconform.harness.subject import Subject
 from kvconform.oracles.diagnosis import OPS, explain
+from kvconform.oracles.diagnosis.probe_cases import is_observable
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
 from kvconform.specs.strategies import Cell, cells
@@ -56,7 +57,8 @@ class Diagnoses:
         for op in dict.fromkeys((law.op, *law.operations)):
             if op in OPS and op in self.subject.offers and unasked(op) not in self.closed:
                 every = cells(op, self.subject.offers[op], self.subject.conventions, cell.num_geometries)
-                yield from (one for one in every if (one.layout, one.dtype) == (cell.layout, cell.dtype))
+                alike = (one for one in every if (one.layout, one.dtype) == (cell.layout, cell.dtype))
+                yield from (one for one in alike if is_observable(one))
 
     def _of(self, cell: Cell, booked: Booked) -> str:
         key = (cell.op, cell.layout, cell.dtype)

@@ -20,7 +20,7 @@ import numpy as np
 
 from kvconform.impls.cuda_kernels import arguments, runtime
 from kvconform.impls.cuda_kernels.build import sanitized_environment as sanitized_environment
-from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, Cache, Pages, page_axis
+from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, SCALE, UNEVEN, Cache, Pages, page_axis
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
 from kvconform.specs.dtypes import DTYPES
 
@@ -30,6 +30,7 @@ REQUIRES = ("numpy", "ml_dtypes")
 PROGRAMS = ("g++", "clang++", "nvcc")
 
 ROUNDED = {"float32", "float16", "bfloat16"}
+NARROW = {"float8_e4m3fn", "int8"}
 ATTENDED = {  # most rows differ in strides alone; here are some of those, and one of each kind that differs in more
     *("nhd", "hnd", "heads_first", "split_x", "interleaved", "bshd", "bhsd"),
     *("token_slots", "trtllm_blocks", "packed"),
@@ -59,7 +60,15 @@ OFFERS = {
     "append": _MOVED,
     "gather": {"into": {"k", "v"}, **_TABLES, **_MOVED},
     "copy_pages": _INDEXED,
-    "paged_decode": {"layout": ATTENDED, "into": {"out", "lse", "workspace"}, **_TABLES, **_ATTENTION},
+    "paged_decode": {
+        "into": {"out", "lse", "workspace"},
+        **_TABLES,
+        **_ATTENTION,
+        "layout": ATTENDED | set(UNEVEN),
+        "dtype": ROUNDED | NARROW,
+        "q_dtype": ROUNDED,
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
+    },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
 }
@@ -71,8 +80,10 @@ WHY_NOT = {
         set(PLAIN) - ATTENDED,
         "paged_decode finds a key by the strides that append and gather are tried with: nothing in it knows the row",
     ),
-    "layout": "the kernels move whole elements of one K and one V of the same shape, or of K alone",
+    "layout": "append and gather move whole elements of one K and one V of the same shape, or of K alone; decode has "
+    "one type of numbers a cache, and one scale a head of a token",
     "dtype": "the kernels move whole bytes; what is narrower lies only in rows that are not offered",
+    "float8_e5m2": "float8_e4m3fn's kernels compiled again; that it widens is tested at every bit pattern",
     "sparse": "to_device copies into device memory, on a CPU as on a GPU",
 }
 CONVENTIONS = {
@@ -216,10 +227,26 @@ def copy_pages(cache: Cache, page_mapping: DeviceArray, *, layout: str) -> Cache
     return cache
 
 
-def _workspace_bytes(q: DeviceArray, *_: Any, num_splits: int = 1, **options: Any) -> int:
+def _workspace_bytes(
+    q: DeviceArray,
+    cache: Cache,
+    *_: Any,
+    layout: str,
+    num_splits: int = 1,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    page_size: int | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> int:
+    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size, dtype=dtype)
+    return _bytes_of_parts(q, num_splits, pages.head_dim_v)
+
+
+def _bytes_of_parts(q: DeviceArray, num_splits: int, head_dim_v: int) -> int:
     """The partial results of splits: out and lse, float32."""
-    num_seqs, num_q_heads, head_dim = q.shape
-    return num_splits * num_seqs * num_q_heads * (head_dim + 1) * 4
+    num_rows, num_q_heads, _ = q.shape
+    return num_splits * num_rows * num_q_heads * (head_dim_v + 1) * 4
 
 
 WORKSPACE = {"paged_decode": _workspace_bytes}
@@ -234,6 +261,8 @@ def paged_decode(
     layout: str,
     sm_scale: float | None = None,
     num_splits: int = 1,
+    k_scale: DeviceArray | None = None,
+    v_scale: DeviceArray | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: DeviceArray | None = None,
@@ -242,15 +271,18 @@ def paged_decode(
     tree_mask: DeviceArray | None = None,
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
+    head_dim_v: int | None = None,
     page_size: int | None = None,
+    dtype: str | None = None,
     out: DeviceArray | None = None,
     lse: DeviceArray | None = None,
     workspace: DeviceArray | None = None,
 ) -> tuple[DeviceArray, DeviceArray]:
-    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size)
-    num_rows, num_q_heads, head_dim = q.shape
-    held = workspace or DeviceArray((_workspace_bytes(q, num_splits=num_splits),), np.dtype(np.uint8))
-    outs = held.part(0, (num_splits, *q.shape), np.dtype(np.float32))
+    """`head_dim` tells what `head_dim_v` does."""
+    pages = Pages.of(cache, layout, num_kv_heads=num_kv_heads, head_dim=head_dim, page_size=page_size, dtype=dtype)
+    num_rows, num_q_heads, _ = q.shape
+    held = workspace or DeviceArray((_bytes_of_parts(q, num_splits, pages.head_dim_v),), np.dtype(np.uint8))
+    outs = held.part(0, (num_splits, num_rows, num_q_heads, pages.head_dim_v), np.dtype(np.float32))
     lses = held.part(4 * math.prod(outs.shape), outs.shape[:-1], outs.dtype)
     features = arguments.Features(
         q_lens=_tensor(q_lens),
@@ -264,18 +296,22 @@ def paged_decode(
         q=_tensor(q),
         k_cache=pages.k,
         v_cache=pages.v,
+        k_scale=pages.k_scale if k_scale is None else _bytes_of_scales(k_scale),
+        v_scale=pages.v_scale if v_scale is None else _bytes_of_scales(v_scale),
         outs=_tensor(outs),
         lses=_tensor(lses),
         table=_table(block_table, kv_lens, pages.page_size),
         group=num_q_heads // pages.num_kv_heads,
-        head_dim=head_dim,
-        sm_scale=head_dim**-0.5 if sm_scale is None else sm_scale,
+        head_dim=pages.head_dim,
+        head_dim_v=pages.head_dim_v,
+        q_format=arguments.Q_FORMATS.index(q.dtype.name),
+        sm_scale=pages.head_dim**-0.5 if sm_scale is None else sm_scale,
         features=features,
     )
     featured = any(given is not None for given in (q_lens, sinks, alibi_slopes, window, soft_cap))
-    kernel = "decode_features" if featured else "decode"
-    shared_bytes = 2 * head_dim * outs.dtype.itemsize  # q and the accumulator
-    _launch(f"{kernel}_{q.dtype}_{kv_lens.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
+    kernel = "decode_features" if featured or pages.dtype.name in NARROW else "decode"
+    shared_bytes = (pages.head_dim + pages.head_dim_v) * outs.dtype.itemsize  # q and the accumulator
+    _launch(f"{kernel}_{pages.dtype}_{kv_lens.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
     return _merge(outs, lses, q.dtype, out, lse)
 
 
@@ -344,6 +380,14 @@ def _lengths(table: Table, kv_lens: DeviceArray, page_size: int) -> list[int]:
     if "last_page_len" not in table:
         return counts.tolist()
     return np.where(counts > 0, (counts - 1) * page_size + to_host(table["last_page_len"]), 0).tolist()
+
+
+def _bytes_of_scales(scale: DeviceArray) -> arguments.Tensor:
+    """[1], [head], [page, head] or [page, slot, head], as bytes [page, slot, head, SCALE] that are shared."""
+    *places, head = scale.strides
+    page, slot = (*places, 0, 0)[:2]
+    strides = (page, slot, head if scale.shape[-1] > 1 else 0)
+    return arguments.Tensor(scale.address, (*(stride * SCALE for stride in strides), 1))
 
 
 def _tokens(rows: DeviceArray | None) -> arguments.Tensor:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvconform.impls.pallas_kernels import decode, launch, merge, movement
+from kvconform.impls.pallas_kernels import decode, launch, layouts, merge, movement
 from kvconform.impls.pallas_kernels.layouts import fold, page_size
 
 NAME = "pallas_tpu"
@@ -27,12 +27,14 @@ Cache = Mapping[str, "Handle"]
 
 _PAGED = {"nhd", "hnd", "heads_first", "interleaved", "split_x"}
 _ROW_AT_A_TIME = {"nhd", "interleaved", "packed", "token_slots"}
+_UNEVEN = {"beside_hnd_diffkv", "mla_aligned"}
 if not launch.COMPILED:
     _ROW_AT_A_TIME |= _PAGED | {"code_rows", "code_columns"}
 _UPDATED = {"nhd", "interleaved"}
 _COPIED = {"nhd", "heads_first", "packed"}
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "bfloat16"}
+_NARROW = {"float8_e4m3fn", "int8"}
 _HEADS = {"num_kv_heads": {1, 2, 3}, "head_dim": {128} if launch.COMPILED else {8, 16}, "static": True}
 _INDEX = {"index_dtype": {"int32"}}  # JAX without x64 has no other
 _PAGES = {"page_size": {8, 16} if launch.COMPILED else {1, 2, 3, 4}, **_INDEX, **_HEADS}
@@ -58,7 +60,14 @@ OFFERS = {
     "append": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
     "gather": {"layout": _ROW_AT_A_TIME, "dtype": _MOVED, **_SLOTS},
     "copy_pages": {"layout": _COPIED, "dtype": _MOVED, **_SLOTS},
-    "paged_decode": {"layout": _PAGED, **_ATTENTION},
+    "paged_decode": {
+        **_ATTENTION,
+        "layout": _PAGED | _UNEVEN,
+        "dtype": _ROUNDED | _NARROW,
+        "q_dtype": {"bfloat16"},  # of narrow caches; each is a compilation
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
+        "head_dim_v": _HEADS["head_dim"],
+    },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
@@ -70,6 +79,7 @@ WHY_NOT = {
     "layout": "the same kernels with other axes, compiled once more a row; records of several types are not theirs",
     "dtype": "a DMA moves whole elements; codes of less than a byte are packed into words",
     "float16": "Mosaic has no float16 arithmetic",
+    "float8_e5m2": "attention over float8_e4m3fn, compiled once more",
     "sparse": "append is functional: it copies the cache, and the interpreter copies every operand",
     "index_dtype": "JAX without x64 has no int64",
     "strides": "a jax.Array has no strides",
@@ -89,6 +99,7 @@ CONVENTIONS = {
     "deterministic": True,
 }
 ARITHMETIC = {
+    "dequant_format": "float32",  # decode.py, Queries.scores and _seen: scales meet scores and weights in float32
     "qk_accumulator": "float32",  # decode.py, Queries.q and _heads: q and k are float32 before they meet, EXACT
     "softmax_format": "float32",  # decode.py, Queries.scores: scores are float32 and stay so, capped and slanted too
     "p_format": None,  # decode.py, _seen: `weight` meets v in float32
@@ -154,6 +165,22 @@ def _every_token(num_rows: int, q_len: int) -> jax.Array:
     return made.bits
 
 
+def _scales(k_scale: Handle | None, v_scale: Handle | None, shape: tuple[int, int, int]) -> jax.Array:
+    """Bits of both [page, side, head, slot]: an entry for each, whoever shares it, so that one compilation serves all.
+
+    shape   num_pages, num_kv_heads, page_size
+    """
+    num_pages, *of_page = shape
+    made = np.ones((num_pages, 2, *of_page), np.float32)
+    for side, scale in enumerate((k_scale, v_scale)):
+        if scale is not None:
+            numbers = to_host(scale)
+            made[:, side] = numbers.swapaxes(1, 2) if numbers.ndim == 3 else numbers[..., None]
+    handle = to_device(made)
+    assert isinstance(handle, Handle)
+    return handle.bits
+
+
 def merge_kv(k: Handle, v: Handle) -> Handle:
     return Handle(launch.launch(movement.merge_kv, k.bits, v.bits), k.dtype)
 
@@ -214,17 +241,30 @@ def paged_decode(
     layout: str,
     sm_scale: float | None = None,
     num_splits: int = 1,
+    k_scale: Handle | None = None,
+    v_scale: Handle | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: Handle | None = None,
     alibi_slopes: Handle | None = None,
     q_lens: jax.Array | None = None,
     tree_mask: Handle | None = None,
+    head_dim: int | None = None,
+    head_dim_v: int | None = None,
+    page_size: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Raises ValueError unless every sequence has as many query tokens as the others: their number is compiled in."""
+    """Raises ValueError unless every sequence has as many query tokens as the others: their number is compiled in.
+
+    q and the cache tell what `head_dim` and `head_dim_v` do.
+    """
     if q_lens is not None and len(set(np.asarray(q_lens).tolist())) > 1:
         raise ValueError(f"as many query tokens of each sequence, not q_lens {np.asarray(q_lens)}")
     num_rows, num_q_heads, _ = q.bits.shape
+    dtype = next(iter(cache.values())).dtype
+    scales = []
+    if dtype.itemsize == 1:
+        num_pages, slots, num_kv_heads = layouts.sizes(layout, _bits(cache))
+        scales = [_scales(k_scale, v_scale, (num_pages, num_kv_heads, page_size or slots))]
     parts = launch.launch(
         decode.paged_decode,
         q.bits,
@@ -237,9 +277,12 @@ def paged_decode(
         _of_heads(sinks, decode.NO_SINK, num_q_heads),
         _of_heads(alibi_slopes, decode.NO_SLOPE, num_q_heads),
         _every_token(num_rows, num_rows // max(1, len(kv_lens))) if tree_mask is None else tree_mask.bits,
+        *scales,
         layout=layout,
         num_splits=num_splits,
-        dtype=q.dtype,
+        page_size=page_size,
+        dtype=dtype,
+        q_dtype=q.dtype,
         out_dtype=q.dtype if num_splits == 1 else np.dtype(np.float32),
     )
     if num_splits == 1:

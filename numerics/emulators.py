@@ -377,6 +377,39 @@ def zero_folded(q: F32, k: Codes, v: Codes, sm_scale: float) -> Result:
     return weighed * f32(v.scale) / total, s.max() + f32(np.log(total))
 
 
+def multiplied_first(q: F32, k: Any, of_k: F32, v: Any, of_v: F32, sm_scale: float) -> Result:
+    """Codes k [n, d] and v [n, dv] times a scale a token, as float32, before anything else."""
+    return _softmax_of(q, f32(k) * of_k[:, None], f32(v) * of_v[:, None], sm_scale)
+
+
+def multiplied_in_half(q: F32, k: Any, of_k: F32, v: Any, of_v: F32, sm_scale: float) -> Result:
+    """The same in float16, scales rounded to it."""
+    return _softmax_of(q, *(_half(codes) * _half(scale)[:, None] for codes, scale in ((k, of_k), (v, of_v))), sm_scale)
+
+
+def _half(x: Any) -> npt.NDArray[np.float16]:
+    return np.asarray(x).astype(np.float16)
+
+
+def _softmax_of(q: F32, k: npt.NDArray[Any], v: npt.NDArray[Any], sm_scale: float) -> Result:
+    s = dot_sequential(f32(q), f32(k)) * f32(sm_scale)
+    p = np.exp(s - s.max())
+    total = add_sequential(p)
+    return dot_sequential(p, np.ascontiguousarray(f32(v).T)) / total, s.max() + f32(np.log(total))
+
+
+def scales_folded(q: F32, k: Any, of_k: F32, v: Any, of_v: F32, sm_scale: float) -> Result:
+    """Dots over codes, times the scale; P times that of V, before it meets codes."""
+    s = dot_sequential(f32(q), f32(k)) * of_k * f32(sm_scale)
+    p = np.exp(s - s.max())
+    total = add_sequential(p)
+    return dot_sequential(p * of_v, np.ascontiguousarray(f32(v).T)) / total, s.max() + f32(np.log(total))
+
+
+SCALED = ((multiplied_first, "float32"), (multiplied_in_half, "float16"), (scales_folded, "float32"))
+"""Kernels of caches with a scale a token, and the format that each multiplies in."""
+
+
 # --- kernels with their profiles
 
 

@@ -391,7 +391,7 @@ MISTAKES: dict[str, Mistake] = {
     "sm_scale_is_the_default": Mistake(
         "sm_scale is ignored: scores are scaled by head_dim ** -0.5 whatever it says",
         ("paged_decode",),
-        (lambda inputs, right: replace(right, sm_scale=inputs.width_of(0) ** -0.5),),
+        (lambda inputs, right: replace(right, sm_scale=inputs.case.head_dim**-0.5),),
         applies=lambda inputs: inputs.case.sm_scale is not None,
     ),
     "sm_scale_is_missing": Mistake("scores are not scaled", ("paged_decode",), (_scale(lambda scale: 1.0),)),
@@ -733,7 +733,7 @@ def of_default_scale(
     inputs: PagedInputs, cache: Mapping[str, Array], profile: Profile, right: DecodeReading
 ) -> dict[str, Oracle]:
     """What decodes to whom None means another scale would compute from this cache."""
-    scales = {means: scale_of_none(means, inputs.width_of(0)) for means in CONVENTIONS["sm_scale_of_none"].choices}
+    scales = {means: scale_of_none(means, inputs.case.head_dim) for means in CONVENTIONS["sm_scale_of_none"].choices}
     return {
         f"scale_of_none_is_{means}/0": partial(decode.required, inputs, cache, profile, replace(right, sm_scale=scale))
         for means, scale in scales.items()

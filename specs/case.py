@@ -53,7 +53,7 @@ class Case:
     skip                every skip-th token of slot_mapping is -1; 0: none
     skip_from           the first row that is skipped, or that is a stray
     num_splits          parts that paged_decode cuts each sequence into
-    sm_scale            factor of q . k; None: 1 / sqrt of the width of q and K
+    sm_scale            factor of q . k; None: head_dim ** -0.5
     q_dtype             dtype of q and out; empty: the cache's
     kv_scales           what k_scale and v_scale, which the numbers of a narrow cache are multiplied with, are one of
                         each: tensor, head, page (and head), token (and head); none

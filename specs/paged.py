@@ -34,12 +34,9 @@ _SURPLUS = 1 << 20
 """Position given to the rows of append that carry no token, so that their contents are drawn like any other's."""
 
 
-def scale_of_none(means: str, width: int) -> float | None:
-    """The factor of q . k where none is given, by the convention `sm_scale_of_none`; None: there is none.
-
-    width   of q and K: heads of latents have more dims than V
-    """
-    return {"head_dim": float(width**-0.5), "one": 1.0}.get(means)
+def scale_of_none(means: str, head_dim: int) -> float | None:
+    """The factor of q . k where none is given, by the convention `sm_scale_of_none`; None: there is none."""
+    return {"head_dim": float(head_dim**-0.5), "one": 1.0}.get(means)
 
 
 class PagedInputs:
@@ -403,14 +400,16 @@ class PagedInputs:
 
     @property
     def sm_scale(self) -> float:
-        """Factor of q . k; where a row has no K of attention its contents are drawn by head_dim."""
-        if self.case.sm_scale is not None:
-            return self.case.sm_scale
-        return float((self.width_of(0) or self.case.head_dim) ** -0.5)
+        """Factor of q . k."""
+        return float(self.case.head_dim**-0.5 if self.case.sm_scale is None else self.case.sm_scale)
 
     def scale_told(self, of_none: str) -> float | None:
-        """sm_scale as it is passed: None where that means the same, by the convention `sm_scale_of_none`."""
-        return None if self.sm_scale == scale_of_none(of_none, self.width_of(0)) else self.sm_scale
+        """sm_scale as it is passed: None where that means the same, by the convention `sm_scale_of_none`.
+
+        Of a latent it is always told: neither its width nor that of K is the width of the heads it stands for.
+        """
+        means = scale_of_none(of_none, self.case.head_dim)
+        return None if self.sm_scale == means and len(self.row.attended[K]) == 1 else self.sm_scale
 
     def with_pages_renamed(self) -> PagedInputs:
         """The same tokens under other page numbers: the pages' order reversed."""

@@ -97,6 +97,8 @@ def schedule(cell: Cell) -> tuple[Case, ...]:
         pools[axis] = (offered[0], *[v for v in SHOWN.get(axis, offered[1:]) if v in offered and v != offered[0]][:1])
     if all(len(some) == 1 for some in pools.values()):
         return ()
+    if "kv_scales" in cell.axes:
+        pools["kv_scales"] = tuple(dict.fromkeys(cell.allowed("kv_scales")[:: len(POOL["kv_scales"]) - 1]))
     shapes = cell.geometries() if cell.static else [_sizes(cell, -1) | {"page_size": cell.allowed("page_size")[-1]}]
     shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
     if cell.static:
@@ -281,7 +283,9 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     sizes = _sizes(cell, 0) | {"page_size": whole if cell.row.contiguous else cell.allowed("page_size")[-1]}
     if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
         return ()
-    sizes["head_dim"] = next((n for n in reversed(cell.allowed("head_dim")) if n <= 64), sizes["head_dim"])
+    for axis in ("head_dim", "head_dim_v"):
+        if axis in sizes:
+            sizes[axis] = next((n for n in reversed(cell.allowed(axis)) if n <= 64), sizes[axis])
     return tuple(pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
 
 
@@ -294,12 +298,13 @@ def bench_case(cell: Cell) -> Case:
 
     Raises OfferError where the offer leaves nothing to draw.
     """
-    seen = OPERATIONS[cell.op].case_axes
+    seen = cell.axes
     wish: dict[str, Any] = {
         "page_size": 16,
         "num_kv_heads": 2,
         "group": 4,
         "head_dim": 64,
+        "head_dim_v": 64,
         "num_subspaces": 32,
         "num_splits": 2,
     }
@@ -309,11 +314,14 @@ def bench_case(cell: Cell) -> Case:
     if cell.static:
         wish |= cell.geometries()[-1]
     for axis, value in wish.items():
-        if axis in POOL and not (all_hold(cell.predicates(axis), value) and cell.admits(axis, value)):
-            wish[axis] = cell.allowed(axis)[-1]
+        if axis not in seen or axis not in POOL:
+            continue
+        some = cell.allowed(axis)
+        if len(some) == 1 or not (all_hold(cell.predicates(axis), value) and cell.admits(axis, value)):
+            wish[axis] = some[-1]
     if "kv_lens" in seen:
         longest = wish.get("capacity", 0) * wish["page_size"]
         wish["kv_lens"] = (longest,) * wish["num_seqs"] if cell.static else BENCH_LENGTHS
-    scale = cell.allowed("sm_scale")[0] if "sm_scale" in seen else None
-    values = {axis: value for axis, value in wish.items() if axis in seen} | ({"sm_scale": scale} if scale else {})
+    simplest = {axis: cell.allowed(axis)[0] for axis in ("sm_scale", "q_dtype", "kv_scales") if axis in seen}
+    values = {axis: value for axis, value in (wish | simplest).items() if axis in seen}
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, seed=1, **values)

@@ -11,7 +11,7 @@ import numpy as np
 
 from kvconform.impls import cuda
 from kvconform.impls.cuda_kernels import build
-from kvconform.impls.cuda_kernels.pages import LINES
+from kvconform.impls.cuda_kernels.pages import LINES, UNEVEN
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.storage import wrap
@@ -20,6 +20,7 @@ from kvconform.specs.trees import ancestry
 Array = np.ndarray[Any, Any]
 
 ROUNDED = sorted(cuda.ROUNDED)
+NARROW = sorted(cuda.NARROW)
 PAGES = ("nhd", "hnd", "heads_first", "interleaved", "split_x")
 CODES = ("code_rows", "code_columns")
 FURTHER = sorted(set(LINES) - {*PAGES, *CODES})
@@ -151,13 +152,14 @@ def decode(
     index: type[Any] = np.int32,
     strides: str = "contiguous",
     table: Array = TABLE,
+    q_dtype: str = "",
     **features: Any,
 ) -> tuple[Array, Array]:
-    """paged_decode of K and V [page, slot, head, dim]; `out` widened to float32."""
+    """paged_decode of K and V [page, slot, head, dim]; `out` widened to float32. q is of `q_dtype`, or the cache's."""
     cache = packed(k.astype(DTYPES[dtype]), v.astype(DTYPES[dtype]), layout)
     table, lens = table.astype(index), np.array(KV_LENS, index)
     keywords = {"layout": layout, "sm_scale": sm_scale, "num_splits": num_splits, "strides": strides, **features}
-    out, lse = call("paged_decode", q.astype(DTYPES[dtype]), cache, table, lens, **keywords)
+    out, lse = call("paged_decode", q.astype(DTYPES[q_dtype or dtype]), cache, table, lens, **keywords)
     return out.astype(np.float32), lse
 
 
@@ -223,7 +225,92 @@ def every_movement(index: type[Any] = np.int32, strides: str = "contiguous") -> 
 
 def every_attention(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
     """Results of paged_decode, without features and with all, and merge_states, on each layout and in each format."""
-    return plain_attention(index, strides) + featured_attention(index, strides)
+    return plain_attention(index, strides) + featured_attention(index, strides) + narrow_attention(index, strides)
+
+
+def scales(kv_scales: str, seed: int = 0) -> Array:
+    """k_scale or v_scale, powers of two from 1/2 to 2, NaN where no token lives."""
+    shape = {"tensor": (1,), "head": (NUM_KV_HEADS,), "page": (NUM_PAGES, NUM_KV_HEADS)}
+    shape |= {"token": (NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS)}
+    made = np.exp2(np.random.default_rng(seed).integers(-1, 2, shape[kv_scales])).astype(np.float32)
+    if kv_scales in ("page", "token"):
+        alive = np.zeros((NUM_PAGES, PAGE_SIZE), bool)
+        for seq in range(len(KV_LENS)):
+            alive[live(seq)] = True
+        made[~(alive if kv_scales == "token" else alive.any(1))] = np.nan
+    return made
+
+
+KV_SCALES = ("tensor", "head", "page", "token")
+
+
+def scaled(kv_scales: str) -> dict[str, Any]:
+    """k_scale and v_scale as keywords."""
+    return {name: scales(kv_scales, seed) for seed, name in enumerate(("k_scale", "v_scale"))}
+
+
+def narrow_attention(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:
+    """Over narrow caches, with each kind of scales, and over rows whose K and V are not alike."""
+    rng = np.random.default_rng(6)
+    results: list[Any] = []
+    for dtype in NARROW:
+        k, v = (rng.integers(-8, 9, (NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM)) for _ in "kv")
+        for layout, kv_scales, q_dtype in zip(PAGES, ("", *KV_SCALES), ROUNDED * 2, strict=False):
+            how = {
+                "index": index,
+                "strides": strides,
+                **every_feature(index),
+                **(scaled(kv_scales) if kv_scales else {}),
+            }
+            q = rng.standard_normal((sum(Q_LENS), NUM_KV_HEADS * GROUP, HEAD_DIM))
+            results.append(decode(layout, dtype, k, v, q, 3, sm_scale=0.1, q_dtype=q_dtype, **how))
+    for layout in UNEVEN:
+        results += [uneven(layout, dim, dim_v, index, strides) for dim, dim_v in ((16, 24), (8, 5))]
+    return [leaf for result in results for leaf in _leaves(result)]
+
+
+def uneven(
+    layout: str, dim: int, dim_v: int, index: type[Any] = np.int32, strides: str = "contiguous", as_nhd: bool = False
+) -> tuple[Array, Array]:
+    """paged_decode over a row of UNEVEN, K of width `dim` and V of `dim_v` where both are free; or over what is the
+    same on an nhd cache, whose narrower side is padded with zeros."""
+    heads, dtype = (1, "float16") if layout == "mla" else (NUM_KV_HEADS, "float16")
+    size = 1 if layout == "token_slots_diffkv" else PAGE_SIZE
+    table = np.arange(36).reshape(4, 9)[::-1] if size == 1 else TABLE[:3]
+    lens, pages = np.array([9, 0, 7, 2] if size == 1 else KV_LENS[:3]), int(table.max()) + 1
+    rng = np.random.default_rng(dim)
+    rope, told, given = 0, {}, {}
+    k, v = (rng.standard_normal((pages, size, heads, n)) for n in (dim, dim_v))
+    if layout == "mla":
+        rope, v = 64, k
+        k = np.concatenate([v, rng.standard_normal((pages, size, heads, rope))], -1)
+    if layout == "token_head_scales":
+        dtype, v = "int8", rng.standard_normal((pages, size, heads, dim))
+        k, v = (np.rint(16 * one) for one in (k, v))
+        beside = [np.exp2(rng.integers(-4, -1, (pages, size, heads))).astype(np.float32) for _ in "kv"]
+        told = {"dtype": dtype, "head_dim": dim}
+    k, v = (np.ascontiguousarray(one.astype(DTYPES[dtype])) for one in (k, v))
+    q = rng.standard_normal((len(lens), heads * GROUP, dim + rope)).astype(np.float16)
+    if as_nhd:
+        widest = max(k.shape[-1], v.shape[-1])
+        q, wide_k, wide_v = (np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, widest - x.shape[-1])]) for x in (q, k, v))
+        cache = {"k": wide_k, "v": wide_v}
+        given = dict(zip(("k_scale", "v_scale"), beside, strict=True)) if layout == "token_head_scales" else {}
+    elif layout == "mla":
+        cache = {"kv_cache": k[:, :, 0]}
+    elif layout == "token_head_scales":
+        rows = [np.concatenate([x.view(np.uint8), bits(s)[..., :]], -1) for x, s in zip((k, v), beside, strict=True)]
+        cache = {"kv_cache": np.stack(rows, 3)}
+    elif layout == "token_slots_diffkv":
+        cache = {"k": k[:, 0], "v": v[:, 0]}
+    else:
+        kv = np.concatenate([k, v], -1)
+        cache = {"kv": kv if layout == "beside_nhd_diffkv" else np.ascontiguousarray(kv.swapaxes(1, 2))}
+        told = {"head_dim": dim, "head_dim_v": dim_v}
+    keywords = {"sm_scale": 0.25, "num_splits": 2, "strides": strides, **given}
+    keywords |= {"layout": "nhd"} if as_nhd else {"layout": layout, **told}
+    out, lse = call("paged_decode", q, cache, table.astype(index), lens.astype(index), **keywords)
+    return out[..., : v.shape[-1]], lse
 
 
 def featured_attention(index: type[Any] = np.int32, strides: str = "contiguous") -> list[Array]:

@@ -205,6 +205,26 @@ def test_attack_12_zero_point_folded_after_the_dot() -> None:
     assert max(worst) > 1
 
 
+def test_scales_of_a_cache_may_be_multiplied_with_anywhere() -> None:
+    """int8 codes with a scale a token: multiplied first, in float32 or in float16, after the dot, or into P."""
+    rng = np.random.default_rng(14)
+    for _ in range(40):
+        n, d = 24, 32
+        k, v = (rng.integers(-128, 128, (n, width)).astype(np.int8) for width in (d, 3))
+        of_k, of_v = (f32(rng.uniform(2.0**-8, 2.0**-4, n)) for _ in range(2))
+        q = f32(rng.standard_normal(d))
+        exact = [
+            codes.astype(np.float64) * scale[:, None].astype(np.float64) for codes, scale in ((k, of_k), (v, of_v))
+        ]
+        for kernel, format in emulated.SCALED:
+            profile = Profile(tile=n, renormalises=True, dequant_format=format)
+            want = attention_bound(q, *exact, 0.5, profile, k_roundings=2, v_roundings=2)
+            assert inside(kernel(q, k, of_k, v, of_v, 0.5), want, profile), kernel.__name__
+        half = emulated.multiplied_in_half(q, k, of_k, v, of_v, 0.5)
+        undeclared = attention_bound(q, *exact, 0.5, Profile(tile=n, renormalises=True), k_roundings=2, v_roundings=2)
+        assert not inside(half, undeclared, Profile(tile=n, renormalises=True))
+
+
 def test_attack_13_subnormal_v_is_rounded_to_bfloat16(without: Callable[[str, Any], None]) -> None:
     """A format has a least subnormal too: half of it is lost, whatever the relative error says."""
     row = one_dim([0.0, -1.0], [[1.4 * 2.0**-133], [1.3 * 2.0**-132]])

@@ -824,6 +824,7 @@ def test_the_adapter_names_every_kernel_there_is() -> None:
     merged = {f"merge_{part}_into_{dtype}" for dtype in ROUNDED for part in ("float32", dtype)}
     kinds = ("decode", "decode_features")
     decoded = [f"{kind}_{dtype}_{index}" for kind in kinds for dtype in ROUNDED for index in indices]
+    decoded += [f"decode_features_{dtype}_{index}" for dtype in cuda.NARROW for index in indices]
     converted = [f"{way}_{dtype}" for way in ("widen", "narrow") for dtype in NARROW]
     assert sorted(KERNELS) == sorted([*moved, *merged, *decoded, *converted])
 

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from kvconform.impls.cuda_kernels import build, host, runtime
+from kvconform.impls.cuda_kernels.pages import UNEVEN
 from kvconform.specs.dtypes import DTYPES
 from kvconform.tests.cuda_calls import (
     GROUP,
     HEAD_DIM,
     KV_LENS,
+    KV_SCALES,
+    NARROW,
     NUM_KV_HEADS,
     NUM_PAGES,
     PAGE_SIZE,
@@ -31,7 +34,9 @@ from kvconform.tests.cuda_calls import (
     own_values,
     pages_of,
     queries,
+    scaled,
     tree_mask,
+    uneven,
 )
 
 NUM_Q_HEADS = NUM_KV_HEADS * GROUP
@@ -153,6 +158,11 @@ def check_everything() -> None:
         check_sinks("nhd", "float32", num_splits)
         check_tree("nhd", "float32", num_splits)
     check_equal_keys("nhd", "float32")
+    for q_dtype, kv_scales in (("float32", "token"), ("float16", "head"), ("bfloat16", "page")):
+        check_scales("nhd", "int8", 2, kv_scales, q_dtype)
+    check_mean_of_codes("int8")
+    for layout in UNEVEN:
+        check_widths(layout)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -182,10 +192,64 @@ def test_a_query_token_of_a_tree_sees_its_ancestors_and_what_is_older(
     check_tree(layout, dtype, num_splits, window)
 
 
+@pytest.mark.parametrize("q_dtype", ROUNDED)
+@pytest.mark.parametrize("kv_scales", KV_SCALES)
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("layout", PAGES)
+def test_numbers_of_a_narrow_cache_are_codes_times_the_scale_of_their_place(
+    layout: str, dtype: str, kv_scales: str, q_dtype: str
+) -> None:
+    """Scales of pages and slots without a token are NaN."""
+    check_scales(layout, dtype, 2, kv_scales, q_dtype)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_scale_of_v_is_no_weight(dtype: str) -> None:
+    check_mean_of_codes(dtype)
+
+
+@pytest.mark.parametrize("layout", UNEVEN)
+def test_rows_whose_k_and_v_are_not_alike_give_the_bits_of_padded_ones(layout: str) -> None:
+    check_widths(layout)
+
+
 @pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("layout", PAGES)
 def test_a_sink_weighs_as_much_as_a_key_of_its_score(layout: str, dtype: str) -> None:
     check_equal_keys(layout, dtype)
+
+
+def check_scales(layout: str, dtype: str, num_splits: int, kv_scales: str, q_dtype: str) -> None:
+    """A key whose codes are 16 among zeros has all the weight: lse is its score, by K's scale, and out V, by V's."""
+    told = scaled(kv_scales)
+    every = (NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS)
+    k_of, v_of = (np.broadcast_to(s[:, None] if kv_scales == "page" else s, every)[..., None] for s in told.values())
+    v = own_values().astype(DTYPES[dtype])
+    for winner in (0, 3, 5, 11):
+        k, out_of, lse_of = pages_of(0), np.zeros((4, NUM_Q_HEADS, HEAD_DIM)), np.full((4, NUM_Q_HEADS), -np.inf)
+        for seq, length in enumerate(KV_LENS):
+            if length:
+                where = place(seq, min(winner, length - 1))
+                k[where] = 16
+                out_of[seq] = (v[where].astype(np.float32) * v_of[where]).repeat(GROUP, 0)
+                lse_of[seq] = (256 * k_of[where][:, 0]).repeat(GROUP)
+        out, lse = decode(layout, dtype, k, v, queries(1), num_splits, q_dtype=q_dtype, **told)
+        np.testing.assert_array_equal(out, out_of)
+        np.testing.assert_array_equal(lse, lse_of)
+
+
+def check_mean_of_codes(dtype: str) -> None:
+    """Scales of V do not count in the denominator: of equal keys the mean is of scaled V."""
+    told = {"k_scale": np.ones(1, np.float32), "v_scale": np.full(1, 2, np.float32)}
+    out, _ = decode("nhd", dtype, pages_of(0), pages_of(3), queries(1), 1, q_dtype="float32", **told)
+    np.testing.assert_array_equal(out, np.array([6, 0, 6, 6], np.float32)[:, None, None] * np.ones_like(out))
+
+
+def check_widths(layout: str) -> None:
+    """Zeros beside the narrower of K and V change no bit, and numbers of a cache mean what the same of nhd mean."""
+    for dim, dim_v in ((16, 24), (24, 16), (5, 3)):
+        for one, other in zip(uneven(layout, dim, dim_v), uneven(layout, dim, dim_v, as_nhd=True), strict=True):
+            np.testing.assert_array_equal(bits(one), bits(other))
 
 
 TREE = "key >= fresh && !at<const u8>(tree_mask, row, key - fresh)"
@@ -216,12 +280,27 @@ MUTANTS = {
     "a row less in each tree": (TREE, TREE.replace("row,", "row - (row > 0),")),
     "a hidden key that is the greatest": ("tile + mine, fresh)) score = minus_infinity()", "tile + mine, fresh)) {}"),
     "hidden keys weigh": ("position, fresh)) continue;", "position, fresh)) {}\n if (position >= fresh) sum += 1;"),
+    "K by V's scale": ("(a.k_scale, page", "(a.v_scale, page"),
+    "V by K's scale": ("(a.v_scale, page", "(a.k_scale, page"),
+    "V without a scale": ("p * scale_of<Element>(a.v_scale, page, slot, kv_head)", "p"),
+    "V's scale in the denominator": ("sum += p;", "sum += p * scale_of<Element>(a.v_scale, page, slot, kv_head);"),
+    "one scale a page": ("(scales, page, slot, kv_head", "(scales, page, i64{0}, kv_head"),
+    "scales of another page": ("(scales, page, slot, kv_head", "(scales, i64{0}, slot, kv_head"),
+    "one scale for all heads": ("(scales, page, slot, kv_head", "(scales, page, slot, i64{0}"),
+    "half of a scale": ("byte < 4", "byte < 3"),
+    "q in another format": ("a.q_format == FLOAT16", "a.q_format == BFLOAT16"),
+    "V as wide as K": (
+        "dim < a.head_dim_v; dim += THREADS)\n        at<float>",
+        "dim < a.head_dim; dim += THREADS)\n        at<float>",
+    ),
+    "K as wide as V": ("dim < a.head_dim; dim += LANES", "dim < a.head_dim_v; dim += LANES"),
 }
 
 
 def of_one_format(source: Path) -> Path:
     """The source without kernels that `check_everything` does not launch: it compiles in a fraction of the time."""
-    used = ("decode_float32_int32,", "decode_features_float32_int32,", "merge_float32_into_float32,")
+    used = ("decode_float32_int32,", "decode_features_float32_int32,", "decode_features_int8_int32,")
+    used += ("decode_float16_int32,", *(f"merge_float32_into_{dtype}," for dtype in ROUNDED))
     lines = source.read_text().splitlines(keepends=True)
     source.write_text("".join(line for line in lines if not line.startswith("KERNEL(") or any(u in line for u in used)))
     return source

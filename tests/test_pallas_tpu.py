@@ -235,6 +235,133 @@ def test_query_tokens_that_are_not_as_many_of_each_sequence_are_refused():
         attended(q_len=2, q_lens=np.array([1, 3], np.int32))
 
 
+# --- narrow caches, and rows whose K and V are not alike
+
+
+NARROW = sorted(pallas_tpu.OFFERS["paged_decode"]["dtype"] & {"float8_e4m3fn", "int8"})
+TWO_LENS, TABLE_OF = np.array([11, 16], np.int32), np.array([[3, 1], [2, 0]], np.int32)
+
+
+def attended_to(cache, q, layout="nhd", lens=TWO_LENS, **keywords):
+    """out and lse of two sequences of two pages of eight slots; every array in keywords goes to the device."""
+    given = {name: on_device(x) if isinstance(x, np.ndarray) else x for name, x in keywords.items()}
+    called = map(on_device, (q.astype(DTYPES["bfloat16"]), cache, TABLE_OF, lens))
+    got = pallas_tpu.paged_decode(*called, layout=layout, sm_scale=0.25, num_splits=2, **given)
+    return [np.asarray(one).astype(np.float32) for one in got]
+
+
+def codes(seed):
+    """K and V of small integers [page, slot, head, dim], and queries."""
+    heads, dim = 2, min(pallas_tpu.OFFERS["paged_decode"]["head_dim"])
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(-8, 9, (4, 8, heads, dim)) for name in "kv"}, rng.standard_normal((2, 2 * heads, dim))
+
+
+def shared(kv_scales, seed):
+    """Powers of two, one for all, one a head, a page and head, or a slot and head; NaN where no token lives."""
+    shape = {"tensor": (1,), "head": (2,), "page": (4, 2), "token": (4, 8, 2)}[kv_scales]
+    made = np.exp2(np.random.default_rng(seed).integers(-3, 0, shape)).astype(np.float32)
+    if kv_scales == "token":
+        made[1, 3:] = np.nan  # the second page of a sequence of 11 keys
+    return made
+
+
+def everywhere(scale):
+    """An entry a slot and head."""
+    return np.broadcast_to(scale[:, None] if scale.ndim == 2 else scale, (4, 8, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kv_scales", ["tensor", "head", "page", "token"])
+@pytest.mark.parametrize("dtype", NARROW)
+def test_numbers_of_a_narrow_cache_are_codes_times_the_scale_of_their_place(dtype, kv_scales):
+    """Bit for bit as if the products, which bfloat16 holds, lay in the cache."""
+    numbers, q = codes(seed=1)
+    scales = [shared(kv_scales, seed) for seed in (1, 2)]
+    narrow = {name: array.astype(DTYPES[dtype]) for name, array in numbers.items()}
+    wide = {
+        name: (narrow[name].astype(np.float32) * np.nan_to_num(everywhere(scale))[..., None]).astype(DTYPES["bfloat16"])
+        for name, scale in zip("kv", scales, strict=True)
+    }
+    got = attended_to(narrow, q, k_scale=scales[0], v_scale=scales[1])
+    for one, other in zip(got, attended_to(wide, q), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(got[0], attended_to(narrow, q, k_scale=scales[0])[0])
+    assert not np.array_equal(got[1], attended_to(narrow, q, v_scale=scales[1])[1])
+
+
+def test_one_compilation_serves_scales_of_every_kind_and_none():
+    numbers, q = codes(seed=1)
+    narrow = {name: array.astype(np.int8) for name, array in numbers.items()}
+    plain = attended_to(narrow, q)
+    before = launch.compilations()
+    for kv_scales in ("tensor", "head", "page", "token"):
+        ones = np.ones_like(shared(kv_scales, 0))
+        for got, want in zip(attended_to(narrow, q, k_scale=ones, v_scale=ones), plain, strict=True):
+            np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+    assert launch.compilations() == before
+
+
+@pytest.mark.parametrize("side", ["k_scale", "v_scale"])
+def test_scales_of_keys_that_are_seen_may_not_be_nan(side):
+    """So the ones above that are, and do not show, are of keys that are not."""
+    numbers, q = codes(seed=1)
+    scale = shared("token", 1)
+    scale[1, 2] = np.nan  # the newest key of the first sequence
+    out, _ = attended_to({name: array.astype(np.int8) for name, array in numbers.items()}, q, **{side: scale})
+    assert np.isnan(out[0]).all()
+    assert not np.isnan(out[1]).any()
+
+
+def small(pages, slots, dim):
+    """Integers that say where they are."""
+    page, slot, one = np.indices((pages, slots, dim))
+    return np.asarray(8 * page + slot + one % 2, np.float32)
+
+
+WINNERS = (9, 3)
+"""Of each sequence the key that has all the weight."""
+
+
+def place(seq, page_size):
+    """Its page and slot."""
+    return TABLE_OF[seq, WINNERS[seq] // page_size], WINNERS[seq] % page_size
+
+
+@pytest.mark.parametrize("dim_v", [8, 16])
+@pytest.mark.parametrize("dim", [8, 16])
+@interpreted_only
+def test_k_and_v_that_lie_beside_each_other_have_widths_of_their_own(dim, dim_v):
+    k, v = np.zeros((4, 8, dim)), small(4, 8, dim_v)
+    for seq in (0, 1):
+        k[place(seq, 8)] = 16
+    cache = {"kv": np.concatenate([k, v], -1)[:, None].astype(DTYPES["bfloat16"])}
+    q = np.full((2, 4, dim), 4)
+    out, lse = attended_to(cache, q, "beside_hnd_diffkv", head_dim=dim, head_dim_v=dim_v)
+    for seq in (0, 1):
+        np.testing.assert_array_equal(out[seq], np.tile(v[place(seq, 8)], (4, 1)))
+        np.testing.assert_array_equal(lse[seq], np.full(4, 16 * dim, np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@interpreted_only
+def test_a_latent_is_v_and_with_what_is_beside_it_k(dtype):
+    """What pads the latent, the rest and the page is NaN, or as large as codes are."""
+    pack, page_size, dim = 4 // DTYPES[dtype].itemsize, 7, 16
+    field = np.full((4, 8, 256), 127 if dtype == "int8" else np.nan, np.float32)
+    v = small(4, page_size, dim)
+    field[:, :page_size, :dim], field[:, :page_size, 128:192] = v, 0
+    for seq in (0, 1):
+        page, slot = place(seq, page_size)
+        field[page, slot, 128:192] = 16
+    cache = {"kv_cache": field.reshape(4, 8 // pack, pack, 256).astype(DTYPES[dtype])}
+    q, lens = np.full((2, 4, dim + 64), 4), np.array([11, 14], np.int32)
+    out, lse = attended_to(cache, q, "mla_aligned", lens=lens, page_size=page_size, head_dim=dim)
+    for seq in (0, 1):
+        latent = v[place(seq, page_size)]
+        np.testing.assert_array_equal(out[seq], np.tile(latent, (4, 1)))
+        np.testing.assert_array_equal(lse[seq], np.full(4, latent.sum() + 16 * 64, np.float32))
+
+
 # --- every bit pattern
 
 
@@ -341,12 +468,15 @@ TABLE, LENS = abstract((2, 3), "int32"), abstract((2,), "int32")
 SCORING = (0.5, 50.0, 3, abstract((4,), "uint32"), abstract((4,), "uint32"))
 
 
-def attending(q_len):
+def attending(q_len, q=128, pages=PAGES):
     rows = LENS.shape[0] * q_len
-    return (abstract((rows, 4, 128)), PAGES, TABLE, LENS, *SCORING, abstract((rows, q_len), "uint8"))
+    return (abstract((rows, 4, q)), pages, TABLE, LENS, *SCORING, abstract((rows, q_len), "uint8"))
 
 
-PARTS = {"layout": "nhd", "num_splits": 2, "dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("float32")}
+PARTS = {"layout": "nhd", "num_splits": 2, "out_dtype": jnp.dtype("float32")}
+PARTS |= dict.fromkeys(("dtype", "q_dtype"), jnp.dtype("bfloat16"))
+NARROW_PAGES, SCALES = {name: abstract((7, 32, 2, 128), "uint8") for name in "kv"}, abstract((7, 2, 2, 32), "uint32")
+BESIDE, LATENT = {"kv": abstract((7, 2, 8, 384))}, {"kv_cache": abstract((7, 4, 2, 256))}
 LOWERED = {
     "merge_kv": (movement.merge_kv, (ROWS, ROWS), {}),
     "extract": (movement.extract, (abstract((5, 4, 128)),), {"half": 1}),
@@ -357,6 +487,26 @@ LOWERED = {
     "copy_pages": (movement.copy_pages, (PACKED, abstract((2, 2), "int32")), {"layout": "packed"}),
     "paged_decode": (decode.paged_decode, attending(1), PARTS),
     "paged_decode of two tokens": (decode.paged_decode, attending(2), PARTS),
+    "paged_decode interleaved": (
+        decode.paged_decode,
+        attending(1, pages={"kv": abstract((7, 8, 4, 128))}),
+        PARTS | {"layout": "interleaved"},
+    ),
+    "paged_decode of codes": (
+        decode.paged_decode,
+        (*attending(1, pages=NARROW_PAGES), SCALES),
+        PARTS | {"dtype": jnp.dtype("int8")},
+    ),
+    "paged_decode of a V of its own width": (
+        decode.paged_decode,
+        attending(1, pages=BESIDE),
+        PARTS | {"layout": "beside_hnd_diffkv"},
+    ),
+    "paged_decode of latents": (
+        decode.paged_decode,
+        attending(1, q=192, pages=LATENT),
+        PARTS | {"layout": "mla_aligned", "page_size": 7},
+    ),
     "merge_states": (
         merge.merge_states,
         (abstract((3, 2, 4, 128)), abstract((3, 2, 4), "uint32")),

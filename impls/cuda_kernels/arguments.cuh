@@ -86,10 +86,13 @@ struct Features {
 struct Decode {
     Tensor q;  // [num_rows, num_q_heads, head_dim]: sequence after sequence
     Paged k_cache, v_cache;
-    Tensor outs;  // float32 [num_splits, num_rows, num_q_heads, head_dim]
-    Tensor lses;  // float32 [num_splits, num_rows, num_q_heads]
+    Tensor k_scale, v_scale;  // bytes of float32 [num_pages, page_size, num_kv_heads, 4]; of narrow caches; null: 1
+    Tensor outs;              // float32 [num_splits, num_rows, num_q_heads, head_dim_v]
+    Tensor lses;              // float32 [num_splits, num_rows, num_q_heads]
     Table table;
-    i64 group, head_dim;
+    i64 group;
+    i64 head_dim, head_dim_v;  // elements of a head of K, of V
+    i64 q_format;              // a QFormat, where the cache is narrow; else q has the cache's
     double sm_scale;
     Features features;  // for the kernels that have them
 };

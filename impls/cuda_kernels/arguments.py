@@ -78,6 +78,10 @@ class CopyPages(ctypes.Structure):
     _fields_ = [*_fields(Pages, "source target"), ("size", ctypes.c_int64 * AXES)]
 
 
+Q_FORMATS = ("float32", "float16", "bfloat16")
+"""QFormat of attention.cuh, by number."""
+
+
 class Features(ctypes.Structure):
     _fields_ = [
         *_fields(Tensor, "q_lens sinks alibi_slopes tree_mask"),
@@ -90,9 +94,9 @@ class Decode(ctypes.Structure):
     _fields_ = [
         ("q", Tensor),
         *_CACHES,
-        *_fields(Tensor, "outs lses"),
+        *_fields(Tensor, "k_scale v_scale outs lses"),
         ("table", Table),
-        *_fields(ctypes.c_int64, "group head_dim"),
+        *_fields(ctypes.c_int64, "group head_dim head_dim_v q_format"),
         ("sm_scale", ctypes.c_double),
         ("features", Features),
     ]

@@ -21,6 +21,34 @@ __device__ inline float sum_over_lanes(float value) {
     return value;
 }
 
+// Formats of q beside a narrow cache.
+enum QFormat : i64 { FLOAT32, FLOAT16, BFLOAT16 };
+
+// Whether a cache of such elements is read and not computed in: q has a format of its own, and numbers have scales.
+template <typename Element>
+constexpr bool is_narrow = sizeof(Element) == 1;
+
+template <typename Element>
+__device__ float query(const Decode& a, i64 row, i64 q_head, i64 dim) {
+    if constexpr (is_narrow<Element>) {
+        if (a.q_format == FLOAT16) return widen(at<const Float16>(a.q, row, q_head, dim));
+        if (a.q_format == BFLOAT16) return widen(at<const BFloat16>(a.q, row, q_head, dim));
+        return at<const float>(a.q, row, q_head, dim);
+    } else {
+        return widen(at<const Element>(a.q, row, q_head, dim));
+    }
+}
+
+// What the numbers of a key are multiplied with: its float32 may lie among others at any byte.
+template <typename Element>
+__device__ float scale_of(const Tensor& scales, i64 page, i64 slot, i64 kv_head) {
+    if (!is_narrow<Element> || !scales.data) return 1.0f;
+    u32 bits = 0;
+    for (i64 byte = 0; byte < 4; ++byte)
+        bits |= static_cast<u32>(at<const u8>(scales, page, slot, kv_head, byte)) << 8 * byte;
+    return __uint_as_float(bits);
+}
+
 // The sequence of a query row, and the keys that the row sees: from the oldest one to before the end. From `fresh` on
 // they are the sequence's query tokens.
 struct Sight {
@@ -59,9 +87,9 @@ __device__ inline bool hidden(const Tensor& tree_mask, i64 row, i64 key, i64 fre
 //
 // FEATURES: whether a.features is looked at. Which of them there are is the same for the whole launch.
 //
-// Shared: q and the accumulator, float32 [head_dim] each (dynamic), and the scores of one tile. Every thread follows
-// the running maximum and the sum by itself; of the accumulator it owns every THREADS-th element. A split without keys
-// has lse -inf and leaves its part of `outs` as it was. A sink is one more key of the first split.
+// Shared: q [head_dim] and the accumulator [head_dim_v], float32 (dynamic), and the scores of one tile. Every thread
+// follows the running maximum and the sum by itself; of the accumulator it owns every THREADS-th element. A split
+// without keys has lse -inf and leaves its part of `outs` as it was. A sink is one more key of the first split.
 template <typename Element, typename Index, bool FEATURES = false>
 __device__ void decode(const Decode& a) {
     CUDA_DYNAMIC_SHARED(float, shared);
@@ -79,10 +107,8 @@ __device__ void decode(const Decode& a) {
         FEATURES && a.features.alibi_slopes.data ? at<const float>(a.features.alibi_slopes, q_head) : 0.0f;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % LANES, mine = thread / LANES;
 
-    for (i64 dim = thread; dim < a.head_dim; dim += THREADS) {
-        q[dim] = widen(at<const Element>(a.q, row, q_head, dim));
-        accumulator[dim] = 0.0f;
-    }
+    for (i64 dim = thread; dim < a.head_dim; dim += THREADS) q[dim] = query<Element>(a, row, q_head, dim);
+    for (i64 dim = thread; dim < a.head_dim_v; dim += THREADS) accumulator[dim] = 0.0f;
     __syncthreads();
 
     float max = sinks ? at<const float>(a.features.sinks, q_head) : minus_infinity(), sum = sinks ? 1.0f : 0.0f;
@@ -94,6 +120,7 @@ __device__ void decode(const Decode& a) {
             const PagedRow<const Element> k(a.k_cache, page, slot, kv_head);
             score = 0.0f;
             for (i64 dim = lane; dim < a.head_dim; dim += LANES) score += q[dim] * widen(k[dim]);
+            score *= scale_of<Element>(a.k_scale, page, slot, kv_head);
         }
         score = sum_over_lanes(score) * static_cast<float>(a.sm_scale);
         if constexpr (FEATURES) {
@@ -110,7 +137,7 @@ __device__ void decode(const Decode& a) {
         for (int key = 0; key < num_keys; ++key) max = fmaxf(max, scores[key]);
         const float fade = weight(old, max);
         sum *= fade;
-        for (i64 dim = thread; dim < a.head_dim; dim += THREADS) accumulator[dim] *= fade;
+        for (i64 dim = thread; dim < a.head_dim_v; dim += THREADS) accumulator[dim] *= fade;
         for (int key = 0; key < num_keys; ++key) {
             const i64 position = tile + key;
             if (FEATURES && hidden(a.features.tree_mask, row, position, fresh)) continue;
@@ -119,14 +146,15 @@ __device__ void decode(const Decode& a) {
             const PagedRow<const Element> v(a.v_cache, page, slot, kv_head);
             const float p = weight(scores[key], max);
             sum += p;
-            for (i64 dim = thread; dim < a.head_dim; dim += THREADS) accumulator[dim] += p * widen(v[dim]);
+            const float part = p * scale_of<Element>(a.v_scale, page, slot, kv_head);
+            for (i64 dim = thread; dim < a.head_dim_v; dim += THREADS) accumulator[dim] += part * widen(v[dim]);
         }
         __syncthreads();  // before the next tile's scores
     }
 
     if (thread == 0) at<float>(a.lses, split, row, q_head) = live ? max + logf(sum) : minus_infinity();
     if (!live) return;
-    for (i64 dim = thread; dim < a.head_dim; dim += THREADS)
+    for (i64 dim = thread; dim < a.head_dim_v; dim += THREADS)
         at<float>(a.outs, split, row, q_head, dim) = accumulator[dim] / sum;
 }
 

@@ -38,6 +38,7 @@ constexpr u32 FLOAT_INFINITY = 0x7F800000u;
 __device__ inline float minus_infinity() { return __uint_as_float(0xFF800000u); }
 
 __device__ inline float widen(float value) { return value; }
+__device__ inline float widen(signed char value) { return static_cast<float>(value); }
 
 // The float32 of the same value.
 template <typename Bits, int EXPONENT, int MANTISSA, bool INFINITIES>

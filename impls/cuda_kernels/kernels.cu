@@ -67,6 +67,12 @@ KERNEL(decode_features_float32_int64, Decode, decode<float, i64, true>);
 KERNEL(decode_features_float16_int64, Decode, decode<Float16, i64, true>);
 KERNEL(decode_features_bfloat16_int64, Decode, decode<BFloat16, i64, true>);
 
+// Narrow caches: what q is of, and how scales are shared, are arguments.
+KERNEL(decode_features_float8_e4m3fn_int32, Decode, decode<Float8E4M3FN, int, true>);
+KERNEL(decode_features_int8_int32, Decode, decode<signed char, int, true>);
+KERNEL(decode_features_float8_e4m3fn_int64, Decode, decode<Float8E4M3FN, i64, true>);
+KERNEL(decode_features_int8_int64, Decode, decode<signed char, i64, true>);
+
 // Partial results as decode leaves them, into the format of the result.
 KERNEL(merge_float32_into_float32, MergeStates, merge_states<float, float>);
 KERNEL(merge_float32_into_float16, MergeStates, merge_states<float, Float16>);

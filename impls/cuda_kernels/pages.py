@@ -7,7 +7,7 @@ axes joined; the slow one always comes first. An axis that no dimension counts h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from kvconform.impls.cuda_kernels import arguments
 from kvconform.impls.cuda_kernels.runtime import DeviceArray
+from kvconform.specs.dtypes import DTYPES
 
 Cache = Mapping[str, DeviceArray]
 Lines = tuple[tuple[str, str], ...]
@@ -68,6 +69,41 @@ ALONE: dict[str, Lines] = {
 
 LINES = PLAIN | ALONE
 
+UNEVEN: dict[str, Lines] = {
+    "token_slots_diffkv": _apart("page head dim"),
+    "beside_nhd_diffkv": _fused("page slot head dim"),
+    "beside_hnd_diffkv": _fused("page head slot dim"),
+    "mla": _fused("page slot dim", "kv_cache"),
+    "token_head_scales": _fused("page slot head kv dim", "kv_cache"),
+}
+"""The same of layouts for attention alone: of most a line says where a piece of every row lies (PIECES)."""
+
+ROPE, SCALE = 64, 4
+"""Elements of an mla row that are not V; bytes of a float32."""
+
+Pieces = tuple[slice, slice]
+
+
+def _one_behind_the_other(head_dim: int | None) -> Pieces:
+    return slice(head_dim), slice(head_dim, None)
+
+
+def _before_a_scale(head_dim: int | None) -> Pieces:
+    return slice(-SCALE), slice(-SCALE)
+
+
+def _v_in_k(head_dim: int | None) -> Pieces:
+    return slice(None), slice(-ROPE)
+
+
+PIECES: dict[str, Callable[[int | None], Pieces]] = {
+    "beside_nhd_diffkv": _one_behind_the_other,
+    "beside_hnd_diffkv": _one_behind_the_other,
+    "mla": _v_in_k,
+    "token_head_scales": _before_a_scale,
+}
+"""Layout -> by the told head_dim, which elements of a row are K and which V; no layout that is not here: all."""
+
 JOINED = "head.dim"
 """Heads and dims as one axis, which only the caller can tell apart."""
 
@@ -79,43 +115,61 @@ Digits = list[tuple[int, int]]
 class Pages:
     """How the kernels find K and V in a cache, and its sizes.
 
-    token   shape of one token of K, or of V
+    k_scale, v_scale       bytes [page, slot, head, SCALE] that lie in it beside K and V; null: none do
+    head_dim, head_dim_v   of K, of V
+    token                  shape of one token of K, or of V where they are alike
     """
 
     k: arguments.Paged
     v: arguments.Paged
+    k_scale: arguments.Tensor
+    v_scale: arguments.Tensor
     dtype: np.dtype[Any]
     num_pages: int
     page_size: int
     num_kv_heads: int
     head_dim: int
+    head_dim_v: int
     token: tuple[int, ...]
 
     @staticmethod
     def of(
-        cache: Cache, layout: str, *, num_kv_heads: int | None, head_dim: int | None, page_size: int | None
+        cache: Cache,
+        layout: str,
+        *,
+        num_kv_heads: int | None,
+        head_dim: int | None,
+        page_size: int | None,
+        dtype: str | None = None,
     ) -> Pages:
         """Sizes and strides of a cache's arrays, by the lines of its layout.
 
-        num_kv_heads, head_dim, page_size   None where the arrays tell
+        num_kv_heads, head_dim, page_size, dtype   None where the arrays tell
 
         Raises ValueError where an axis is in more pieces than two.
         """
-        lines = LINES[layout]
-        arrays = [cache[name] for name, _ in lines]
+        lines = (LINES | UNEVEN)[layout]
+        whole = [cache[name] for name, _ in lines]
+        pieces = PIECES[layout](head_dim) if layout in PIECES else (slice(None),) * 2
+        arrays = [_of_rows(array, piece) for array, piece in zip(whole, pieces, strict=False)]
         sides = [_digits(array, line) for array, (_, line) in zip(arrays, lines, strict=True)]
         size = {axis: math.prod(count for count, _ in digits) for axis, digits in sides[0].items()}
         heads, dim = num_kv_heads or size.get("head", 1), head_dim or size["dim"]
+        widths = [dim] * 2 if layout in LINES else [math.prod(size for size, _ in side["dim"]) for side in sides]
+        k_scale, v_scale = (_scale_behind(whole[0], side, layout) for side in (0, 1))
         both = enumerate(zip(arrays, sides, strict=True))
         k, *v = (_paged(array, digits, side, dim) for side, (array, digits) in both)
         return Pages(
             k=k,
             v=v[0] if v else arguments.Paged(),
-            dtype=arrays[0].dtype,
+            k_scale=k_scale,
+            v_scale=v_scale,
+            dtype=DTYPES[dtype] if dtype else arrays[0].dtype,
             num_pages=size["page"],
             page_size=page_size or size.get("slot", 1),
             num_kv_heads=heads,
-            head_dim=dim,
+            head_dim=widths[0],
+            head_dim_v=widths[1],
             token=(heads, dim) if {"head", JOINED} & set(size) else (dim,),
         )
 
@@ -123,6 +177,20 @@ class Pages:
 def page_axis(layout: str, name: str) -> int:
     """Which dimension of an array counts pages: the first one, where no line says otherwise."""
     return dict(LINES.get(layout, ())).get(name, "page").split().index("page")
+
+
+def _of_rows(array: DeviceArray, piece: slice) -> DeviceArray:
+    """A piece of the last axis."""
+    return array[(*(slice(None),) * (len(array.shape) - 1), piece)]
+
+
+def _scale_behind(array: DeviceArray, side: int, layout: str) -> arguments.Tensor:
+    """The scales behind K, or V, of [page, slot, head, kv, dim]."""
+    if PIECES.get(layout) is not _before_a_scale:
+        return arguments.Tensor()
+    scale = _of_rows(array, slice(-SCALE, None))
+    page, slot, head, kv, byte = scale.strides
+    return arguments.Tensor(scale.address + side * kv, (page, slot, head, byte))
 
 
 def _digits(array: DeviceArray, line: str) -> dict[str, Digits]:

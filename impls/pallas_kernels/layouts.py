@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -27,12 +28,23 @@ class Stream:
     page    its page axis
     slot    its slot axis
     half    None: all of the last axis; 0 or 1: its first or second half (of an interleaved field as `fold` leaves it)
+    cut     of rows that are only attended to, and K's width: the elements that are K's, or V's; None: as `half` says
     """
 
     field: str
     page: int
     slot: int
     half: int | None = None
+    cut: Callable[[jax.Array, int], jax.Array] | None = None
+
+    def of_rows(self, rows: jax.Array, width: int) -> jax.Array:
+        """K or V of rows [..., lane], K of a width."""
+        if self.cut is not None:
+            return self.cut(rows, width)
+        if self.half is None:
+            return rows
+        dim = rows.shape[-1] // 2
+        return rows[..., self.half * dim : (self.half + 1) * dim]
 
     def row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one token's row in a field of this shape."""
@@ -122,6 +134,34 @@ def _unpacked(rows: Sides, token: tuple[int, ...]) -> Sides:
     return tuple(kv[:, side : 2 * num_kv_heads : 2, :head_dim] for side in (0, 1))
 
 
+ROPE = 64
+LANES = 128
+"""Elements of a latent's second part; multiple that each of the two is filled up to."""
+
+
+def _front(rows: jax.Array, width: int) -> jax.Array:
+    return rows[..., :width]
+
+
+def _behind(rows: jax.Array, width: int) -> jax.Array:
+    return rows[..., width:]
+
+
+def _latent(rows: jax.Array, width: int) -> jax.Array:
+    return rows[..., : width - ROPE]
+
+
+def _latent_and_rope(rows: jax.Array, width: int) -> jax.Array:
+    rope = rows.shape[-1] - LANES
+    return jnp.concatenate([_latent(rows, width), rows[..., rope : rope + ROPE]], axis=-1)
+
+
+def _packed_slots(field: jax.Array) -> jax.Array:
+    """[page, row, pack, lane] as [page, slot, head, lane] of one head; of the slots those that pad a page are last."""
+    pages, rows, pack, lane = field.shape
+    return field.reshape(pages, rows * pack, 1, lane)
+
+
 LAYOUTS: dict[str, Row] = {
     "nhd": Row(_separate(0, 1)),
     "hnd": Row(_separate(0, 2)),
@@ -132,6 +172,10 @@ LAYOUTS: dict[str, Row] = {
     "split_x": Row(_separate(0, 3)),  # of K [page, head, chunk, slot, x] and of V [page, head, dim, slot] alike
     "code_rows": Row((Stream("codes", 0, 1),)),
     "code_columns": Row((Stream("codes", 0, 2),)),
+    "beside_hnd_diffkv": Row((Stream("kv", 0, 2, cut=_front), Stream("kv", 0, 2, cut=_behind))),
+    "mla_aligned": Row(
+        (Stream("kv_cache", 0, 1, cut=_latent_and_rope), Stream("kv_cache", 0, 1, cut=_latent)), fold=_packed_slots
+    ),
 }
 
 Cache = Mapping[str, jax.Array]
@@ -147,6 +191,13 @@ def page_size(layout: str, fields: Mapping[str, jax.Array]) -> int:
     """How many slots a page of these fields has."""
     stream, field = by_stream(layout, fields)[0]
     return field.shape[stream.slot]
+
+
+def sizes(layout: str, cache: Cache) -> tuple[int, int, int]:
+    """num_pages, slots of a page (those that pad it too), num_kv_heads of a cache."""
+    fields = jax.eval_shape(partial(fold, layout), dict(cache))
+    stream, field = by_stream(layout, fields)[0]
+    return field.shape[stream.page], field.shape[stream.slot], stream.row_shape(field.shape)[0]
 
 
 def fold(layout: str, cache: Cache) -> dict[str, jax.Array]:

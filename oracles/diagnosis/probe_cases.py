@@ -22,7 +22,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.features import FEATURES
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
 from kvconform.specs.offers import holds
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import pinned
 from kvconform.specs.row import Sizes
@@ -47,6 +47,12 @@ Shape = tuple[tuple[str, int], ...]
 """Axes of a Case with their values."""
 
 
+def is_observable(cell: Cell) -> bool:
+    """Whether what an operation uses can be observed: attention shows it of one K and one V in q's own type."""
+    row = OPERATIONS[cell.op]
+    return not row.rounds or (cell.row.is_plain and cell.dtype in ROUNDED)
+
+
 def probe_cases(cell: Cell) -> Iterator[Case]:
     """Yield Cases of a cell, those first that tell the most candidates apart.
 
@@ -64,7 +70,7 @@ def probe_cases(cell: Cell) -> Iterator[Case]:
         shape = dict(sizes)
         if "group" in OPERATIONS[cell.op].case_axes:
             groups = cell.allowed("group")
-            shape["group"] = min(groups, key=lambda n: (n == 1, n == shape.get("num_kv_heads", 1), n))
+            shape["group"] = min(groups, key=lambda n: (n == 1, n == shape["num_kv_heads"], n))
         yield _telling(_case(cell, shape))
 
 
