@@ -12,7 +12,7 @@ import numpy as np
 from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
 from kvconform.impls.numpy_kernels.tables import slots_of
-from kvconform.impls.numpy_kernels.views import PLAIN, VIEWS
+from kvconform.impls.numpy_kernels.views import PLAIN, UNEVEN, VIEWS
 
 NAME = "numpy_ref"
 BACKEND = "numpy"
@@ -72,8 +72,10 @@ CONVENTIONS = {
 WHY_NOT = {
     "float8_e5m2": "attention reads it by the line that reads float8_e4m3fn",
     **dict.fromkeys(
-        set(PLAIN) - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
+        {*PLAIN, *UNEVEN, "mla", "mla_aligned"} - _UPDATED,
+        "append_decode is append and paged_decode, which are tried with what it leaves out",
     ),
+    "csr": "append_decode writes where a block table says; what it reads, paged_decode reads by tables of every form",
     "sparse": "caches are copied before they are written, and packed codes are expanded: 2**31 elements of memory",
 }
 _PAGE_AXIS = {"heads_first": 1, "kv_first_nhd": 1, "kv_first_hnd": 1, "fractal": 1}  # first where it is not here

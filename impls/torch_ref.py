@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kvconform.impls.torch_kernels import handles, newest, tables, views
 from kvconform.impls.torch_kernels.tables import Table
-from kvconform.impls.torch_kernels.views import Cache, Rows, View
+from kvconform.impls.torch_kernels.views import Cache, Numbers, Rows, View
 
 NAME = "torch_ref"
 BACKEND = "torch"
@@ -25,6 +25,7 @@ ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread 
 
 _MOVED = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"}
 _ROUNDED = {"float32", "float16", "bfloat16"}
+_NARROW = {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4"}
 _ANY = {"strides": {"contiguous", "outer", "all"}}
 _UPDATED = {"nhd", "hnd", "trtllm_blocks", "interleaved", "bshd"}
 _ATTENTION = {
@@ -48,7 +49,16 @@ OFFERS = {
     "append": {"layout": set(views.ROWS), "dtype": _MOVED, **_POOL, **_ANY},
     "gather": {"layout": set(views.ROWS), "dtype": _MOVED, "into": {"k", "v"}, **_TABLES, **_POOL, **_ANY},
     "copy_pages": {**_POOL, **_ANY},
-    "paged_decode": {"layout": views.ATTENDED, "into": {"out", "lse"}, **_POOL, **_TABLES, **_ATTENTION},
+    "paged_decode": {
+        "layout": views.ATTENDED,
+        "q_dtype": _ROUNDED,
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
+        "into": {"out", "lse"},
+        **_POOL,
+        **_TABLES,
+        **_ATTENTION,
+        "dtype": _ROUNDED | _NARROW,
+    },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
 }
@@ -78,13 +88,12 @@ WHY_NOT = {
     **dict.fromkeys(
         views.ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),
+    "csr": "append_decode writes where a block table says; what it reads, paged_decode reads by tables of every form",
     "workspace": "torch allocates what its operators hold in between",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
-    **dict.fromkeys(
-        ("token_slots_diffkv", "beside_nhd_diffkv", "beside_hnd_diffkv"),
-        "torch_kernels/views.py has no view of a V whose heads are of another width",
-    ),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
+    "float8_e5m2": "attention reads it as it reads float8_e4m3fn, by one conversion of torch",
+    **dict.fromkeys(("kivi", "kivi_torch", "uint2"), "codes, and what groups of them share, lie along slots in words"),
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }
 
@@ -163,10 +172,14 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str,
     return cache
 
 
-def _rows(view: View, table: Table, seq: Tensor, position: Tensor) -> Tensor:
-    """[*seq, *position, head, dim] of one part; where no token is, whatever lies where the table points."""
+def _places(view: View, table: Table, seq: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Pages and slots [*seq, *position]; where no token is, whichever of the cache the table points to."""
     pages, slots = tables.places(table, seq, position, view.page_size)
-    pages = pages.clamp(0, max(0, view.tensor.shape[0] - 1))
+    return pages.clamp(0, max(0, view.tensor.shape[0] - 1)), slots
+
+
+def _rows(view: View, pages: Tensor, slots: Tensor) -> Tensor:
+    """[*pages, head, dim] of one part, in elements of its tensor."""
     return _bits(view.tensor)[_at(view, pages, slots)].view(view.tensor.dtype)
 
 
@@ -209,7 +222,8 @@ def gather(
     live, seqs = position < lens[:, None], torch.arange(len(lens), device=lens.device)
     both = [views.of_side(block_table, number, 2) for number in (0, 1)]
     rows = [
-        [_rows(view, table, seqs, position)[live] for view in side] for side, table in zip(sides, both, strict=True)
+        [_rows(view, *_places(view, table, seqs, position))[live] for view in side]
+        for side, table in zip(sides, both, strict=True)
     ]
     return _side_into(k, views.taken(sides[0], rows[0])), _side_into(v, views.taken(sides[1], rows[1]))
 
@@ -224,6 +238,39 @@ def copy_pages(cache: Cache, page_mapping: Tensor, *, layout: str) -> Cache:
 
 
 # --- attention
+
+
+def _numbers(side: list[Numbers], pages: Tensor, slots: Tensor, scale: Tensor | None) -> Tensor:
+    """float32 [*pages, head, dim] of K or of V.
+
+    scale   what it is multiplied with: one number, or one a head, a page and head, a slot and head
+    """
+    rows = torch.cat([_dequantised(one, pages, slots) for one in side], -1)
+    if scale is None:
+        return rows
+    return rows * (scale if scale.ndim == 1 else scale[(pages, slots)[: scale.ndim - 1]]).unsqueeze(-1)
+
+
+_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def _floats(rows: Tensor, of: str) -> Tensor:
+    """float32 [..., dim] of numbers of a type that lie in elements, or bytes, of another."""
+    if of in ("uint4", "float4_e2m1fn"):  # the even one is low
+        codes = torch.stack([rows & 15, rows >> 4], -1).flatten(-2)
+        return codes.float() if of == "uint4" else codes.float().new_tensor(_FP4)[codes.int()]
+    if of == "float8_e8m0fnu":  # an exponent
+        return torch.where(rows == 255, torch.nan, torch.ldexp(torch.ones((), device=rows.device), rows.int() - 127))
+    return rows.contiguous().view(getattr(torch, of)).float()
+
+
+def _dequantised(of: Numbers, pages: Tensor, slots: Tensor) -> Tensor:
+    """float32 [*pages, head, dim] of one part, times the scales that lie beside it."""
+    rows = _floats(_rows(of.codes, pages, slots), of.codes.of)
+    if of.scale is None:
+        return rows
+    scale = _floats(_rows(of.scale, pages, slots), of.scale.of)
+    return rows * scale.repeat_interleave(rows.shape[-1] // scale.shape[-1], -1)
 
 
 def _mean(score: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -275,6 +322,8 @@ def paged_decode(
     layout: str,
     sm_scale: float | None = None,
     num_splits: int = 1,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: Tensor | None = None,
@@ -285,11 +334,14 @@ def paged_decode(
     lse: Tensor | None = None,
     **told: int | None,
 ) -> tuple[Tensor, Tensor]:
-    sides = views.sides(cache, layout, **told)
-    pairs = [(view, views.of_side(block_table, side, 2)) for side, (view,) in enumerate(sides)]
-    seq, own = _queries(q_lens, tables.lengths(block_table, kv_lens, pairs[0][0].page_size))
-    position = _positions(*pairs[0], num_splits)
-    k, v = (_rows(view, table, seq, position).float().unsqueeze(-2) for view, table in pairs)  # row part key head 1 dim
+    sides = views.attended(cache, layout, **told)
+    both, of_k = [views.of_side(block_table, number, 2) for number in (0, 1)], sides[0][0].codes
+    seq, own = _queries(q_lens, tables.lengths(block_table, kv_lens, of_k.page_size))
+    position = _positions(of_k, both[0], num_splits)
+    k, v = (
+        _numbers(side, *_places(side[0].codes, table, seq, position), scale).unsqueeze(-2)  # row part key head 1 dim
+        for side, table, scale in zip(sides, both, (k_scale, v_scale), strict=True)
+    )
     grouped = (k.shape[3], -1)
     sm_scale = q.shape[-1] ** -0.5 if sm_scale is None else sm_scale
     score = (q.float().unflatten(1, grouped)[:, None, None] * k).sum(-1) * sm_scale  # row part key head group

@@ -27,6 +27,7 @@ REQUIRES = ("torch", "triton", "ml_dtypes")
 ENV = {"OMP_NUM_THREADS": "1"}  # drawn cases are small: waking a second thread costs more than it does
 
 _ROUNDED = {"float32", "float16", "bfloat16"}
+_NARROW = {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4"}
 _ANY = {"strides": {"contiguous", "outer", "all"}, "static": True}  # static: a GPU compiles, the interpreter is slow
 _TABLES = {"table_form": {"block_table", "csr", "token_slots"}}
 _INDEXED = {"index_dtype": {"int32", "int64"}, **_ANY}
@@ -37,7 +38,7 @@ _ALIKE |= {"packed_unaligned", "bhsd", "cells", "mla_aligned", "mla_packed", "ml
 _ALIKE |= {"code_heads"}
 _MOVED = {"layout": set(views.ROWS) - _ALIKE, "dtype": set(DTYPES), "pool": _POOL, **_INDEXED}
 _RESULTS = {"out", "lse"}
-_ATTENDED = views.ATTENDED - {"trtllm_blocks"} - _ALIKE
+_ATTENDED = views.ATTENDED - {"trtllm_blocks"} - (_ALIKE - views.LATENTS)
 _UPDATED = {"nhd", "hnd", "interleaved"}
 _ATTENTION = {
     "dtype": _ROUNDED,
@@ -61,11 +62,28 @@ OFFERS = {
         "pool": _POOL,
         **_INDEXED,
     },
-    "paged_decode": {"layout": _ATTENDED, "pool": _POOL, "into": {*_RESULTS, "workspace"}, **_TABLES, **_ATTENTION},
+    "paged_decode": {
+        "layout": _ATTENDED,
+        "q_dtype": _ROUNDED,
+        "kv_scales": {"none", "tensor", "head", "page", "token"},
+        "pool": _POOL,
+        "into": {*_RESULTS, "workspace"},
+        **_TABLES,
+        **_ATTENTION,
+        "dtype": _ROUNDED | _NARROW,
+    },
     "append_decode": {"layout": _UPDATED, "ragged": True, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
 }
-WORKSPACE = {"paged_decode": decode.workspace_bytes}
+
+
+def _workspace_bytes(q: torch.Tensor, cache: Cache, *_: Any, layout: str, num_splits: int = 1, **options: Any) -> int:
+    told = {name: options[name] for name in views.TOLD if name in options}
+    _, (v,) = views.attended(cache, layout, **told)
+    return decode.workspace_bytes(q, v.codes.num_values, num_splits)
+
+
+WORKSPACE = {"paged_decode": _workspace_bytes}
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
@@ -93,14 +111,13 @@ WHY_NOT = {
         _ATTENDED - _UPDATED,
         "append_decode finds a key as append and paged_decode do, which are tried with what it leaves out",
     ),
+    "csr": "append_decode writes where a block table says; what it reads, paged_decode reads by tables of every form",
     "layout": "here whole elements move; the row has records of several types, or codes of less than a byte",
     **dict.fromkeys(_ALIKE, "a row that is offered differs from it in strides alone, which the kernels are told"),
-    **dict.fromkeys(
-        ("token_slots_diffkv", "beside_nhd_diffkv", "beside_hnd_diffkv"),
-        "torch_kernels/views.py has no view of a V whose heads are of another width",
-    ),
     "fractal": "heads and dims are joined and cut again by 16, so that a head of 24 dims has no stride",
     "trtllm_blocks": "K and V have page tables of their own, and the kernel reads one",
+    "float8_e5m2": "attention decodes one of the two 8-bit floats, bit by bit",
+    **dict.fromkeys(("kivi", "kivi_torch", "uint2"), "codes, and what groups of them share, lie along slots in words"),
     "dtype": "here whole elements move; codes of less than a byte are packed into words",
 }
 
@@ -170,6 +187,8 @@ def paged_decode(
     layout: str,
     sm_scale: float | None = None,
     num_splits: int = 1,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
@@ -181,15 +200,14 @@ def paged_decode(
     workspace: torch.Tensor | None = None,
     **told: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    (k,), (v,) = views.sides(cache, layout, **told)
     return decode.paged_decode(
         q,
-        k,
-        v,
+        *views.attended(cache, layout, **told),
         block_table,
         kv_lens,
         q.shape[2] ** -0.5 if sm_scale is None else sm_scale,
         num_splits,
+        scales=(k_scale, v_scale),
         window=window,
         soft_cap=soft_cap,
         sinks=sinks,
@@ -216,10 +234,10 @@ def append_decode(
 ) -> tuple[torch.Tensor, torch.Tensor, Cache]:
     """In one kernel: new tokens are attended in the rows that are given, and each is written by the task it asks."""
     told = {name: options.pop(name) for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
-    (k_cache,), (v_cache,) = views.sides(cache, layout, **told)
+    sides = views.attended(cache, layout, **told)
     given = {"num_splits": 1, **options, "q_lens": q_lens, "new": (k, v)}
     scale = q.shape[2] ** -0.5 if sm_scale is None else sm_scale
-    return *decode.paged_decode(q, k_cache, v_cache, block_table, kv_lens, scale, **given), cache
+    return *decode.paged_decode(q, *sides, block_table, kv_lens, scale, **given), cache
 
 
 def merge_states(

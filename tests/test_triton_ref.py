@@ -17,7 +17,7 @@ import pytest
 
 from kvconform.harness.subject import Subject
 from kvconform.specs import data, trees
-from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.dtypes import DTYPES, host, numbers, width
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
 
@@ -27,12 +27,25 @@ if importlib.util.find_spec("triton") is None:
 # our own modules are imported plainly: one that no longer imports is a failure, not a skip
 from kvconform.impls import triton_ref  # noqa: E402
 from kvconform.impls.torch_kernels import views  # noqa: E402
-from kvconform.impls.triton_kernels import COMPILED, POISONED, SPARED, copies, formats, launch, pages  # noqa: E402
-from kvconform.tests.test_torch_ref import LENT, require_no_copy  # noqa: E402
+from kvconform.impls.triton_kernels import COMPILED, POISONED, SPARED, copies, decode, formats, launch, pages  # noqa: E402
+from kvconform.tests.test_torch_ref import (  # noqa: E402
+    GIVEN,
+    IN_FORMS,
+    LENT,
+    OTHERS,
+    STORED,
+    name_of,
+    require_no_copy,
+    require_right,
+    require_that_scales_are_those_of_a_page,
+    require_that_scales_count,
+    small,
+)
 
 import triton  # noqa: E402  isort: skip  (after the kernels, which choose its mode)
 import triton.language as tl  # noqa: E402  isort: skip
 
+SUBJECT = Subject(triton_ref, "triton_ref", triton_ref.__file__)
 TREE = Path(__file__).resolve().parent.parent
 BOUND = f"import runpy; runpy.run_path({str(TREE / 'conftest.py')!r}); "
 
@@ -287,9 +300,67 @@ def test_a_page_that_no_query_token_has_in_its_window_is_not_looked_up(num_split
         np.testing.assert_array_equal(got, want)
 
 
+# --- K and V that are no plain numbers
+
+
+@launch.kernel()
+def _read(source, number, byte, target, SIZE: tl.constexpr, OF: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(target + at, formats.read(source + at * number, at % 3 < 2, byte, at % 2, OF))
+
+
+@pytest.mark.parametrize("of", ["float16", "bfloat16", "float32", "float8_e4m3fn", "float8_e8m0fnu"])
+@pytest.mark.filterwarnings("ignore:.* encountered in cast")  # numpy says so of infinities and NaN
+def test_numbers_are_read_from_bytes_of_every_pattern_wherever_they_lie(of):
+    """Every second byte is another's, and what is masked is 0."""
+    size = width(of) // 8
+    codes = np.arange(2**16).astype(f"u{size}") << np.array(13 * (size == 4), f"u{size}")
+    spread = np.full((*codes.shape, size, 2), 0xFF, np.uint8)
+    spread[..., 0] = codes.view(np.uint8).reshape(-1, size)
+    wide = numbers(of, codes.view(host(of))).astype(np.float32)
+    same_numbers(read_as(of, spread, 2 * size, 2), np.where(np.arange(2**16) % 3 < 2, wide, np.float32(0)))
+
+
+@pytest.mark.parametrize("of", ["uint4", "float4_e2m1fn"])
+def test_numbers_of_half_a_byte_are_read_low_and_high(of):
+    codes = np.arange(2**8, dtype=np.uint8)
+    wide = np.stack([numbers(of, codes & 15), numbers(of, codes >> 4)], 1).ravel().astype(np.float32)
+    got = read_as(of, np.repeat(np.tile(codes, 128), 2), 1, 0)
+    same_numbers(got, np.where(np.arange(2**16) % 3 < 2, np.tile(wide, 128), np.float32(0)))
+
+
+def read_as(of, array, number, byte):
+    """2**16 numbers of an array, so many bytes from one to the next, every third one masked."""
+    target, size = on_device(np.full(2**16, -1, np.float32)), 1024
+    launch.launch(_read, (2**16 // size,), on_device(array.ravel()), number, byte, target, SIZE=size, OF=of)
+    return triton_ref.to_host(target)
+
+
+@pytest.mark.parametrize("case", [*GIVEN, *STORED, *OTHERS, *IN_FORMS], ids=name_of)
+def test_attention_takes_codes_latents_and_widths_for_what_they_are(case):
+    require_right(SUBJECT, case)
+
+
+@pytest.mark.parametrize("case", [*GIVEN, *STORED], ids=name_of)
+def test_a_scale_that_is_left_out_is_missed(case, monkeypatch):
+    require_that_scales_count(triton_ref, case, monkeypatch)
+
+
+@pytest.mark.parametrize("case", [case for case in IN_FORMS if case.kv_scales != "none"], ids=name_of)
+def test_scales_of_other_pages_are_missed_whatever_the_form_of_the_table(case):
+    require_that_scales_are_those_of_a_page(triton_ref, case)
+
+
+def test_a_program_takes_fewer_tasks_where_tensors_would_grow_too_large():
+    case = small("mla_656", "float8_e4m3fn", num_kv_heads=1, head_dim=512, q_lens=(4, 1, 4), num_splits=7)
+    products = 32 * 8 * decode.TILE * case.head_dim  # of as many tasks as there are splits of blocks of rows
+    assert products > decode.MOST_PRODUCTS
+    require_right(SUBJECT, case)
+
+
 @pytest.mark.parametrize("op", [pytest.param(op, marks=LENT) for op in ("append", "gather")])
 def test_a_pool_of_two_gigabytes_is_not_copied(op):
-    require_no_copy(Subject(triton_ref, "triton_ref", triton_ref.__file__), op)
+    require_no_copy(SUBJECT, op)
 
 
 @pytest.mark.parametrize(
@@ -316,8 +387,9 @@ def test_a_kernel_divides_only_along_what_a_layout_cuts(layout, dtype, k_cuts, v
 def kinds(name):
     """What the kernels are told of a row beside strides, in each dtype: of a view, and in attention of K and V."""
     row = LAYOUTS[name]
-    sizes = {"page": 2, "slot": 32, "head": 8, "dim": 128, "subspace": 8, **row.fixed}
+    sizes = {"page": 2, "slot": 32, "head": 8, "dim": 128, "dim_v": 64, "subspace": 8, **row.fixed}
     told = {"num_kv_heads": sizes["head"], "head_dim": sizes["dim"], "page_size": sizes["slot"]}
+    told |= {"head_dim_v": sizes["dim_v"]}
     found = set()
     for dtype in row.dtypes:
         cache = on_device({b: np.zeros(row.shape(b, sizes, dtype), row.word_of(b, dtype)) for b in row.buffers})

@@ -33,13 +33,15 @@ from kvconform.suites import (  # noqa: F401  (their laws)
 )
 from kvconform.suites.law import LAWS
 
-SIZES = {"page_size": 16, "num_kv_heads": 2, "group": 2, "head_dim": 32}
+SIZES = {"page_size": 16, "num_kv_heads": 2, "group": 2, "head_dim": 32, "head_dim_v": 48}
 SERVED = {"group": 8, "head_dim": 128}
 """As large as models have them, for one cell: the larger, the longer a compiler takes."""
 VARIANTS = (
     {"strides": "contiguous", "num_splits": 1, "index_dtype": "int32"},
     {"strides": "all", "num_splits": 3, "index_dtype": "int64"},
 )
+NARROW = {"int8": 0, "float8_e4m3fn": 1, "uint4": 0, "float4_e2m1fn": 1}
+"""Which of the variants compiles for a narrow cache, with the simplest q and scales that are offered, or the last."""
 
 
 class Hopper:
@@ -99,6 +101,9 @@ def images(adapter: Any, launch: Any) -> dict[str, list[dict[str, Any]]]:
 
 def asked(cell: Cell) -> list[Case]:
     """The Cases of a cell; one cell of each operation has more: large sizes, forms of tables, any two features."""
+    if cell.op == "paged_decode" and cell.dtype in NARROW:
+        which = NARROW[cell.dtype]
+        return [sized(cell, VARIANTS[which] | {axis: cell.allowed(axis)[-which] for axis in ("q_dtype", "kv_scales")})]
     variants = [sized(cell, variant) for variant in VARIANTS]
     if (cell.layout, cell.dtype) != ("nhd", "bfloat16"):
         return variants
@@ -113,7 +118,8 @@ def in_forms(cell: Cell) -> tuple[Case, ...]:
 def sized(cell: Cell, variant: dict[str, Any]) -> Case:
     """A Case of a cell in the sizes above where its layout has them, its sequences as long as their pages."""
     case = bench_case(cell)
-    case = replace(case, **{axis: size for axis, size in SIZES.items() if cell.admits(axis, size)} | variant)
+    sizes = {axis: size for axis, size in SIZES.items() if axis in cell.axes and cell.admits(axis, size)}
+    case = replace(case, **sizes | variant)
     return replace(case, kv_lens=(case.capacity * case.page_size,) * len(case.kv_lens))
 
 
