@@ -17,10 +17,9 @@ OFFERS["paged_decode"] |= {"head_dim": range(8, 257, 8), "returns": {"out"}}  # 
 OFFERS["paged_decode"] |= {"window": {"min": 0}, "soft_cap": {"min": 0}, "sinks": {"none", "drawn", "dominant"}}
 OFFERS["paged_decode"] |= {"alibi_slopes": {"none", "drawn"}, "q_lens": {"min": 1}, "tree_mask": {"none", "drawn"}}
 WHY_NOT = dict.fromkeys(("operation", "num_splits", "lse"), "it attends and appends new tokens, and returns out alone")
-WHY_NOT |= {"into": "a session returns arrays of its own"}
-WHY_NOT |= {"layout": "its past is this one", "strides": "its tensors have none", "int64": "seqlens_k is int32"}
-WHY_NOT |= {"bfloat16": "not implemented on the CPU", "sparse": "a contiguous cache has no pool"}
-WHY_NOT |= {"narrow": "q, K and V have one type", "table_form": "a contiguous cache has no page table"}
+WHY_NOT |= {"into": "a session returns arrays of its own", "int64": "seqlens_k is int32", "strides": "it has none"}
+WHY_NOT |= {"bfloat16": "not implemented on the CPU", "narrow": "q, K and V have one type", "layout": "its past is one"}
+WHY_NOT |= dict.fromkeys(("sparse", "table_form"), "a contiguous cache has neither a pool nor a page table")
 CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}, "empty_rows": "undefined"}  # seqlens_k = -1 is out of range
 CONVENTIONS |= {"sinks_dtype": "q", "sm_scale_of_none": "head_dim"}  # an attribute that is left out
 ARITHMETIC = {"sum_rounds_p": False, "tile": 2**20}  # one softmax a row, in float32 where the CPU has no half gemm

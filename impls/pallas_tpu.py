@@ -79,6 +79,7 @@ WHY_NOT = {
     "layout": "the same kernels with other axes, compiled once more a row; records of several types are not theirs",
     "dtype": "a DMA moves whole elements; codes of less than a byte are packed into words",
     "float16": "Mosaic has no float16 arithmetic",
+    "narrow": "codes of less than a byte lie only in rows that are not offered",
     "float8_e5m2": "attention over float8_e4m3fn, compiled once more",
     "sparse": "append is functional: it copies the cache, and the interpreter copies every operand",
     "index_dtype": "JAX without x64 has no int64",

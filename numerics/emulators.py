@@ -384,7 +384,7 @@ def multiplied_first(q: F32, k: Any, of_k: F32, v: Any, of_v: F32, sm_scale: flo
 
 def multiplied_in_half(q: F32, k: Any, of_k: F32, v: Any, of_v: F32, sm_scale: float) -> Result:
     """The same in float16, scales rounded to it."""
-    return _softmax_of(q, *(_half(codes) * _half(scale)[:, None] for codes, scale in ((k, of_k), (v, of_v))), sm_scale)
+    return _softmax_of(q, _half(k) * _half(of_k)[:, None], _half(v) * _half(of_v)[:, None], sm_scale)
 
 
 def _half(x: Any) -> npt.NDArray[np.float16]:

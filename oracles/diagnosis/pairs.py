@@ -13,11 +13,10 @@ from typing import Any
 
 from kvconform.oracles.diagnosis.candidates import candidates, holding_the_same, same_places
 from kvconform.oracles.diagnosis.planted import Uses
-from kvconform.oracles.diagnosis.probe_cases import probe_cases
+from kvconform.oracles.diagnosis.probe_cases import observable_dtypes, observable_rows, probe_cases
 from kvconform.oracles.diagnosis.told import Diagnosis, diagnose
 from kvconform.specs.conventions import declared
 from kvconform.specs.layouts import LAYOUTS, Layout
-from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.strategies import SIZE_OF, Cell, OfferError
 
@@ -76,10 +75,10 @@ class Pair:
 
 
 def pairs(op: str) -> Iterator[Pair]:
-    """Every row that an operation is specified for, with every row there is."""
-    for claimed in OPERATIONS[op].layouts:
+    """Every row in which an operation shows what it uses, with every row there is."""
+    for claimed in observable_rows(op):
         for used in LAYOUTS.values():
-            dtypes = [dtype for dtype in OPERATIONS[op].dtypes if used in _taken_for(claimed, dtype)]
+            dtypes = [dtype for dtype in observable_dtypes(op) if used in _taken_for(claimed, dtype)]
             cell = _cell(op, claimed, used, dtypes[0]) if dtypes else None
             yield Pair(op, claimed.name, used.name, cell, bool(dtypes))
 

@@ -20,7 +20,7 @@ from kvconform.oracles.diagnosis import candidates
 from kvconform.oracles.diagnosis.wrong_tables import readings
 from kvconform.specs.case import Case
 from kvconform.specs.features import FEATURES
-from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
+from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES, Layout
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.paged import PagedInputs
@@ -47,10 +47,21 @@ Shape = tuple[tuple[str, int], ...]
 """Axes of a Case with their values."""
 
 
+def observable_rows(op: str) -> tuple[Layout, ...]:
+    """The layouts in which an operation shows what it uses: attention does where a token is one K and one V."""
+    row = OPERATIONS[op]
+    return tuple(one for one in row.layouts if one.is_plain or not row.rounds)
+
+
+def observable_dtypes(op: str) -> tuple[str, ...]:
+    """The types of a cache in which it does: attention in those that it computes in."""
+    row = OPERATIONS[op]
+    return tuple(dtype for dtype in row.dtypes if dtype in ROUNDED or not row.rounds)
+
+
 def is_observable(cell: Cell) -> bool:
-    """Whether what an operation uses can be observed: attention shows it of one K and one V in q's own type."""
-    row = OPERATIONS[cell.op]
-    return not row.rounds or (cell.row.is_plain and cell.dtype in ROUNDED)
+    """Whether an operation shows what it uses in a cell."""
+    return cell.row in observable_rows(cell.op) and cell.dtype in observable_dtypes(cell.op)
 
 
 def probe_cases(cell: Cell) -> Iterator[Case]:
