@@ -279,8 +279,10 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
     compiled, or are too long for the offer."""
     lens = (LONG, 5)
-    whole = next(n for n in range(LONG, 2 * LONG) if cell.admits("page_size", n))
-    sizes = _sizes(cell, 0) | {"page_size": whole if cell.row.contiguous else cell.allowed("page_size")[-1]}
+    longest = cell.allowed("page_size")[-1]
+    if cell.row.contiguous:
+        longest = next(n for n in range(LONG, 2 * LONG) if cell.admits("page_size", n))
+    sizes = _sizes(cell, 0) | {"page_size": longest}
     if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
         return ()
     for axis in ("head_dim", "head_dim_v"):
