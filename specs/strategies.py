@@ -278,9 +278,11 @@ class Cell:
             all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
             and case.table_form in forms_of(self.row)
             and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
+            and all(getattr(case, axis) in self.allowed(axis) for axis in _OF_NARROW if axis in self.axes)
             and all(
                 all_hold(self.predicates(axis), value)
                 for axis in OPERATIONS[self.op].case_axes
+                if axis not in _OF_NARROW
                 for value in each(case, axis)
             )
         )
