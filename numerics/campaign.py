@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kvconform.numerics.emulators import Emulator, Row, stored
-from kvconform.numerics.kinds import KINDS, draw
+from kvconform.numerics.kinds import KINDS, codes, draw
 from kvconform.numerics.measured import RESULTS, Measured, Tally
 from kvconform.numerics.ratios import bounded, inside, ratios, used
 from kvconform.numerics.slack import stages_of
@@ -91,7 +91,7 @@ def search(emulator: Emulator, tally: Tally, elements: int, seed: int) -> None:
             tally.outside()
             continue
         want, out_format = judged.want, emulator.profile.out_format
-        steps = typical_step(judged.row.v.astype(np.float64)[None], want.out[None], want.out_error[None], out_format)
+        steps = typical_step(judged.row.numbers[1][None], want.out[None], want.out_error[None], out_format)
         tally.saw(f"search {number}", want.out.size, judged.ratios, judged.admitted, judged.stages, steps)
 
 
@@ -134,16 +134,12 @@ def _copied(rng: np.random.Generator, row: Row) -> Row:
 def _dropped(rng: np.random.Generator, row: Row) -> Row:
     if len(row.k) == 1:
         return row
-    keep = np.arange(len(row.k)) != rng.integers(len(row.k))
-    bias = np.broadcast_to(row.bias, len(row.k))[keep] if np.ndim(row.bias) else row.bias
-    return replace(row, k=row.k[keep], v=row.v[keep], bias=bias)
+    return row.at(np.arange(len(row.k)) != rng.integers(len(row.k)))
 
 
 def _ordered(rng: np.random.Generator, row: Row) -> Row:
     """Keys in the order of their scores, or in another."""
-    order = np.argsort(row.k @ row.q) if rng.random() < 0.5 else rng.permutation(len(row.k))
-    bias = np.broadcast_to(row.bias, len(row.k))[order] if np.ndim(row.bias) else row.bias
-    return replace(row, k=row.k[order], v=row.v[order], bias=bias)
+    return row.at(np.argsort(row.numbers[0] @ row.q) if rng.random() < 0.5 else rng.permutation(len(row.k)))
 
 
 MUTATIONS = (
@@ -188,6 +184,9 @@ def _changed(emulator: Emulator, rng: np.random.Generator, row: Row) -> Row:
     """One mutation, exact in the storage type."""
     with np.errstate(all="ignore"):
         changed = MUTATIONS[int(rng.integers(len(MUTATIONS)))](rng, row)
+        if row.of_k is not None:
+            k, v = (codes(a, emulator.storage) for a in (changed.k, changed.v))
+            return replace(changed, q=stored(changed.q, "bfloat16"), k=k, v=v)
         q, k, v = (stored(a, emulator.storage) for a in (changed.q, changed.k, changed.v))
     return replace(changed, q=q, k=k, v=v)
 

@@ -28,7 +28,10 @@ LEAST_NORMAL_HALF = np.float32(2.0**-14)
 
 @dataclass(frozen=True)
 class Row:
-    """One row of attention: q [d], k [n, d], v [n, dv], bias [n]; every value exact in its storage type."""
+    """One row of attention: q [d], k [n, d], v [n, dv], bias [n]; every value exact in its storage type.
+
+    of_k, of_v   float32 [n] scales of the tokens of a narrow cache, whose k and v are codes; None: k and v are numbers
+    """
 
     q: npt.NDArray[Any]
     k: npt.NDArray[Any]
@@ -36,6 +39,21 @@ class Row:
     sm_scale: float = 1.0
     bias: npt.NDArray[Any] | float = 0.0
     soft_cap: float = 0.0
+    of_k: npt.NDArray[Any] | None = None
+    of_v: npt.NDArray[Any] | None = None
+
+    @property
+    def numbers(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """K and V, exactly."""
+        k, v = (a.astype(np.float64) for a in (self.k, self.v))
+        if self.of_k is None or self.of_v is None:
+            return k, v
+        return k * self.of_k[:, None].astype(np.float64), v * self.of_v[:, None].astype(np.float64)
+
+    def at(self, keys: Any) -> Row:
+        """Some of its keys, in an order."""
+        some = {name: getattr(self, name) for name in ("k", "v", "bias", "of_k", "of_v")}
+        return replace(self, **{name: a[keys] if np.ndim(a) else a for name, a in some.items()})
 
 
 # --- roundings
@@ -406,6 +424,29 @@ def scales_folded(q: F32, k: Any, of_k: F32, v: Any, of_v: F32, sm_scale: float)
     return dot_sequential(p * of_v, np.ascontiguousarray(f32(v).T)) / total, s.max() + f32(np.log(total))
 
 
+def first(machine: Machine, row: Row) -> Result:
+    """A narrow cache as numbers, as the machine stores operands, before anything else."""
+    return online(machine, replace(row, k=_numbers(machine, row.k, row.of_k), v=_numbers(machine, row.v, row.of_v)))
+
+
+def _numbers(machine: Machine, codes: npt.NDArray[Any], scale: Any) -> F32:
+    return stored(f32(codes) * f32(scale)[:, None], machine.operand)
+
+
+def folded(machine: Machine, row: Row) -> Result:
+    """A narrow cache in codes: scores times their key's scale, P times that of V before it meets codes."""
+    assert row.of_k is not None
+    assert row.of_v is not None
+    s = machine.keep(machine.keep(machine.qk(machine.load(row.q), f32(row.k))) * f32(row.of_k))
+    s = machine.keep(s * f32(row.sm_scale))
+    if row.soft_cap:
+        s = f32(row.soft_cap) * f32(np.tanh(s / f32(row.soft_cap)))
+    s = s + f32(row.bias)
+    p = machine.exp(s - s.max())
+    total = machine.add(p)
+    return machine.keep(machine.weigh(p * f32(row.of_v), f32(row.v)) / total), s.max() + f32(np.log(total))
+
+
 SCALED = ((multiplied_first, "float32"), (multiplied_in_half, "float16"), (scales_folded, "float32"))
 """Kernels of caches with a scale a token, and the format that each multiplies in."""
 
@@ -458,6 +499,17 @@ def emulators() -> Iterator[Emulator]:
         "polynomial exp", partial(online, tile=4), Machine(exp=exp_polynomial), {"exp_error": 9e-5, "tile": 4}
     )
     yield Emulator("two passes, polynomial", two_pass, Machine(exp=exp_polynomial), {"exp_error": 9e-5})
+    for storage in ("int8", "float8_e4m3fn"):
+        narrow = {"storage": storage, "out": "bfloat16"}
+        yield Emulator(f"{storage} scaled first", first, Machine(), {"tile": 16}, **narrow)
+        yield Emulator(f"{storage} scales folded", folded, Machine(exp=exp_ex2), {**divides, "tile": 2**20}, **narrow)
+        yield Emulator(
+            f"{storage} as bfloat16",
+            first,
+            Machine(operand="bfloat16"),
+            {"q_format": "bfloat16", "k_format": "bfloat16", "v_format": "bfloat16", "tile": 16},
+            **narrow,
+        )
     bf16 = {"storage": "bfloat16", "out": "bfloat16"}
     tensor = {"qk_truncates": True, "pv_truncates": True}
     p16 = {"p_format": "bfloat16", "tile": 16, "renormalises": True}

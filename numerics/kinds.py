@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvconform.numerics.emulators import Row, stored
+from kvconform.specs.dtypes import FORMATS
+from kvconform.specs.operations import NARROW
 
 Floats = npt.NDArray[np.float64]
 
@@ -127,6 +129,26 @@ def draw(kind: str, rng: np.random.Generator, storage: str, *, largest: int = ma
     ordinary = Draft(rng.standard_normal(d), rng.standard_normal((n, d)), rng.standard_normal((n, dv)))
     drawn = KINDS[kind](rng, ordinary)
     with np.errstate(over="ignore"):
-        q, k, v = (stored(a, storage) for a in (drawn.q, drawn.k, drawn.v))
+        if storage in NARROW:
+            q, of_k, of_v = stored(drawn.q, "bfloat16"), *(_scales(rng, a) for a in (drawn.k, drawn.v))
+            k, v = (codes(a / scale[:, None], storage) for a, scale in ((drawn.k, of_k), (drawn.v, of_v)))
+            scaled = {"of_k": of_k, "of_v": of_v}
+        else:
+            q, k, v = (stored(a, storage) for a in (drawn.q, drawn.k, drawn.v))
+            scaled = {}
     bias = np.asarray(drawn.bias, np.float32) if np.ndim(drawn.bias) else drawn.bias
-    return Row(q, k, v, float(np.float32(d**-0.5)), bias, drawn.soft_cap)
+    return Row(q, k, v, float(np.float32(d**-0.5)), bias, drawn.soft_cap, **scaled)
+
+
+def codes(a: Floats, storage: str) -> Any:
+    """The nearest codes there are."""
+    if storage == "int8":
+        return np.clip(np.rint(a), -128, 127).astype(np.float32)
+    largest = FORMATS[storage].largest
+    return stored(np.clip(a, -largest, largest), storage)
+
+
+def _scales(rng: np.random.Generator, a: Floats) -> Any:
+    """float32 [n], such that a token's largest number is a code of 32 to 127, or all of it is small."""
+    top = np.maximum(np.abs(a).max(-1, initial=0.0), 2.0**-100)
+    return (top / rng.uniform(32, 127, len(a))).astype(np.float32)

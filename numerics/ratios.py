@@ -8,15 +8,18 @@ import numpy as np
 
 from kvconform.numerics.emulators import Row
 from kvconform.oracles.bound import Bounded, Floats, attention_bound
+from kvconform.oracles.keys import ROUNDED_BY
 from kvconform.oracles.rounding import admissible
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.profile import Profile
+from kvconform.specs.row import SCALE
 
 
 def bounded(row: Row, profile: Profile, **options: Any) -> Bounded:
     """The oracle's answer for one row."""
-    options = {"bias": row.bias, "soft_cap": row.soft_cap, **options}
-    return attention_bound(row.q, row.k, row.v, row.sm_scale, profile, **options)
+    roundings = 0 if row.of_k is None else ROUNDED_BY[SCALE]
+    options = {"bias": row.bias, "soft_cap": row.soft_cap, "k_roundings": roundings, "v_roundings": roundings} | options
+    return attention_bound(row.q, *row.numbers, row.sm_scale, profile, **options)
 
 
 def inside(result: tuple[Any, Any], want: Bounded, profile: Profile) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from kvconform.numerics.emulators import Emulator, Row, stored
+from kvconform.numerics.emulators import Emulator, Row, f32
+from kvconform.numerics.ratios import bounded
 from kvconform.oracles import screen
-from kvconform.oracles.bound import Floats, OutsideDomain, attention_bound
+from kvconform.oracles.bound import Floats, OutsideDomain
 from kvconform.oracles.rounding import admissible
-from kvconform.specs import data
+from kvconform.specs import data, scales
 from kvconform.specs.families import is_screened
+from kvconform.specs.operations import NARROW
 
 FAMILIES = tuple(family for family in data.ARITHMETIC_FAMILIES if is_screened(family))
 
@@ -44,13 +46,18 @@ def drawn(family: str, keys: int, storage: str, seed: int) -> Row:
     """A row of contents that are hashed, as a Case of the family has them."""
     sizes = {"q": (HEAD_DIM,), "k": (keys, HEAD_DIM), "v": (keys, VALUE_DIM)}
     hashed = {name: data.hashes(seed, name, *data.grid(*size)) for name, size in sizes.items()}
-    q, k, v = (stored(data.values(storage, family, name, h), storage) for name, h in hashed.items())
-    return Row(q, k, v, float(np.float32(HEAD_DIM**-0.5)))
+    of_q = "bfloat16" if storage in NARROW else storage
+    q, k, v = (f32(data.values(of_q if name == "q" else storage, family, name, h)) for name, h in hashed.items())
+    row = Row(q, k, v, float(np.float32(HEAD_DIM**-0.5)))
+    if storage not in NARROW:
+        return row
+    of_k, of_v = (f32(scales.drawn(storage, data.hashes(seed, f"of {name}", *data.grid(keys)))) for name in "kv")
+    return replace(row, of_k=of_k, of_v=of_v)
 
 
 def limits(emulator: Emulator, row: Row) -> tuple[Floats, Floats, Floats]:
     """Exact out, its bound, and the screen's. Raises OutsideDomain."""
-    want = attention_bound(row.q, row.k, row.v, row.sm_scale, emulator.profile, keep_terms=True)
+    want = bounded(row, emulator.profile, keep_terms=True)
     lam = screen.multiple(want.out.size, len(row.k))
     return want.out, want.out_error, screen.out_error(want, emulator.profile, lam)
 

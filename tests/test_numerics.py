@@ -56,6 +56,10 @@ def test_every_kind_of_input_is_exact_in_its_storage(kind):
             for a in (row.q, row.k, row.v):
                 assert np.array_equal(stored(a, storage), a, equal_nan=True)
             assert len(row.k) == len(row.v)
+    for seed in range(4):
+        row = draw(kind, np.random.default_rng(seed), "int8")
+        assert all(np.array_equal(a.astype(np.int8), a) for a in (row.k, row.v))
+        assert len(row.of_k) == len(row.of_v) == len(row.k)
 
 
 def test_no_two_kinds_are_the_same():
