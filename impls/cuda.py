@@ -83,6 +83,7 @@ WHY_NOT = {
     "layout": "append and gather move whole elements of one K and one V of the same shape, or of K alone; decode has "
     "one type of numbers a cache, and one scale a head of a token",
     "dtype": "the kernels move whole bytes; what is narrower lies only in rows that are not offered",
+    "csr": "append_decode looks slots up on the host, in a block table",
     "narrow": "codes of less than a byte lie only in rows that are not offered",
     "float8_e5m2": "float8_e4m3fn's kernels compiled again; that it widens is tested at every bit pattern",
     "sparse": "to_device copies into device memory, on a CPU as on a GPU",

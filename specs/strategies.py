@@ -268,6 +268,8 @@ class Cell:
     def unheld(self) -> dict[str, Any]:
         """Axes that this operation's cases have no choice of, at values that another operation is not offered with."""
         alone = {axis: DEFAULTS[axis] for claims in self.also for axis in claims if axis in POOL}
+        if self.dtype in ROUNDED:
+            alone = {axis: value for axis, value in alone.items() if axis not in _OF_NARROW}
         silent = {axis: value for axis, value in alone.items() if axis not in OPERATIONS[self.op].case_axes}
         return {axis: v for axis, v in silent.items() if axis not in FEATURES and not self.takes(**{axis: (v,)})}
 
