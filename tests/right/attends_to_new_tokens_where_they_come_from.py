@@ -23,7 +23,8 @@ def append_decode(q, k, v, cache, block_table, kv_lens, *, layout, sm_scale, q_l
         end += new
         of_seq, old, sides = slice(end - new, end), int(n - new), []
         for view, table, rows in zip(views, tables, (k, v), strict=True):
-            cached = numpy_ref._sequence(view, table[seq, : -(-old // view.shape[1])], old)
+            page, slot = np.divmod(np.arange(old), view.shape[1])
+            cached = numpy_ref.sequence(view, (table[seq, page], slot))
             sides.append(np.concatenate([cached, rows[of_seq]]).astype(np.float32))
         grouped = numpy_ref._by_kv_head(q[of_seq].astype(np.float32), k.shape[1])
         bias = numpy_ref._bias_of(int(new), int(n), None, None)

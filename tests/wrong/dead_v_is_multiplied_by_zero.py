@@ -17,7 +17,7 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     for seq, n in enumerate(kv_lens):
         pages = block_table[seq, : -(-n // size)]
         at = np.repeat(pages, size), np.tile(np.arange(size), len(pages))
-        k, v = (right._sequence(view, at).astype(np.float32) for view in views)
+        k, v = (right.sequence(view, at).astype(np.float32) for view in views)
         score = np.einsum("hgd,nhd->hgn", q[seq].astype(np.float32).reshape(heads, -1, q.shape[-1]), k)
         score *= np.float32(sm_scale)
         score[..., n:] = -np.inf

@@ -21,7 +21,7 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     for seq, n in enumerate(kv_lens):
         pages = block_table[seq, : -(-n // size)]
         at = np.repeat(pages, size), np.tile(np.arange(size), len(pages))
-        k, v = (right._sequence(view, at) for view in views)
+        k, v = (right.sequence(view, at) for view in views)
         v[n:] = 0
         grouped = q[seq].reshape(heads, -1, q.shape[-1])
         top, total, mean = np.full(grouped.shape[:2], -np.inf, np.float32), np.float32(0), np.zeros_like(grouped)

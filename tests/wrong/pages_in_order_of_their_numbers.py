@@ -11,8 +11,11 @@ OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloa
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 
-def _sequence(view, place):
-    return right._sequence(view, place)[np.argsort(place[0], kind="stable")]
+def _keys_and_values(views, places, layout, scales):
+    """Tokens in the order of their pages' numbers."""
+    orders = [np.argsort(pages, kind="stable") for pages, _ in places]
+    turned = [(pages[order], slots[order]) for (pages, slots), order in zip(map(tuple, places), orders, strict=True)]
+    return right.keys_and_values(views, turned, layout, scales)
 
 
-paged_decode = reference_with(_sequence=_sequence).paged_decode
+paged_decode = reference_with(keys_and_values=_keys_and_values).paged_decode

@@ -28,7 +28,7 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     for seq, n in enumerate(kv_lens):
         pages = block_table[seq, : -(-n // size)]
         at = np.repeat(pages, size), np.tile(np.arange(size), len(pages))
-        k, v = (right._sequence(view, at) for view in views)
+        k, v = (right.sequence(view, at) for view in views)
         grouped = q[seq].reshape(heads, -1, q.shape[-1])
         calm = n and np.abs(_scores(grouped, k, sm_scale)).max() < CALM
         mean, total = (_softmax_as_it_is if calm else right._online_softmax)(grouped, k[:n], v[:n], sm_scale)

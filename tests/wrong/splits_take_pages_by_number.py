@@ -16,7 +16,7 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits
     out, lse = np.empty_like(q), np.empty(q.shape[:2], np.float32)
     for seq, n in enumerate(kv_lens):
         pages, slots = block_table[seq, np.arange(n) // size], np.arange(n) % size
-        k, v = (right._sequence(view, (pages, slots)) for view in views)
+        k, v = (right.sequence(view, (pages, slots)) for view in views)
         split_of = pages % num_splits
         keys = [np.flatnonzero(split_of == split) for split in range(num_splits)]
         grouped = q[seq].reshape(heads, -1, q.shape[-1])

@@ -15,7 +15,7 @@ CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 _wrong = cuda_with(
     "attention.cuh",
-    "    for (i64 dim = thread; dim < a.head_dim; dim += THREADS) {\n",
-    "    if (thread >= a.head_dim) return;\n    for (i64 dim = thread; dim < a.head_dim; dim += THREADS) {\n",
+    "    for (i64 dim = thread; dim < a.head_dim; dim += THREADS) q[dim]",
+    "    if (thread >= a.head_dim) return;\n    for (i64 dim = thread; dim < a.head_dim; dim += THREADS) q[dim]",
 )
 to_device, to_host, attest, paged_decode = _wrong.to_device, _wrong.to_host, _wrong.attest, _wrong.paged_decode
