@@ -65,7 +65,12 @@ def adapter(emulator, **offer):
         return out
 
     offers = {"layout": {"nhd"}, "dtype": {"float32"}, "returns": ("out",), "head_dim": {16}, "sm_scale": {0.25}}
-    conventions = {**numpy_ref.CONVENTIONS, "dead": {"zero"}, "table_padding": {"valid"}}
+    conventions = {
+        **numpy_ref.CONVENTIONS,
+        "dead": {"zero"},
+        "table_padding": {"valid"},
+        "sm_scale_of_none": "undefined",
+    }
     return SimpleNamespace(
         OFFERS={"paged_decode": offers | offer},
         CONVENTIONS=conventions,
