@@ -25,6 +25,7 @@ from kvconform.specs.dtypes import numbers
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import NARROW, OPERATIONS, ROUNDED
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.pinned import bench_case, long_contexts, schedule
 from kvconform.specs.profile import Profile
 from kvconform.specs.row import K, V
 from kvconform.specs.strategies import Cell, cells
@@ -214,3 +215,44 @@ def test_the_scales_are_not_told_to_who_does_not_offer_them(reference):
         assert all({"k_scale", "v_scale"} <= names for names in seen) is offered
         assert bool(seen) is True
         seen.clear()
+
+
+# --- pinned cases
+
+
+def test_pinned_cases_of_a_narrow_cell_have_scales_of_one_kind_and_of_each_place_with_every_feature():
+    one = cell("nhd", "int8", window={"min": 0}, sinks={"none", "drawn"}, num_splits={1, 2})
+    pinned_cases = schedule(one)
+    for kv_scales in ("tensor", "token"):
+        of_kind = [case for case in pinned_cases if case.kv_scales == kv_scales]
+        assert any(case.window for case in of_kind)
+        assert any(case.sinks == "drawn" for case in of_kind)
+    assert {case.kv_scales for case in schedule(cell("nhd", "float16", window={"min": 0}))} == {"none"}
+
+
+@pytest.mark.parametrize("layout", ["beside_nhd_diffkv", "token_slots_diffkv"])
+def test_a_long_context_shows_in_more_dims_of_v_than_one(layout):
+    cases = long_contexts(cell(layout, "float32"))
+    assert cases
+    assert all(case.head_dim_v > 1 and case.head_dim > 1 for case in cases)
+
+
+def test_a_case_that_is_timed_has_a_type_of_q_and_one_head_of_latents():
+    narrow, latent = bench_case(cell("nhd", "int8")), bench_case(cell("mla", "float16"))
+    assert narrow.result_dtype in ROUNDED
+    assert (latent.num_kv_heads, latent.head_dim_v) == (1, 0)
+    assert bench_case(cell("beside_nhd_diffkv", "float16")).head_dim_v == 64
+
+
+def test_the_scale_of_a_latent_is_always_told():
+    latent = PagedInputs(case(layout="mla", dtype="float32", num_kv_heads=1, q_dtype=""))
+    assert latent.scale_told("head_dim") == 8**-0.5
+    assert PagedInputs(case(dtype="float32", q_dtype="")).scale_told("head_dim") is None
+
+
+def test_a_case_of_a_cache_in_q_s_own_type_may_be_moved_to_another_layout():
+    """It has no q_dtype, which no offer of some names."""
+    offer = {"layout": {"nhd", "hnd"}, "dtype": {"float32", "int8"}, "q_dtype": {"float32"}, "kv_scales": {"none"}}
+    here = Cell(OP, "hnd", "float32", offer, declared({}))
+    assert here.draws(case(layout="hnd", dtype="float32", q_dtype=""))
+    assert not here.draws(case(layout="hnd", dtype="float32", q_dtype="bfloat16"))
