@@ -154,20 +154,6 @@ def _written(
     return cache
 
 
-def sequence(inputs: PagedInputs, cache: Mapping[str, Array], seq: int, reading: Reading) -> tuple[Array, ...]:
-    """Every part of one sequence, [kv_len, *token axes]."""
-    return sequences(inputs, cache, [seq], reading)
-
-
-def sequences(inputs: PagedInputs, cache: Mapping[str, Array], seqs: list[int], reading: Reading) -> tuple[Array, ...]:
-    """Every part of several sequences, one after another."""
-    slots, rows = [slots_of(inputs, reading, seqs, side) for side in SIDES], []
-    for part in reading.parts:
-        at = token_coordinates(inputs, part, slots[part.side], reading.row)
-        rows.append(memory.load(reading.row, cache, part, at, inputs.sizes, inputs.case.dtype))
-    return tuple(rows)
-
-
 def slots_of(inputs: PagedInputs, reading: Reading, seqs: list[int], side: int) -> Array:
     """The slots that are read for K, or for V, of several sequences, one after another."""
     lens = np.maximum(reading.lens[seqs] - reading.first, 0)
@@ -181,7 +167,11 @@ def slots_of(inputs: PagedInputs, reading: Reading, seqs: list[int], side: int) 
 def gathered(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> tuple[Array, ...]:
     """Every part of all sequences, one after another."""
     reading = reading or Reading.of(inputs)
-    return sequences(inputs, cache, list(range(len(reading.lens))), reading)
+    slots, rows = [slots_of(inputs, reading, list(range(len(reading.lens))), side) for side in SIDES], []
+    for part in reading.parts:
+        at = token_coordinates(inputs, part, slots[part.side], reading.row)
+        rows.append(memory.load(reading.row, cache, part, at, inputs.sizes, inputs.case.dtype))
+    return tuple(rows)
 
 
 def expect_append(
