@@ -159,8 +159,18 @@ class Cell:
         return {**operation.optional, **operation.unasked, **own, **several, **self.offer}
 
     def predicates(self, axis: str) -> list[Any]:
-        """What a value of an axis has to satisfy."""
+        """What a value of an axis has to satisfy; where layout and dtype leave no choice, what they leave."""
+        if self._is_moot(axis):
+            return [DEFAULTS[axis]]
         return [claims[axis] for claims in (self.claims, *self.also) if axis in claims]
+
+    def _is_moot(self, axis: str) -> bool:
+        """Whether layout and dtype leave no choice along an axis: a Case says nothing of it, whatever is offered."""
+        if axis == "num_kv_heads":
+            return self.row.holds == "pages" and SIZE_OF[axis] not in self.row.every_axis
+        if axis == "kv_scales":
+            return self.dtype in ROUNDED or self.row.has_scales
+        return not self._has_own_v if axis == "head_dim_v" else axis == "q_dtype" and self.dtype in ROUNDED
 
     def takes(self, **values: tuple[Any, ...]) -> bool:
         """Whether the offer allows each of some values of each axis."""
@@ -177,11 +187,7 @@ class Cell:
         only   values a law restricts itself to
         Raises OfferError when nothing is left.
         """
-        if axis == "head_dim_v" and not self._has_own_v:
-            return [0]
-        if axis == "num_kv_heads" and self.row.holds == "pages" and SIZE_OF[axis] not in self.row.every_axis:
-            return [1]
-        if axis in _OF_NARROW and (self.dtype in ROUNDED or (axis == "kv_scales" and self.row.has_scales)):
+        if self._is_moot(axis):
             return [DEFAULTS[axis]]
         predicates = self.predicates(axis)
         pool = list((POOL | CONTIGUOUS if self.row.contiguous else POOL)[axis])
@@ -268,8 +274,6 @@ class Cell:
     def unheld(self) -> dict[str, Any]:
         """Axes that this operation's cases have no choice of, at values that another operation is not offered with."""
         alone = {axis: DEFAULTS[axis] for claims in self.also for axis in claims if axis in POOL}
-        if self.dtype in ROUNDED:
-            alone = {axis: value for axis, value in alone.items() if axis not in _OF_NARROW}
         silent = {axis: value for axis, value in alone.items() if axis not in OPERATIONS[self.op].case_axes}
         return {axis: v for axis, v in silent.items() if axis not in FEATURES and not self.takes(**{axis: (v,)})}
 
@@ -280,11 +284,9 @@ class Cell:
             all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
             and case.table_form in forms_of(self.row)
             and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
-            and all(getattr(case, axis) in self.allowed(axis) for axis in _OF_NARROW if axis in self.axes)
             and all(
                 all_hold(self.predicates(axis), value)
                 for axis in OPERATIONS[self.op].case_axes
-                if axis not in _OF_NARROW
                 for value in each(case, axis)
             )
         )
