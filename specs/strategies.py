@@ -64,9 +64,6 @@ POOL: dict[str, tuple[Any, ...]] = {
 }
 """Values of each axis that are drawn where an offer allows them, simplest first."""
 
-_OF_NARROW = ("q_dtype", "kv_scales")
-"""Axes along which nothing is drawn of caches in whose own type attention is computed."""
-
 LONGEST = 40
 """Tokens of the longest sequence that is drawn where lengths are free and two pages are not longer."""
 
@@ -267,7 +264,7 @@ class Cell:
         asked = [self.predicates(axis) for claims in self.also for axis in claims]
         apart = any(one != other for one, *others in asked for other in others) or bool(self.unheld)
         sized = any(axis in SIZE_OF or (self.row.contiguous and axis in CONTIGUOUS) for axis in only)
-        free = {axis: values for axis, values in only.items() if axis not in _OF_NARROW}
+        free = {axis: values for axis, values in only.items() if not self._is_moot(axis)}
         return apart or sized or not self.takes(**free)
 
     @property
