@@ -13,6 +13,7 @@ from kvconform.specs.row import Bytes, Layout
 from kvconform.specs.tables import TABLES
 
 _OF = {"pages": "page", "tokens": "token", "splits": "part of a split", "elements": "block"}
+_OF |= {"codes": "token", "code_pages": "page"}
 """What a row holds -> one of it, for people."""
 
 

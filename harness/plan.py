@@ -129,7 +129,7 @@ def _offers_too(subject: Subject, op: str, cell: Cell) -> bool:
     operation = OPERATIONS[op]
     here = [row for row in operation.layouts if row.name == cell.layout]
     rows = here or operation.layouts
-    of_results = operation.holds != OPERATIONS[cell.op].holds and "q_dtype" in cell.axes and cell.dtype not in ROUNDED
+    of_results = not set(operation.dtypes) - set(ROUNDED) and "q_dtype" in cell.axes and cell.dtype not in ROUNDED
     dtypes = cell.allowed("q_dtype") if of_results else [cell.dtype]
     return all(
         dtype in operation.dtypes and any(offers_cell(op, subject.offers[op], row, dtype) for row in rows)

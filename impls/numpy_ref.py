@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from kvconform.impls.numpy_kernels import pq
 from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
 from kvconform.impls.numpy_kernels.tables import slots_of
@@ -55,6 +56,10 @@ OFFERS = {
     },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
+    "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_append": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -339,3 +344,37 @@ def _into(given, result):
         return result
     given[...] = result
     return given
+
+
+def pq_encode(x, codebooks, *, dtype):
+    return pq.encode(x, codebooks, dtype)
+
+
+def pq_decode(codes, codebooks, *, dtype):
+    return pq.decode(codes, codebooks, dtype)
+
+
+def pq_append(cache, k, v, k_codebooks, v_codebooks, slot_mapping, *, layout, dtype, page_size, num_subspaces):
+    return pq.append(cache, k, v, (k_codebooks, v_codebooks), slot_mapping, layout, dtype)
+
+
+def pq_decode_attention(
+    q,
+    cache,
+    k_codebooks,
+    v_codebooks,
+    page_ids,
+    kv_lens,
+    residual_k,
+    residual_v,
+    residual_lens,
+    *,
+    layout,
+    dtype,
+    page_size,
+    num_subspaces,
+    sm_scale,
+    num_splits,
+):
+    books, residual = (k_codebooks, v_codebooks), (residual_k, residual_v)
+    return pq.attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, dtype, sm_scale, num_splits)

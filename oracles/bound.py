@@ -216,16 +216,18 @@ def _scored(
     size = np.matmul(k_size, np.abs(q)[..., None])[..., 0]
     require_range("an element of q", np.abs(q), profile.q_format or profile.qk_accumulator)
     require_range("an element of k", k_size, profile.k_format or profile.qk_accumulator)
+    require_range("a product in the table", size, profile.table_format)
     for format in (profile.qk_accumulator, profile.score_format, profile.softmax_format):
         require_range("a score", upscale * size, format, share=0.5)
 
     depth = _dot_depth(q, profile)
     operands = (1 + unit(profile.q_format)) * (1 + unit(profile.k_format)) * (1 + _dequantised(roundings, profile))
+    operands *= 1 + unit(profile.table_format)  # a product from a table has its rounding, and what underflows there
     relative = (1 + profile.qk_error) * operands * (
         1 + (depth + 1) * arithmetic_unit(profile.qk_accumulator, truncates=profile.qk_truncates)
     ) * (1 + 4 * arithmetic_unit(profile.softmax_format)) - 1
     lost = (
-        q.shape[-1] * underflow(profile.qk_accumulator, profile)
+        q.shape[-1] * (underflow(profile.qk_accumulator, profile) + underflow(profile.table_format, profile))
         + operand_underflow(profile.q_format, profile) * k_size.sum(-1)
         + (operand_underflow(profile.k_format, profile) + _dequant_underflow(roundings, profile))
         * np.abs(q).sum(-1)[..., None]

@@ -149,7 +149,7 @@ class DecodeReading(Reading):
 
 def rounding(profile: Profile, dtype: str, **parts: Any) -> Profile:
     """The adapter's profile, completed by what the Case decides: the result's format and the number of splits."""
-    return replace(profile, out_format=dtype, **parts)
+    return replace(profile, out_format=dtype, table_format=None, **parts)
 
 
 def tree(profile: Profile, dtype: str, num_parts: int, depth: int) -> Profile:

@@ -662,11 +662,11 @@ def _readings(op: str, inputs: PagedInputs, right: Any) -> Iterator[tuple[str, A
         if op in mistake.ops and mistake.applies(inputs):
             for change in mistake.changes:
                 yield name, change(inputs, right)
-    for name, row in _other_rows(right.row, inputs.sizes, inputs.case.dtype):
+    for name, row in other_rows(right.row, inputs.sizes, inputs.case.dtype):
         yield name, replace(right, row=row)
 
 
-def _other_rows(row: Layout, sizes: Mapping[str, int], dtype: str) -> Iterator[tuple[str, Layout]]:
+def other_rows(row: Layout, sizes: Mapping[str, int], dtype: str) -> Iterator[tuple[str, Layout]]:
     """Rows whose fields have the same names and sizes in bytes: what the buffers may be mistaken for."""
     halves = {name: replace(one, line=one.line.replace("(head kv)", "(kv head)")) for name, one in row.fields.items()}
     if halves != row.fields:
@@ -748,7 +748,7 @@ FUSED = {"heads_are_halves": "all of K, then all of V", "k_and_v_are_swapped": "
 def of_fused(inputs: FusedInputs, fused_kv: Array | None, side: int | None) -> dict[str, Oracle]:
     """What a wrong merge (no fused tensor given) or a wrong extract of `side` would return."""
     row = inputs.case.row
-    halves = dict(_other_rows(row, inputs.sizes, inputs.case.dtype))["heads_are_halves"]
+    halves = dict(other_rows(row, inputs.sizes, inputs.case.dtype))["heads_are_halves"]
     swapped = FusedInputs(inputs.case)
     swapped.sides = inputs.sides[::-1]
     if fused_kv is None or side is None:

@@ -38,6 +38,11 @@ class Exact:
     locate: Locate
     free: Array | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the output."""
+        return self.want.shape
+
     def unmet(self, got: Array) -> Array:
         """bool: elements with a differing bit."""
         bad = _differing(got, self.want)
@@ -66,6 +71,11 @@ class Interval:
     format: str
     locate: Locate
     likely: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the output."""
+        return self.want.shape
 
     def unmet(self, got: Array) -> Array:
         """bool: elements outside; NaN is inside only where NaN is wanted, which no correct reading ever does."""
@@ -106,7 +116,40 @@ class Interval:
         )
 
 
-Expected = Mapping[str, Exact | Interval]
+@dataclass(frozen=True)
+class Choice:
+    """An output of numbers of which each must be one of those that a correct kernel can choose.
+
+    allowed    bool [*shape of the output, how many there are to choose from]
+    distance   like allowed: what it chooses the least of
+    """
+
+    allowed: Array
+    distance: Array
+    locate: Locate
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the output."""
+        return self.allowed.shape[:-1]
+
+    def unmet(self, got: Array) -> Array:
+        """bool: elements that are none of the allowed ones."""
+        last = self.allowed.shape[-1] - 1
+        at = np.minimum(got, last).astype(np.int64)[..., None]
+        return np.asarray((got > last) | ~np.take_along_axis(self.allowed, at, -1)[..., 0])
+
+    def describe(self, got: Array, bad: Array) -> str:
+        """The first one that is none."""
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        distance, allowed = self.distance[index], np.flatnonzero(self.allowed[index])
+        code = int(got[index])
+        there = f"at distance {distance[code]:.9g}" if code < len(distance) else f"of {len(distance)}"
+        listed = " or ".join(f"{one} at {distance[one]:.9g}" for one in allowed[:3])
+        return f"are not the nearest, first at {self.locate(index)}: got {code} {there}, want {listed}"
+
+
+Expected = Mapping[str, Exact | Interval | Choice]
 
 
 @dataclass(eq=False)
@@ -225,8 +268,10 @@ def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable
     return False if False in said else None if None in said else True
 
 
-def _meets(got: Array, want: Exact | Interval) -> bool | None:
+def _meets(got: Array, want: Exact | Interval | Choice) -> bool | None:
     """Whether an output is what a mistake would have given; None where it reads NaN, and NaN went farther than that."""
+    if isinstance(want, Choice):
+        return not want.unmet(got).any()
     if got.shape != want.want.shape:
         return False
     bad = want.unmet(got)

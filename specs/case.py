@@ -36,6 +36,12 @@ class Case:
     num_seqs            rows of merge_states; 0 where kv_lens says it
     num_tokens          tokens of merge_kv, extract_k, extract_v
     page_size, num_kv_heads, group, head_dim, num_subspaces   sizes; group is q heads a kv head
+    sub_dim, num_centroids   of product quantisation: dims of a subspace, head_dim / num_subspaces, and centroids it has
+    codes               which centroids tokens are: in_order: token i is the i-th of each subspace, of its K and of its
+                        V, and after the last one the first; mixed: by hash
+    residual            newest tokens of a sequence that are not quantised, at most; sequence 0 has so many
+    vectors             what is encoded: anywhere; centroids: the very sums of some; between: halfway between two of
+                        each subspace; beside: the same, and a little nearer to one of them
     head_dim_v          width of a head of V where the layout lets it differ; 0: that of K, head_dim
     spare_pages         pages that no sequence owns
     spare_columns       columns of the block table beyond the longest sequence
@@ -89,6 +95,11 @@ class Case:
     head_dim: int = 1
     head_dim_v: int = 0
     num_subspaces: int = 1
+    sub_dim: int = 1
+    num_centroids: int = 2
+    codes: str = "in_order"
+    residual: int = 0
+    vectors: str = "anywhere"
     spare_pages: int = 0
     spare_columns: int = 0
     table_padding: str = "valid"

@@ -10,14 +10,24 @@ import numpy as np
 from kvconform.specs.case import Case
 from kvconform.specs.fused import FusedInputs
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.pq import CodeInputs, PQInputs
 from kvconform.specs.states import StateInputs
+
+Inputs = FusedInputs | PagedInputs | StateInputs | CodeInputs | PQInputs
+
+_MADE: dict[str, type[Inputs]] = {
+    "tokens": FusedInputs,
+    "splits": StateInputs,
+    "codes": CodeInputs,
+    "code_pages": PQInputs,
+}
+"""What the layouts of an operation hold -> its inputs."""
 
 
 @lru_cache(maxsize=64)
-def inputs(case: Case) -> FusedInputs | PagedInputs | StateInputs:
+def inputs(case: Case) -> Inputs:
     """The arrays of a Case; cached, so never write into them."""
-    made: dict[str, type[FusedInputs | PagedInputs | StateInputs]] = {"tokens": FusedInputs, "splits": StateInputs}
-    return made.get(case.row.holds, PagedInputs)(case)
+    return _MADE.get(case.row.holds, PagedInputs)(case)
 
 
 def digest(case: Case) -> str:

@@ -498,6 +498,49 @@ _CODES = (
     ),
 )
 
+_CODE = "page slot subspace"
+
+
+def _pq(name: str, v: str, source: str, *, contiguous: bool = False) -> Layout:
+    """Pools of the codes of K and of V, a page of which belongs to one kv head of one sequence.
+
+    v   where the codes of V lie; those of K lie token by token
+    """
+    return Layout(
+        name=name,
+        holds="code_pages",
+        fields={"k": Field(f"{_CODE} -> {_CODE}"), "v": Field(f"{_CODE} -> {v}", side=V)},
+        attends=((), ()),  # codes of a table of its own
+        dtypes=_PQ_CODES,
+        source=source,
+        contiguous=contiguous,
+        table="none" if contiguous else "block_table",
+        sentinels=_SLOT_SKIPS,
+    )
+
+
+_PQ_CODES = ("uint8", "uint4")
+"""Codes of up to 256, or up to 16, centroids."""
+
+_PQ = (
+    Layout(
+        name="codes",
+        holds="codes",
+        fields={"codes": Field("token head subspace -> token head subspace")},
+        dtypes=_PQ_CODES,
+        source="MILLION: codes of product quantisation, a number for each subspace of a head",
+        table="none",
+    ),
+    _pq("pq_rows", _CODE, "MILLION, codes of one (sequence, head) in token order, in pages"),
+    _pq("pq_columns", "page subspace slot", "MILLION, paged: a page of V is the transpose of its (page_size, M) codes"),
+    _pq(
+        "pq_heads",
+        _CODE,
+        "MILLION scripts/modeldb/bindings/Kernel.cuh, key_codes and value_codes [batch, heads, tokens, M]",
+        contiguous=True,
+    ),
+)
+
 _OTHER = (
     Layout(
         name="fused",
@@ -566,6 +609,6 @@ _FORMATS = (
     ),
 )
 
-LAYOUTS: dict[str, Layout] = {
-    row.name: row for row in (*_SEPARATE, *_FUSED, *_CONTIGUOUS, *_LATENT, *_QUANTISED, *_CODES, *_OTHER, *_FORMATS)
-}
+_ROWS = (*_SEPARATE, *_FUSED, *_CONTIGUOUS, *_LATENT, *_QUANTISED, *_CODES, *_PQ, *_OTHER, *_FORMATS)
+
+LAYOUTS: dict[str, Layout] = {row.name: row for row in _ROWS}

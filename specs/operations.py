@@ -94,6 +94,14 @@ class Operation:
         return bool(not self.attends or all(row.attended)) and (not self.only or bool(set(row.dtypes) & set(self.only)))
 
 
+CODES = "code_pages"
+"""What the layouts hold that keep codes of product quantisation."""
+
+_CODEBOOK = ("num_subspaces", "sub_dim", "num_centroids", "q_dtype")
+_CODED = ("page_size", "num_kv_heads", *_CODEBOOK, "kv_lens", "spare_pages", "capacity")
+_TOLD = ("*", "layout", "dtype", "page_size", "num_subspaces")
+_OF_CODES = {**_UNASKED, "q_dtype": ROUNDED[0]}
+
 _PAGES = ("page_size", "num_kv_heads", "head_dim", "head_dim_v", "num_subspaces", "kv_lens", "spare_pages", "capacity")
 _HIDDEN = {"num_kv_heads": "head", "head_dim": "dim", "head_dim_v": "dim_v", "page_size": "slot", "dtype": "dtype"}
 _TABLE = ("spare_columns", "table_padding", "table_form", "index_dtype")
@@ -233,6 +241,56 @@ OPERATIONS: dict[str, Operation] = {
             case_axes=(
                 *("num_parts", "num_seqs", "num_kv_heads", "group", "head_dim", "empty_parts", "dead", "strides"),
                 "buffers",
+            ),
+            rounds=True,
+        ),
+        Operation(
+            name="pq_encode",
+            claim="The nearest centroid of each subspace in L2, of several the lowest.",
+            arguments=("x", "codebooks", "*", "dtype"),
+            returns=("codes",),
+            holds="codes",
+            unasked=_OF_CODES,
+            case_axes=("num_tokens", "num_kv_heads", *_CODEBOOK, "vectors", "strides"),
+            rounds=True,
+        ),
+        Operation(
+            name="pq_decode",
+            claim="The centroids that codes name, side by side.",
+            arguments=("codes", "codebooks", "*", "dtype"),
+            returns=("x",),
+            holds="codes",
+            unasked=_OF_CODES,
+            case_axes=("num_tokens", "num_kv_heads", *_CODEBOOK, "strides"),
+        ),
+        Operation(
+            name="pq_append",
+            claim="Each token's K and V are encoded and their codes go to their slots; every other bit stays as it "
+            "was; slot -1 skips.",
+            arguments=("cache", "k", "v", "k_codebooks", "v_codebooks", "slot_mapping", *_TOLD),
+            returns=("cache",),
+            holds=CODES,
+            unasked=_OF_CODES,
+            case_axes=(*_CODED, "index_dtype", "skip", "skip_from", "page_ids", "vectors", "strides"),
+            rounds=True,
+        ),
+        Operation(
+            name="pq_decode_attention",
+            claim="Softmax attention of each sequence's newest token over its decoded codes and the tokens that are "
+            "not quantised yet, and its log-sum-exp.",
+            arguments=(
+                *("q", "cache", "k_codebooks", "v_codebooks", "page_ids", "kv_lens"),
+                *("residual_k", "residual_v", "residual_lens", *_TOLD, "sm_scale", "num_splits"),
+            ),
+            returns=("out", "lse"),
+            holds=CODES,
+            optional={"num_splits": 1},
+            unasked=_OF_CODES,
+            lends=("out", "lse"),
+            case_axes=(
+                *_CODED,
+                *("codes", "residual", "spare_columns", "table_padding", "index_dtype", "group", "num_splits"),
+                *("sm_scale", "dead", "poison", "page_ids", "strides", "buffers"),
             ),
             rounds=True,
         ),

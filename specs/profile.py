@@ -20,6 +20,8 @@ from typing import Any
 class Profile:
     """How a decode-attention kernel rounds: operands, dot, scores, softmax, P, PV, partials, result."""
 
+    # distances to centroids (pq_encode): like q . k below, from differences, or from squares and products
+    expands_distance: bool = False  # |c|^2 - 2 x.c rather than |x - c|^2
     # operands, re-rounded by the kernel after it loaded them
     q_format: str | None = None
     k_format: str | None = None
@@ -30,6 +32,7 @@ class Profile:
     qk_accumulator: str = "float32"
     qk_truncates: bool = False  # the accumulator rounds toward zero (tensor cores)
     qk_depth: int | None = None  # longest chain of additions; None: head_dim
+    table_format: str | None = None  # products of q and centroids are stored in this format (pq_decode_attention)
     score_format: str | None = None  # scores are stored in this format once, and again after cap and after bias
     # softmax
     tanh_error: float = 2.0**-21  # absolute, on [-1, 1] (tanh.approx: 2**-10.9)

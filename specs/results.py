@@ -29,13 +29,23 @@ def results(
     if op in ("extract_k", "extract_v"):
         tokens, rows, dim = arguments["kv"].shape
         return {op[-1]: ((tokens, rows // 2, dim), arguments["kv"].dtype)}
-    if op in ("append", "copy_pages"):
+    if op in ("append", "copy_pages", "pq_append"):
         return {name: (array.shape, array.dtype) for name, array in arguments["cache"].items()}
     if op == "gather":
         row, x, num_tokens = case.row, PagedInputs(case), int(arguments["kv_lens"].sum())
         return {
             part.name: ((num_tokens, *x.token_shape(part)), host(row.dtype_of(part, case.dtype))) for part in row.parts
         }
+    if op == "pq_encode":
+        tokens, heads, _ = arguments["x"].shape
+        sizes = {"token": tokens, "head": heads, "subspace": len(arguments["codebooks"])}
+        return {"codes": (case.row.shape("codes", sizes, case.dtype), case.row.word_of("codes", case.dtype))}
+    if op == "pq_decode":
+        (tokens, heads, _), (subspaces, _, inner) = (arguments[name].shape for name in ("codes", "codebooks"))
+        return {"x": ((tokens, heads, subspaces * inner), arguments["codebooks"].dtype)}
+    if op == "pq_decode_attention":
+        q = arguments["q"]
+        return {"out": (q.shape, q.dtype), "lse": lse.signature(q.shape[:2], lse_form)}
     if op in ("paged_decode", "append_decode"):
         q = arguments["q"]
         cache = results("append", case, arguments) if op == "append_decode" else {}
@@ -50,5 +60,5 @@ def has_work(arguments: Mapping[str, Any]) -> bool:
     if "slot_mapping" in arguments:
         return bool((arguments["slot_mapping"] >= 0).any())
     if "kv_lens" in arguments:
-        return bool(arguments["kv_lens"].any())
+        return any(bool(arguments[name].any()) for name in ("kv_lens", "residual_lens") if name in arguments)
     return all(array.size for array in arguments.values() if isinstance(array, np.ndarray))

@@ -36,7 +36,12 @@ POOL: dict[str, tuple[Any, ...]] = {
     "group": (1, 2, 3, 4),
     "head_dim": (1, 3, 4, 8, 16, 24, 40),
     "head_dim_v": (1, 4, 3, 16, 8, 24, 40),  # no order of head_dim: Hypothesis copies draws from one pool to its like
-    "num_subspaces": (1, 2, 3, 8, 32),
+    "num_subspaces": (1, 2, 3, 8, 32, 16, 64),
+    "sub_dim": (1, 2, 3, 4, 8),
+    "num_centroids": (2, 3, 16, 256),
+    "codes": ("in_order", "mixed"),
+    "residual": (0, 1, 3, 8),
+    "vectors": ("anywhere", "centroids", "between", "beside"),
     "spare_pages": (0, 1, 3),
     "spare_columns": (0, 1, 3),
     "index_dtype": ("int32", "int64"),
@@ -98,6 +103,9 @@ STATIC_AXES = (
     "head_dim",
     "head_dim_v",
     "num_subspaces",
+    "sub_dim",
+    "num_centroids",
+    "residual",
     "num_splits",
     "num_parts",
 )
@@ -198,6 +206,8 @@ class Cell:
             pool = [v for v in pool if v == DEFAULTS[axis]]
         if axis == "table_form":
             pool = [v for v in pool if v in forms_of(self.row)]
+        if axis == "num_centroids":
+            pool = [v for v in pool if v <= 1 << width(self.dtype)]
         if axis == "q_lens" and self.one_q_len:
             least = FEATURES["tree_mask"].beside[axis] if self.takes(tree_mask=("drawn",)) else 2
             pool = [*pool[:1], *[n for n in pool[1:] if n >= least][:1]]  # each is a shape to compile

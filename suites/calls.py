@@ -201,4 +201,4 @@ def _explanations(
 
 def passes_zeros(want: Expected) -> bool:
     """Whether results of nothing but zeros would be what is expected."""
-    return not any(one.unmet(np.zeros(one.want.shape, np.float32)).any() for one in want.values())
+    return not any(one.unmet(np.zeros(one.shape, np.float32)).any() for one in want.values())

@@ -8,7 +8,7 @@ TELLING = {
     "head": (3, 6, 5),
     "dim": (16, 20, 48, 32, 64, 96, 128, 256),
     "dim_v": (24, 40),
-    "subspace": (5,),
+    "subspace": (5, 10),
 }
 """Sizes of each axis, preferred first; no two axes have one in common where the row leaves a choice."""
 

@@ -1,0 +1,81 @@
+"""The nearest centroid: which codes a correct kernel can choose, by the distances in float64 and their derived error.
+
+A kernel computes D'_c of every centroid and takes the least. Where |D'_c - D_c| <= E_c for each, the one that it takes
+has D_c - E_c <= D'_c <= D'_b <= D_b + E_b for every other b: whatever meets that may be chosen. Where every step is
+exact (few bits on a common grid), E is 0 and nothing rounds: the least distance it is then, of several the lowest code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kvconform.oracles.bound import arithmetic_unit, operand_underflow, require_range, underflow, unit
+from kvconform.oracles.verdict import Choice, by_axes
+from kvconform.specs.data import Array
+from kvconform.specs.dtypes import FORMATS
+from kvconform.specs.profile import Profile
+
+Floats = npt.NDArray[np.float64]
+
+AXES = ("token", "head", "subspace")
+
+
+def nearest(x: Array, codebooks: Array, profile: Profile) -> Choice:
+    """The codes that may stand for vectors.
+
+    x [num_tokens, num_kv_heads, head_dim], codebooks [num_subspaces, num_centroids, sub_dim]: numbers
+    allowed [num_tokens, num_kv_heads, num_subspaces, num_centroids]
+    """
+    cut = x.astype(np.float64).reshape(*x.shape[:2], len(codebooks), 1, codebooks.shape[-1])
+    book = codebooks.astype(np.float64)
+    distance = np.square(cut - book).sum(-1)
+    size = np.square(np.abs(cut) + np.abs(book)).sum(-1)
+    require_range("a distance", size, profile.qk_accumulator, share=0.5)
+    error = np.where(_is_exact(cut, book, size, profile)[..., None], 0.0, _error(distance, size, cut, book, profile))
+    allowed = distance - error <= (distance + error).min(-1, keepdims=True)
+    lowest = np.arange(distance.shape[-1]) == distance.argmin(-1)[..., None]
+    exact = ~error.any(-1, keepdims=True)
+    return Choice(np.where(exact, lowest, allowed), distance, by_axes(*AXES))
+
+
+def _error(distance: Floats, size: Floats, cut: Floats, book: Floats, profile: Profile) -> Floats:
+    """E: sub_dim + 1 sums, products, and the difference twice; of operands that are rounded before, of all they hold.
+
+    From squares and products, and from rounded operands, it is relative to the sum of (|x| + |c|)^2, which cancels.
+    """
+    depth = cut.shape[-1]
+    u = arithmetic_unit(profile.qk_accumulator, truncates=profile.qk_truncates)
+    operands = (1 + unit(profile.q_format)) ** 2 * (1 + unit(profile.k_format)) ** 2 * (1 + profile.qk_error)
+    arithmetic = (1 + u) ** (depth + 4)
+    cancels = profile.expands_distance or operands > 1
+    relative: Floats = (operands * arithmetic - 1) * (size if cancels else distance)
+    lost = (depth + 2) * underflow(profile.qk_accumulator, profile)
+    of_operands = operand_underflow(profile.q_format, profile) + operand_underflow(profile.k_format, profile)
+    error: Floats = relative + 2 * lost + 4 * of_operands * (np.abs(cut) + np.abs(book)).sum(-1)
+    return error
+
+
+def _is_exact(cut: Floats, book: Floats, size: Floats, profile: Profile) -> npt.NDArray[np.bool_]:
+    """Whether no step of either form rounds: all numbers are multiples of one step, of which squares count few enough.
+
+    bool [num_tokens, num_kv_heads, num_subspaces]
+    """
+    if profile.q_format or profile.k_format or profile.qk_error:
+        return np.zeros(size.shape[:-1], bool)
+    step = np.minimum(_last_bit(cut).min((-1, -2)), _last_bit(book).min((-1, -2)))
+    target = FORMATS[profile.qk_accumulator]
+    with np.errstate(over="ignore"):
+        counted = size.max(-1) <= np.ldexp(1 / target.unit, np.minimum(2 * step, 900))
+    return np.asarray(counted & (2 * step >= target.min_exp) | (step == _OF_ZERO))
+
+
+_OF_ZERO = 1 << 20
+
+
+def _last_bit(numbers: Floats) -> npt.NDArray[np.int64]:
+    """Exponent of the last bit that is set."""
+    mantissa, exponent = np.frexp(numbers)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    last = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+    return np.asarray(np.where(whole == 0, _OF_ZERO, exponent.astype(np.int64) - 53 + last))
