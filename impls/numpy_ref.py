@@ -5,6 +5,7 @@ It reads every layout through views (`numpy_kernels/`) and never calls the suite
 """
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, pag
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
 from kvconform.impls.numpy_kernels.tables import slots_of
 from kvconform.impls.numpy_kernels.views import PLAIN, UNEVEN, VIEWS
+from kvconform.impls.pq_caches import PageManager, PQCache
 
 NAME = "numpy_ref"
 BACKEND = "numpy"
@@ -60,6 +62,8 @@ OFFERS = {
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_append": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "page_manager": {"layout": {"pq_columns"}},
+    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -378,3 +382,11 @@ def pq_decode_attention(
 ):
     books, residual = (k_codebooks, v_codebooks), (residual_k, residual_v)
     return pq.attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, dtype, sm_scale, num_splits)
+
+
+def page_manager(num_pages):
+    return PageManager(num_pages)
+
+
+def pq_cache(k_codebooks, v_codebooks, **sizes):
+    return PQCache(sys.modules[__name__], k_codebooks, v_codebooks, **sizes)

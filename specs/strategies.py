@@ -40,7 +40,10 @@ POOL: dict[str, tuple[Any, ...]] = {
     "sub_dim": (1, 2, 3, 4, 8),
     "num_centroids": (2, 3, 16, 256),
     "codes": ("in_order", "mixed"),
-    "residual": (0, 1, 3, 8),
+    "residual": (0, 1, 3, 8, 4),
+    "moved": (1, 2, 4, 8),
+    "num_layers": (1, 2),
+    "num_pages": (1, 2, 3, 8, 64),
     "vectors": ("anywhere", "centroids", "between", "beside"),
     "spare_pages": (0, 1, 3),
     "spare_columns": (0, 1, 3),
@@ -511,6 +514,8 @@ def _drawn(
         values |= without_room(values)
     if not values.get("window"):  # nothing is evicted
         values.pop("evicted_pages", None)
+    if "history" in seen:
+        values["history"] = tuple(step for step in draw(_HISTORY) if step)
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
 
@@ -545,6 +550,9 @@ def without_room(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _sampled = cache(st.sampled_from)
+
+_HISTORY = st.lists(st.sampled_from(range(64)), min_size=20, max_size=60)
+"""Operations on an object; 0 is none, so that a history becomes shorter than any that is drawn."""
 
 _BATCHES = ("ragged", "ragged", "ragged", "one_empty", "one_long")
 """How the lengths of a batch stand to each other: free, all full but one that is empty, all short but one."""
