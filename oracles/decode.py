@@ -52,12 +52,12 @@ class DecodeReading(Reading):
     head_of    [num_q_heads] the kv head of each q head
     sm_scale   factor of q . k
     seq_of     [num_q_rows] the sequence of each query row
-    newer      [num_q_rows] how many of its newest keys a row does not see
+    newer      [num_q_rows] how many keys are newer than a row's own position; below 0 where it stands behind the last
     window     keys that a row sees at most; 0: all;  one_window: counted from the newest key, for all rows
     tree       bool [num_q_rows, columns], or None: which query tokens of its sequence a row sees; all older keys, too
     tree_from  which key the first column is of: the first query token's, or the first one
     tree_alone whether a row sees no older keys beside them
-    causal     whether it sees nothing newer than itself, whatever a tree says
+    causal     whether a row sees nothing newer than itself, whatever a tree says
     soft_cap   what scaled scores are bent to; 0: they are not
     sinks      [num_q_heads] a score each, or None
     slopes     [num_q_heads], or None;  origin: where distances are counted from (convention alibi_from)
@@ -90,13 +90,13 @@ class DecodeReading(Reading):
     def right(inputs: PagedInputs, conventions: Mapping[str, Any]) -> DecodeReading:
         """The right reading of a Case, by an implementation's conventions."""
         case = inputs.case
-        seq_of, newer = inputs.q_rows
         return DecodeReading(
             **vars(Reading.of(inputs)),
             head_of=np.arange(case.num_q_heads) // case.group,
             sm_scale=inputs.sm_scale,
-            seq_of=seq_of,
-            newer=newer,
+            seq_of=inputs.q_rows[0],
+            newer=inputs.newer(conventions["causal"]),
+            causal=conventions["causal"] != "none",
             window=case.window,
             tree=inputs.tree_mask,
             soft_cap=case.soft_cap * (abs(inputs.sm_scale) if conventions["soft_cap_order"] == "unscaled" else 1.0),
@@ -319,7 +319,12 @@ def features_on(case: Case) -> tuple[str, ...]:
 
 
 def without(feature: str, reading: DecodeReading) -> DecodeReading:
-    """A reading as if one feature were not there; without several query tokens each of them sees all keys."""
+    """A reading as if one feature were not there; without several query tokens each of them sees all keys.
+
+    Where they do so anyhow, none of them sees what is newer than itself.
+    """
+    if feature == "q_lens" and not reading.causal:
+        return replace(reading, causal=True)
     if feature == "q_lens":
         return replace(reading, newer=np.zeros_like(reading.newer), tree=None)
     return replace(reading, **WITHOUT[feature])

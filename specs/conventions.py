@@ -100,6 +100,21 @@ CONVENTIONS: dict[str, Convention] = {
             },
         ),
         Convention(
+            name="causal",
+            meaning="what each of several query tokens sees where no tree_mask says it: what is not newer than itself, "
+            "the last one standing at the last key, or the first one at the first key; or newer keys as well",
+            choices=("bottom_right", "top_left", "none"),
+            default="bottom_right",
+            sources={
+                "bottom_right": "FlashAttention since 2.1, FlashInfer, vLLM, SGLang, JAX ragged paged attention, "
+                "torch's causal_lower_right, xformers' BlockDiagonalCausalFromBottomRightMask",
+                "top_left": "torch's is_causal and causal_upper_left, FlashAttention before 2.1, JAX's "
+                "dot_product_attention, xformers' BlockDiagonalCausalMask, TensorRT's kUPPER_LEFT",
+                "none": "FlashAttention and FlashInfer with causal=False, torch's scaled_dot_product_attention without "
+                "a mask, cross attention",
+            },
+        ),
+        Convention(
             name="window_counts",
             meaning="what window counts: the keys that a query sees, its own among them, or the keys left of it",
             choices=("keys", "left"),

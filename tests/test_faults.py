@@ -179,6 +179,8 @@ DECLARED = {
     "distance_is_from_the_first_key": 'CONVENTIONS["alibi_from"] = "first_key"',
     "distance_is_from_the_newest_key": 'CONVENTIONS["alibi_from"] = "last_key"',
     "distance_is_from_the_oldest_query_token": 'CONVENTIONS["alibi_from"] = "first_query"',
+    "causality_is_top_left_of_several_query_tokens": 'CONVENTIONS["causal"] = "top_left"',
+    "newer_tokens_are_seen": 'CONVENTIONS["causal"] = "none"',
 }
 """Fault -> what to declare if it is none."""
 
