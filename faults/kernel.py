@@ -208,7 +208,8 @@ def attend(
             rows = q[starts[seq] : starts[seq] + q_lens[seq]]
             one = _in_tree(_sequence(case, seq, rows, k, v, given, conventions), trees[seq])
             out, lse = _of_sequence(one, steps)
-            if one.sinks is not None and not conventions["sinks_in_lse"]:
+            bare = not conventions["sinks_in_lse"] or (not len(k) and conventions["empty_with_sink"] != "sink")
+            if one.sinks is not None and bare:
                 lse = _of_sequence(replace(one, sinks=None), steps)[1]
             results.append((out, lse))
     if not results:

@@ -253,6 +253,11 @@ def _sink_has_v(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
     return out + np.exp(s.sinks - lse)[..., None] * np.nan_to_num(s.v[:, 0]), lse
 
 
+def _lse_of_none(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
+    """A block without keys is stored before the sink is counted."""
+    return out, lse if s.k.shape[1] else np.full_like(lse, -np.inf)
+
+
 SINKS = (
     _sinks("sinks_are_ignored", lambda s, a: None),
     _sinks("sinks_are_those_of_kv_heads", _of_kv_head, {"group": 2}),
@@ -279,6 +284,13 @@ SINKS = (
     _sinks("sinks_weigh_in_the_first_sequence_alone", lambda s, a: a if s.index == 0 else None),
     _sinks("sinks_are_left_out_of_short_sequences", lambda s, a: a if s.k.shape[1] > 4 else None),
     _sinks("sinks_are_weights_and_not_scores", lambda s, a: np.log(np.maximum(a, 1e-30))),
+    Fault(
+        name="sinks_are_counted_where_there_are_keys",
+        steps=Steps(returns=_lse_of_none),
+        needs={"sinks": "drawn", "returns": "lse", "empty_rows": "zero"},
+        claims=lambda c: bool(c["sinks_in_lse"] and c["empty_with_sink"] == "sink"),
+        source="FlashAttention 3, store_zero",
+    ),
     Fault(
         name="sinks_are_counted_in_each_split",
         steps=Steps(sink_in=lambda split, s: True),

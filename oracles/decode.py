@@ -62,7 +62,7 @@ class DecodeReading(Reading):
     sinks      [num_q_heads] a score each, or None
     slopes     [num_q_heads], or None;  origin: where distances are counted from (convention alibi_from)
     lse_unit   nats in a unit of lse
-    lse_sinks  whether lse counts the sink
+    lse_sinks  whether lse counts the sink;  sink_of_empty: that of a sequence without keys, too
     join       how the partial results of splits become one; None: by log-sum-exp
     cut        with `join`: (kv_len, num_splits, page_size) -> where each split ends
     """
@@ -83,6 +83,7 @@ class DecodeReading(Reading):
     origin: str = "query"
     lse_unit: float = 1.0
     lse_sinks: bool = True
+    sink_of_empty: bool = True
     join: Callable[[list[Bounded]], Bounded] | None = None
     cut: Callable[[int, int, int], list[int]] | None = None
 
@@ -105,7 +106,14 @@ class DecodeReading(Reading):
             origin=conventions["alibi_from"],
             lse_unit=NATS[conventions["lse_base"]],
             lse_sinks=conventions["sinks_in_lse"],
+            sink_of_empty=conventions["empty_with_sink"] == "sink",
         )
+
+    @property
+    def without_sink(self) -> Array:
+        """bool [num_q_rows]: rows in whose lse no sink is counted."""
+        keyless = (_lens(self) == 0)[self.seq_of] & (not self.sink_of_empty)
+        return np.asarray(keyless | (self.sinks is None) | (not self.lse_sinks))
 
     def _keys(self, seq: int) -> tuple[Array, Array]:
         """Positions [keys] that are read of one sequence, and that of each query row, [rows, 1]."""
@@ -191,10 +199,11 @@ def attended(
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
     bounded = partial(attention_bound, inputs.q, profile=profile, **kv, **scored)
     result = bounded(sink=reading.sinks, keep_terms=keep_terms)
-    if reading.sinks is None or reading.lse_sinks:
+    if reading.sinks is None or not reading.without_sink.any():
         return result
-    without = bounded()
-    return replace(result, lse=without.lse, lse_error=without.lse_error)
+    without, at = bounded(), reading.without_sink[:, None]
+    lse, error = ((at, of, one) for of, one in ((without.lse, result.lse), (without.lse_error, result.lse_error)))
+    return replace(result, lse=np.where(*lse), lse_error=np.where(*error))
 
 
 def _lens(reading: DecodeReading) -> Array:
@@ -361,7 +370,7 @@ def _exact(q: Array, k: Array, v: Array, reading: DecodeReading) -> dict[str, Ar
     total = weight.sum(-1)
     values = np.where(live[..., None], v, 0.0)
     out = np.matmul(weight[..., None, :], values)[..., 0, :] / (total + of_sink)[..., None]
-    lse = top + np.log(total + of_sink if reading.lse_sinks else total)
+    lse = top + np.log(total + np.where(reading.without_sink[:, None], 0.0, of_sink))
     return {"out": np.where((total + of_sink == 0)[..., None], 0.0, out), "lse": lse / reading.lse_unit}
 
 

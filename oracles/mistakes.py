@@ -160,6 +160,11 @@ def _on(feature: str) -> Callable[[PagedInputs], bool]:
     return lambda inputs: getattr(inputs.case, feature) != DEFAULTS[feature]
 
 
+def _is_keyless_beside_sinks(inputs: PagedInputs) -> bool:
+    """Whether there is a sink, and a sequence without keys."""
+    return _on("sinks")(inputs) and 0 in inputs.case.kv_lens
+
+
 def _causal(choice: str) -> Change:
     """Positions, and what is seen of newer keys, by another choice of the convention `causal`."""
     return lambda inputs, right: replace(right, newer=inputs.newer(choice), causal=choice != "none")
@@ -529,6 +534,20 @@ MISTAKES: dict[str, Mistake] = {
         (_with(lse_sinks=True),),
         applies=_on("sinks"),
         meant=("sinks_in_lse", True),
+    ),
+    "sink_is_in_lse_without_keys": Mistake(
+        "lse of a sequence without keys is the sink",
+        ("paged_decode",),
+        (_with(sink_of_empty=True),),
+        applies=_is_keyless_beside_sinks,
+        meant=("empty_with_sink", "sink"),
+    ),
+    "sink_is_not_in_lse_without_keys": Mistake(
+        "the sink is counted where there is a key",
+        ("paged_decode",),
+        (_with(sink_of_empty=False),),
+        applies=_is_keyless_beside_sinks,
+        meant=("empty_with_sink", "lse_of_empty"),
     ),
     "sinks_are_counted_in_each_split": Mistake(
         "every split counts the sink again",

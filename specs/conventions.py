@@ -70,7 +70,7 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="lse_of_empty",
-            meaning="lse of a row without keys; one whose lse counts a sink has the sink",
+            meaning="lse of a row without keys; one whose lse counts a sink has the sink, but see empty_with_sink",
             choices=("-inf", "inf"),
             default="-inf",
             sources={
@@ -86,6 +86,17 @@ CONVENTIONS: dict[str, Convention] = {
             sources={
                 True: "vLLM's FlashAttention (s_aux), FlashAttention 4, FlashInfer, JAX splash attention",
                 False: "FlashMLA",
+            },
+        ),
+        Convention(
+            name="empty_with_sink",
+            meaning="lse, where it counts sinks, of a sequence without keys: the sink, or as lse_of_empty says; a row "
+            "that sees none of the keys of its sequence has the sink in either",
+            choices=("sink", "lse_of_empty"),
+            default="sink",
+            sources={
+                "sink": "FlashAttention 4 on Blackwell (flash_fwd_sm100.py, correction_loop)",
+                "lse_of_empty": "vLLM's FlashAttention 3 (hopper: no block of keys, so store_zero and no finalize_aux)",
             },
         ),
         Convention(

@@ -214,7 +214,7 @@ class Cell:
 
     def evicts(self, case: Mapping[str, Any]) -> bool:
         """Whether what the windows of a Case's query tokens leave behind is seen by none of them."""
-        told = DEFAULTS | case
+        told = {**DEFAULTS, **case}
         at_first = from_the_first_key(self.conventions["causal"], told["q_lens"], told["tree_mask"])
         return bool(told["window"]) and not at_first
 

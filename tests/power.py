@@ -623,6 +623,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "has_every_other_convention": (
         *(BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),
     ),
+    "counts_sinks_beside_keys_alone": (BOUND, DEAD, PAGES, REPEATS, NEIGHBOURS, FORGETS, LONG),
     "query_tokens_stand_at_the_first_keys": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
     "query_tokens_see_newer_ones": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
     "attends_to_new_tokens_where_they_come_from": (UPDATE, UPDATED, UPDATE_TWICE, UPDATE_REPEATS, UPDATE_APART),

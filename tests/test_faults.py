@@ -180,6 +180,7 @@ DECLARED = {
     "distance_is_from_the_newest_key": 'CONVENTIONS["alibi_from"] = "last_key"',
     "distance_is_from_the_oldest_query_token": 'CONVENTIONS["alibi_from"] = "first_query"',
     "causality_is_top_left_of_several_query_tokens": 'CONVENTIONS["causal"] = "top_left"',
+    "sinks_are_counted_where_there_are_keys": 'CONVENTIONS["empty_with_sink"] = "lse_of_empty"',
     "newer_tokens_are_seen": 'CONVENTIONS["causal"] = "none"',
 }
 """Fault -> what to declare if it is none."""

@@ -17,13 +17,14 @@ from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.oracles import paged
-from kvconform.oracles.decode import DecodeReading
+from kvconform.oracles.decode import DecodeReading, attended
 from kvconform.specs import lse, trees
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.conventions import CONVENTIONS, declared
 from kvconform.specs.features import FEATURES, OFF, alone, covering, possible
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import branches, evicted, evicted_pages, far_below, schedule, table_forms
+from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import cases, cells
 from kvconform.suites.calls import attend
 
@@ -292,18 +293,15 @@ def test_a_kernel_of_the_other_form_of_tree_masks_is_judged_by_its_own_form(refe
     assert outcomes <= {CONFORMS, NOT_OFFERED}
 
 
-# --- what several query tokens see
-
-
-CAUSAL = CONVENTIONS["causal"].choices
+# --- conventions that are declared wrongly, and kept
 
 
 class Does(FaultySubject):
-    """A right kernel of one convention that declares another."""
+    """A right kernel of one choice of a convention that declares another."""
 
-    def __init__(self, subject, does, declares):
+    def __init__(self, subject, convention, does, declares):
         super().__init__(subject, None)
-        self._does, self._declares = ({**self.conventions, "causal": choice} for choice in (does, declares))
+        self._does, self._declares = ({**self.conventions, convention: choice} for choice in (does, declares))
         self.conventions = self._declares
 
     def call(self, case, op, **arguments):
@@ -324,18 +322,45 @@ def ran(subject, *names):
     return [cell for law in laws for cell in searcher.run(law)]
 
 
-@pytest.mark.parametrize(("does", "declares"), [*permutations(CAUSAL, 2)])
-def test_a_kernel_of_another_causality_than_it_declares_is_told_what_to_declare(reference, does, declares):
-    (cell,) = ran(Does(reference, does, declares), BOUND)
-    assert cell.meant == f'CONVENTIONS["causal"] = "{does}"'
+TOLD_APART = ("causal", "empty_with_sink")
+WRONG_WORDS = [(name, *two) for name in TOLD_APART for two in permutations(CONVENTIONS[name].choices, 2)]
 
 
-@pytest.mark.parametrize("choice", CAUSAL)
-def test_a_kernel_that_keeps_its_word_about_causality_is_right_by_every_law(reference, choice):
-    cells = ran(Does(reference, choice, choice))
+@pytest.mark.parametrize(("convention", "does", "declares"), WRONG_WORDS)
+def test_a_kernel_of_another_convention_than_it_declares_is_told_what_to_declare(reference, convention, does, declares):
+    (cell,) = ran(Does(reference, convention, does, declares), BOUND)
+    assert cell.meant == f'CONVENTIONS["{convention}"] = "{does}"'
+
+
+@pytest.mark.parametrize(
+    ("convention", "choice"), [(name, one) for name in TOLD_APART for one in CONVENTIONS[name].choices]
+)
+def test_a_kernel_that_keeps_its_word_is_right_by_every_law(reference, convention, choice):
+    cells = ran(Does(reference, convention, choice, choice))
     assert {cell.outcome for cell in cells} <= {CONFORMS, NOT_OFFERED}
     (bound,) = (cell for cell in cells if cell.law == BOUND)
     assert {name: bound.features.get(name, 0) > 0 for name in FEATURES} == dict.fromkeys(FEATURES, True)
+
+
+def test_a_sequence_without_keys_has_the_sink_or_none_and_a_row_that_sees_no_key_has_it(reference):
+    x = inputs(replace(PLAIN, sinks="drawn", kv_lens=(0, 1), q_lens=(1, 2)))
+    cache = paged.filled(x, "zero")
+    told = {}
+    for choice in CONVENTIONS["empty_with_sink"].choices:
+        reading = DecodeReading.right(x, declared({"empty_with_sink": choice}))
+        told[choice] = attended(x, cache, Profile(), reading).lse
+        one = Does(reference, "empty_with_sink", choice, choice)
+        np.testing.assert_allclose(attend(one, x.case, cache)["lse"], told[choice], rtol=1e-6)
+    sink, empty = told["sink"], told["lse_of_empty"]
+    np.testing.assert_array_equal(sink[:2], np.broadcast_to(x.sinks, (2, len(x.sinks))))
+    assert np.isneginf(empty[0]).all()
+    np.testing.assert_array_equal(empty[1:], sink[1:])
+
+
+# --- what several query tokens see
+
+
+CAUSAL = CONVENTIONS["causal"].choices
 
 
 def own_of(case, causal):
