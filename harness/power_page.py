@@ -45,10 +45,10 @@ def _part(impl: str, seeds: int, reports: Sequence[Report], laws: Sequence[str])
     for name in counted:
         if name not in found:
             yield f"- not seen with each: `{name}`"
-    of, heads = f"{impl}, {of_seeds}", ("", "law", "faults seen", "that no other law sees")
-    yield page_table(f"Laws: {of}", heads, _of_laws(asked, counted, seen))
-    heads = ("fault", *(str(n) for n in range(1, len(asked) + 1)), "seconds")
-    yield page_table(f"Faults: {of}", heads, [_row(name, seen[name], asked) for name in rows])
+    of, of_law = f"{impl}, {of_seeds}", ("", "law", "faults seen", "that no other law sees")
+    yield page_table(f"Laws: {of}", of_law, _of_laws(asked, counted, seen))
+    of_fault = ("fault", *(str(n) for n in range(1, len(asked) + 1)), "seconds")
+    yield page_table(f"Faults: {of}", of_fault, [_row(name, seen[name], asked) for name in rows])
     for name, row in rows.items():
         if row["equivalent"]:
             yield f"- not counted, nothing can tell it from a right kernel: `{name}`: {row['equivalent']}"

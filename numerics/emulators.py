@@ -541,7 +541,7 @@ def emulators() -> Iterator[Emulator]:
     )
     yield Emulator("two passes, polynomial", two_pass, Machine(exp=exp_polynomial), {"exp_error": 9e-5})
     for storage in ("int8", "float8_e4m3fn"):
-        narrow = {"storage": storage, "out": "bfloat16"}
+        narrow: Any = {"storage": storage, "out": "bfloat16"}
         yield Emulator(f"{storage} scaled first", first, Machine(), {"tile": 16}, **narrow)
         yield Emulator(f"{storage} scales folded", folded, Machine(exp=exp_ex2), {**divides, "tile": 2**20}, **narrow)
         yield Emulator(
@@ -551,7 +551,7 @@ def emulators() -> Iterator[Emulator]:
             {"q_format": "bfloat16", "k_format": "bfloat16", "v_format": "bfloat16", "tile": 16},
             **narrow,
         )
-    bf16 = {"storage": "bfloat16", "out": "bfloat16"}
+    bf16: Any = {"storage": "bfloat16", "out": "bfloat16"}
     tensor = {"qk_truncates": True, "pv_truncates": True}
     p16 = {"p_format": "bfloat16", "tile": 16, "renormalises": True}
     yield Emulator("float32 P, bfloat16 out", online, Machine(), {"tile": 16}, **bf16)

@@ -132,8 +132,8 @@ KINDS: dict[str, Change] = {
 def _windowed(rng: np.random.Generator, x: Draft) -> Draft:
     """Of the newest keys some are seen; the others are large."""
     hidden = x.position[:, 0] < len(x.k) - rng.integers(1, len(x.k) + 1)
-    grown = {"k": np.where(hidden[:, None], 1e3 * x.k, x.k), "v": np.where(hidden[:, None], 1e3 * x.v, x.v)}
-    return replace(x, **grown, bias=np.where(hidden, -np.inf, x.bias))
+    k, v = (np.where(hidden[:, None], 1e3 * a, a) for a in (x.k, x.v))
+    return replace(x, k=k, v=v, bias=np.where(hidden, -np.inf, x.bias))
 
 
 def _sunk(low: float, high: float) -> Change:

@@ -151,6 +151,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "p_takes_the_dtype_of_v": ((BOUND,), None),
     "dims_in_chunks_of_16": ((BOUND,), None),
     # new tokens
+    "query_tokens_stand_at_the_first_keys_unsaid": ((BOUND,), "causality_is_top_left"),
     "update_clears_the_rest_of_the_page": ((UPDATE,), None),
     "update_writes_its_pages_back_in_bfloat16": ((UPDATE,), None),
     "update_writes_behind_kv_lens": ((UPDATE,), "newest_tokens_go_behind_kv_lens"),
