@@ -199,7 +199,7 @@ def _of_window(cell: Cell) -> list[Case]:
     return [
         replace(case, dead=worst[0])
         for case, most in zip(schedule(cell), hiding, strict=True)
-        if case.window and max(case.kv_lens) > most
+        if cell.evicts(vars(case)) and max(case.kv_lens) > most
     ]
 
 

@@ -169,6 +169,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "p_takes_the_dtype_of_v": ((BOUND,), None),
     "dims_in_chunks_of_16": ((BOUND,), None),
     # new tokens
+    "query_tokens_stand_at_the_first_keys_unsaid": ((BOUND,), "causality_is_top_left"),
     "update_clears_the_rest_of_the_page": ((UPDATE,), None),
     "update_writes_its_pages_back_in_bfloat16": ((UPDATE,), None),
     "update_writes_behind_kv_lens": ((UPDATE,), "newest_tokens_go_behind_kv_lens"),
@@ -752,6 +753,9 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "has_every_other_convention": (
         *(BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),
     ),
+    "counts_sinks_beside_keys_alone": (BOUND, DEAD, PAGES, REPEATS, NEIGHBOURS, FORGETS, LONG),
+    "query_tokens_stand_at_the_first_keys": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
+    "query_tokens_see_newer_ones": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
     "attends_to_new_tokens_where_they_come_from": (UPDATE, UPDATED, UPDATE_TWICE, UPDATE_REPEATS, UPDATE_APART),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""
