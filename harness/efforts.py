@@ -17,6 +17,7 @@ class Effort:
     static_examples   the same where shapes are shared, because each call is slow
     geometries        shapes that such a cell is drawn from, because each is compiled
     whole_cells       of a law with more cells than these, each cell tries a part of as much; None: every cell tries all
+    each_family       cases of each family of contents that a law sees at least, over all of its cells
     shrink_calls      calls spent on making a counterexample small
     seconds           ceiling for one implementation
     """
@@ -27,6 +28,7 @@ class Effort:
     shrink_calls: int
     seconds: float
     whole_cells: int | None = None
+    each_family: int = 3
 
 
 EFFORTS: dict[str, Effort] = {

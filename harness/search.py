@@ -444,8 +444,9 @@ class _Trial:
                 if self._settled():
                     raise _Enough
 
+        drawn = self.turn.alone.planned((), self.cell.families(self.law.families))
         with suppress(_Enough):
-            self._drive(one, "names", (Phase.generate,))
+            self._drive(one, "names", (Phase.generate,), count=drawn)
 
     def _check_expectations(self) -> None:
         """The witness of each expectation must still violate."""

@@ -14,9 +14,6 @@ from typing import TypeVar
 
 from kvconform.harness.efforts import Effort
 
-EACH_FAMILY = 3
-"""Cases of each family of contents that a law sees at least, over all of its cells."""
-
 _T = TypeVar("_T")
 
 
@@ -79,12 +76,12 @@ class Turn:
         Where all cells try all, a family is owed only if they are too few for chance to bring it. Cells of shared
         shapes are exempt then: each of their calls is slow.
         """
-        least = EACH_FAMILY * len(families)
+        least = self.effort.each_family * len(families)
         if not self.whole:
             count = max(self._share(self.examples), 0 if self.static else -(-least // self.of))
             return Counter(self._part(families, count)) if count < self.examples else {}
         enough = self.of * self.examples >= least
-        each = 1 + -(-EACH_FAMILY // self.of)  # the first is the simplest
+        each = 1 + -(-self.effort.each_family // self.of)  # the first is the simplest
         return {} if self.static or enough else dict.fromkeys(families, each)
 
     def _share(self, whole: int) -> int:

@@ -13,7 +13,7 @@ from kvconform.harness.plan import Options
 from kvconform.harness.report import footer
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
-from kvconform.harness.turns import EACH_FAMILY, Turn
+from kvconform.harness.turns import Turn
 from kvconform.impls import numpy_ref
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.pinned import high_pages, pinned
@@ -53,7 +53,7 @@ def test_together_they_try_each_pinned_case_and_each_family_as_often_as_a_few_wh
         owed.update(turn.families(FAMILIES))
         assert turn.planned(PINNED, FAMILIES) <= turn.alone.planned(PINNED, FAMILIES)
     if owed and num > FEW:
-        assert min(owed[family] for family in FAMILIES) >= (num // len(FAMILIES) if static else EACH_FAMILY - 1)
+        assert min(owed[family] for family in FAMILIES) >= (num // len(FAMILIES) if static else QUICK.each_family - 1)
     drawn = sum(turn.planned((), FAMILIES) for turn in some)
     assert drawn >= min(num, FEW) * some[0].examples
 
@@ -73,6 +73,11 @@ def test_cells_that_are_few_and_those_of_longer_runs_try_all():
         assert turn.pinned(PINNED) == PINNED
         assert not turn.passes_over_the_simplest
         assert not turn.draws_first
+
+
+def test_a_run_that_owes_no_family_draws_as_many_cases_as_it_says():
+    some = turns(1, replace(QUICK, each_family=0))
+    assert [turn.planned((), FAMILIES) for turn in some] == [QUICK.examples]
 
 
 def searched(law, effort=QUICK, seconds=3600.0, offers=WIDE, **options):
@@ -147,7 +152,8 @@ def test_a_cell_whose_family_shows_nothing_is_tried_on_others():
         if case.family == "bits":
             subject.saw_nothing()
 
-    cells = searched(Law("bits_show_nothing", "append", check))
+    cells = searched(Law("bits_show_nothing", "append", check), layouts=LAYOUTS[:4])
+    assert len(cells) > FEW
     assert {cell.outcome for cell in cells} == {CONFORMS}
 
 
