@@ -79,7 +79,7 @@ class Turn:
         least = self.effort.each_family * len(families)
         if not self.whole:
             count = max(self._share(self.examples), 0 if self.static else -(-least // self.of))
-            return Counter(self._part(families, count)) if count < self.examples else {}
+            return Counter(self._part(families, count))
         enough = self.of * self.examples >= least
         each = 1 + -(-self.effort.each_family // self.of)  # the first is the simplest
         return {} if self.static or enough else dict.fromkeys(families, each)
