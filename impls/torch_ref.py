@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvconform.impls.torch_kernels import handles, newest, tables, views
+from kvconform.impls.torch_kernels import handles, newest, pq, tables, views
+from kvconform.impls.torch_kernels.slots import last_of_each
+from kvconform.impls.torch_kernels.softmax import mean as _mean
 from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import Cache, Numbers, Rows, View
 
@@ -83,7 +85,7 @@ ARITHMETIC = {
     "merge_levels": 1,  # paged_decode: one _mean over all parts
     "renormalises": True,  # _mean: the weights of parts, too, are divided by their sum
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 WHY_NOT = {
     **dict.fromkeys(
         views.ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
@@ -154,19 +156,13 @@ def _at(view: View, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
     return pages[..., None, None], slots // slot, slots % slot, heads // head, heads % head, dims // dim, dims % dim
 
 
-def _last_of_each(slots: Tensor) -> Tensor:
-    """Indices of the tokens that stay where several go to one slot."""
-    ordered, order = slots.sort(stable=True)
-    return order[torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])[: len(order)]]
-
-
 @_kernel
 def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str, **told: int | None) -> Cache:
     for number, (side, given) in enumerate(zip(views.sides(cache, layout, **told), (k, v), strict=True)):
         for view, rows in views.given(side, given):
             slots = views.of_side(slot_mapping, number, 1).long()
             live = ((slots >= 0) & (slots < view.num_slots)).nonzero().squeeze(1)
-            tokens = live[_last_of_each(slots[live])]
+            tokens = live[last_of_each(slots[live])]
             pages = slots[tokens] // view.page_size
             _bits(view.tensor).index_put_(_at(view, pages, slots[tokens] % view.page_size), _bits(rows)[tokens])
     return cache
@@ -273,19 +269,6 @@ def _dequantised(of: Numbers, pages: Tensor, slots: Tensor) -> Tensor:
     return rows * scale.repeat_interleave(rows.shape[-1] // scale.shape[-1], -1)
 
 
-def _mean(score: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean of the values under softmax(score) along an axis, and log-sum-exp; 0 and -inf where every score is -inf.
-
-    score [...] and value [..., dim] broadcast; what the value of a score of -inf holds does not matter, NaN included.
-    """
-    top = score.amax(axis, keepdim=True).clamp(min=torch.finfo(score.dtype).min)  # finite, for -inf - top to be -inf
-    weight = (score - top).exp()
-    total = weight.sum(axis, keepdim=True)  # at least exp(0), or 0
-    share = (weight / total.clamp(min=1)).unsqueeze(-1)
-    mean = (share * value).masked_fill_(score.isneginf().unsqueeze(-1), 0).sum(axis)
-    return mean, (top + total.log()).squeeze(axis)
-
-
 def _queries(q_lens: Tensor | None, kv_lens: Tensor) -> tuple[Tensor, Tensor]:
     """[num_q_rows] sequence and position of each row of q: the newest tokens of every sequence, oldest first."""
     seqs = torch.arange(len(kv_lens), device=kv_lens.device)
@@ -390,3 +373,9 @@ def merge_states(
 ) -> tuple[Tensor, Tensor]:
     merged, total = _mean(lses, outs.float(), axis=0)
     return _into(out, merged.to(outs.dtype)), _into(lse, total)
+
+
+# --- product-quantised
+
+pq_encode, pq_decode = _kernel(pq.pq_encode), _kernel(pq.pq_decode)
+pq_append, pq_decode_attention = _kernel(pq.pq_append), _kernel(pq.pq_decode_attention)

@@ -17,7 +17,7 @@ from kvconform.impls.torch_kernels.handles import to_device as to_device
 from kvconform.impls.torch_kernels.handles import to_host as to_host
 from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import Cache, Rows
-from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged
+from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged, pq
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.operations import OPERATIONS
 
@@ -105,7 +105,7 @@ ARITHMETIC = {
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 WHY_NOT = {
     **dict.fromkeys(
         _ATTENDED - _UPDATED,
@@ -244,3 +244,9 @@ def merge_states(
     outs: torch.Tensor, lses: torch.Tensor, *, out: torch.Tensor | None = None, lse: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return merge.merge_states(outs, lses, outs.dtype, (out, lse))
+
+
+# --- product-quantised
+
+pq_encode, pq_decode = pq.pq_encode, pq.pq_decode
+pq_append, pq_decode_attention = pq.pq_append, pq.pq_decode_attention
