@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from kvconform.impls.torch_kernels import handles, newest, pq, tables, views
+from kvconform.impls.torch_kernels.handles import bits as _bits
+from kvconform.impls.torch_kernels.handles import into as _into
 from kvconform.impls.torch_kernels.slots import last_of_each
 from kvconform.impls.torch_kernels.softmax import mean as _mean
 from kvconform.impls.torch_kernels.tables import Table
@@ -63,6 +65,10 @@ OFFERS = {
     },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
+    "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_append": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -85,6 +91,9 @@ ARITHMETIC = {
     "merge_levels": 1,  # paged_decode: one _mean over all parts
     "renormalises": True,  # _mean: the weights of parts, too, are divided by their sum
 }
+"""Of codes, too (pq.py): the table of q against centroids is float32, and its entries are summed over subspaces; the
+residual is one part more; a distance is a sum of squared differences, which has no product of x and centroid.
+"""
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 WHY_NOT = {
     **dict.fromkeys(
@@ -121,11 +130,6 @@ def _kernel(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # --- bytes
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers of the same width."""
-    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[tensor.itemsize])
 
 
 @_kernel
@@ -183,14 +187,6 @@ def _positions(view: View, table: Table, num_parts: int) -> Tensor:
     """[num_parts, keys a part]: every position that the table has room for, the last part filled up."""
     keys = -(-tables.room(table, view.page_size) // num_parts)
     return torch.arange(num_parts * keys, device=tables.on(table)).view(num_parts, keys)
-
-
-def _into(given: Tensor | None, result: Tensor) -> Tensor:
-    """The result, bit for bit in the memory that was given."""
-    if given is None:
-        return result
-    _bits(given).copy_(_bits(result))
-    return given
 
 
 def _side_into(given: Rows, result: Rows) -> Rows:
@@ -377,5 +373,22 @@ def merge_states(
 
 # --- product-quantised
 
-pq_encode, pq_decode = _kernel(pq.pq_encode), _kernel(pq.pq_decode)
-pq_append, pq_decode_attention = _kernel(pq.pq_append), _kernel(pq.pq_decode_attention)
+
+@_kernel
+def pq_encode(x: Tensor, codebooks: Tensor, **told: Any) -> Tensor:
+    return pq.pq_encode(x, codebooks, **told)
+
+
+@_kernel
+def pq_decode(codes: Tensor, codebooks: Tensor, **told: Any) -> Tensor:
+    return pq.pq_decode(codes, codebooks, **told)
+
+
+@_kernel
+def pq_append(cache: Cache, *tokens: Tensor, **told: Any) -> Cache:
+    return pq.pq_append(cache, *tokens, **told)
+
+
+@_kernel
+def pq_decode_attention(q: Tensor, cache: Cache, *attended: Tensor, **told: Any) -> tuple[Tensor, Tensor]:
+    return pq.pq_decode_attention(q, cache, *attended, **told)

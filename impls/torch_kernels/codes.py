@@ -201,7 +201,12 @@ def require_append(
             raise ValueError(
                 f"slot_mapping is {shown(slot_mapping)}, not integers{list(rows.shape[:2])} as {name} asks"
             )
-    is_kept = (slot_mapping >= 0) & (slot_mapping < both[0].num_slots)
+    num_slots = both[0].num_slots
+    if on_host(slot_mapping) and (slot_mapping >= num_slots).any():
+        token, head = (slot_mapping >= num_slots).nonzero()[0].tolist()
+        slot = int(slot_mapping[token, head])
+        raise ValueError(f"slot_mapping of token {token}, head {head} is {slot}, and there are {num_slots} slots")
+    is_kept = (slot_mapping >= 0) & (slot_mapping < num_slots)
     for name, rows, books in zip("kv", given, codebooks, strict=True):
         require_nearest(name, rows, books, is_kept)
     return is_kept

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kvconform.impls.torch_kernels import codes as coded
 from kvconform.impls.torch_kernels.codes import Codes, live, places, read
+from kvconform.impls.torch_kernels.handles import bits, into
 from kvconform.impls.torch_kernels.slots import last_of_each
 from kvconform.impls.torch_kernels.softmax import mean
 
@@ -64,8 +65,7 @@ def pq_decode(codes: Tensor, codebooks: Tensor, *, dtype: str = "uint8", num_sub
     tokens, heads = (torch.arange(n, device=codes.device) for n in codes.shape[:2])
     coded.require_decode(side, codebooks)
     found = read(side, tokens[:, None], heads.expand(codes.shape[:2]))
-    bits = codebooks.view({4: torch.int32, 2: torch.int16}[codebooks.itemsize])
-    return _decoded(found.clamp(max=codebooks.shape[1] - 1), bits).view(codebooks.dtype)
+    return _decoded(found.clamp(max=codebooks.shape[1] - 1), bits(codebooks)).view(codebooks.dtype)
 
 
 def pq_append(
@@ -81,7 +81,7 @@ def pq_append(
     page_size: int,
     num_subspaces: int,
 ) -> Mapping[str, Tensor]:
-    """Codes of k and v into their slots; those below 0 or beyond the last one are skipped."""
+    """Codes of k and v into their slots; one below 0 skips its token, as on a GPU one beyond the last does."""
     both = coded.sides(cache, layout, dtype, page_size, num_subspaces)
     is_kept = coded.require_append(both, (k, v), (k_codebooks, v_codebooks), slot_mapping, dtype)
     slots = slot_mapping.long()[is_kept]
@@ -113,6 +113,8 @@ def pq_decode_attention(
     num_subspaces: int,
     sm_scale: float | None = None,
     num_splits: int = 1,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of one query token a sequence over codes, in parts, and over what is not yet encoded, one part more."""
     both = coded.sides(cache, layout, dtype, page_size, num_subspaces)
@@ -130,10 +132,11 @@ def pq_decode_attention(
     k, v = (one.float().transpose(1, 2)[:, :, None] for one in residual)  # seq head 1 key dim
     is_new = torch.arange(residual_k.shape[1], device=q.device) < residual_lens[:, None]
     score = ((rows[:, :, :, None] * k).sum(-1) * sm_scale).masked_fill(~is_new[:, None, None], -torch.inf)
-    out, lse = mean(*_with_one_masked(score, v), axis=3)
+    newest, newest_lse = mean(*_with_one_masked(score, v), axis=3)
 
-    out, lse = mean(torch.cat([lses, lse[..., None]], 3), torch.cat([outs, out[:, :, :, None]], 3), axis=3)
-    return out.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
+    lses, outs = torch.cat([lses, newest_lse[..., None]], 3), torch.cat([outs, newest[:, :, :, None]], 3)
+    merged, total = mean(lses, outs, axis=3)
+    return into(out, merged.flatten(1, 2).to(q.dtype)), into(lse, total.flatten(1, 2))
 
 
 def _live(

@@ -83,7 +83,9 @@ def _encode(
             centre = tl.load(book_at + dim * book_dim, mask=is_book, other=0.0)
             difference = widen(part)[:, :, None] - widen(centre)[None, :, :]
             distances += difference * difference
-        is_near = is_centroid[None, None, :] & (distances == distances)  # NaN is not; a row of it, which is skipped, may be
+        is_near = is_centroid[None, None, :] & (
+            distances == distances
+        )  # NaN is not; a row of it, which is skipped, may be
         distances = tl.where(is_near, distances, float("inf"))
         least = tl.min(distances, 2)
         lowest = tl.min(tl.where(distances == least[:, :, None], centroids[None, None, :], num_centroids), 2)
@@ -125,7 +127,7 @@ def _place(
 
 
 @launch.kernel("out_dim", "book_dim")
-def _decode(
+def _centroids(
     codes, page, slot, subspace, books, book_subspace, book_centroid, book_dim, out, out_token, out_head, out_dim,
     num_rows, num_heads, num_elements, sub_dim, num_centroids,
     SUBSPACES_SHARED: tl.constexpr, TOKENS: tl.constexpr, ELEMENTS: tl.constexpr,
@@ -169,7 +171,7 @@ def pq_decode(
     out = codebooks.new_empty(num_tokens, num_heads, len(codebooks) * codebooks.shape[2])
     books, elements = words(codebooks, out)
     launch.launch(
-        _decode,
+        _centroids,
         blocks.count(num_tokens * num_heads, elements.shape[2]),
         *strided(side.tensor, books, elements),
         num_tokens * num_heads,
@@ -196,7 +198,7 @@ def pq_append(
     page_size: int,
     num_subspaces: int,
 ) -> Mapping[str, torch.Tensor]:
-    """Codes of k and v into their slots; those below 0 or beyond the last one are skipped."""
+    """Codes of k and v into their slots; one below 0 skips its token, as on a GPU one beyond the last does."""
     both, books = coded.sides(cache, layout, dtype, page_size, num_subspaces), (k_codebooks, v_codebooks)
     coded.require_append(both, (k, v), books, slot_mapping, dtype)
     for side, rows, codebooks in zip(both, (k, v), books, strict=True):
@@ -414,6 +416,8 @@ def pq_decode_attention(
     num_subspaces: int,
     sm_scale: float | None = None,
     num_splits: int = 1,
+    out: torch.Tensor | None = None,
+    lse: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of one query token a sequence over codes, in splits, and over what is not encoded, one part more."""
     k, v = coded.sides(cache, layout, dtype, page_size, num_subspaces)
@@ -443,7 +447,7 @@ def pq_decode_attention(
         sm_scale,
         **blocks_of,
     )
-    return merge_states(outs, lses, q.dtype)
+    return merge_states(outs, lses, q.dtype, (out, lse))
 
 
 def _attend_codes(
