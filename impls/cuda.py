@@ -12,6 +12,7 @@ KVCONFORM_CUDA_SANITIZE   address or thread: the emulator's AddressSanitizer or 
 from __future__ import annotations
 
 import math
+import sys
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -23,6 +24,7 @@ from kvconform.impls.cuda_kernels.build import sanitized_environment as sanitize
 from kvconform.impls.cuda_kernels.launches import launch, merge, tensor
 from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, SCALE, UNEVEN, Cache, Pages, page_axis
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
+from kvconform.impls.pq_caches import PQCache
 from kvconform.specs.dtypes import DTYPES
 
 NAME = "cuda"
@@ -72,6 +74,11 @@ OFFERS = {
     },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
+    "pq_encode": {"q_dtype": ROUNDED, **_STRIDED},
+    "pq_decode": {"q_dtype": ROUNDED, **_STRIDED},
+    "pq_append": {"q_dtype": ROUNDED, **_INDEXED},
+    "pq_decode_attention": {"q_dtype": ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_INDEXED},
+    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": ROUNDED},
 }
 WHY_NOT = {
     **dict.fromkeys(
@@ -111,7 +118,7 @@ ARITHMETIC = {
     "renormalises": True,  # the merge divides by the sum of its own weights
     "flushes_subnormals": False,
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 
 Table = DeviceArray | dict[str, DeviceArray]
 """A block table, or the arrays of CSR: of pages, or of the slots of tokens."""
@@ -350,6 +357,10 @@ def merge_states(
 
 pq_encode, pq_decode = pq.pq_encode, pq.pq_decode
 pq_append, pq_decode_attention = pq.pq_append, pq.pq_decode_attention
+
+
+def pq_cache(k_codebooks: DeviceArray, v_codebooks: DeviceArray, **sizes: Any) -> PQCache:
+    return PQCache(sys.modules[__name__], k_codebooks, v_codebooks, **sizes)
 
 
 def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:

@@ -138,6 +138,8 @@ def pq_decode_attention(
     num_subspaces: int | None = None,
     sm_scale: float | None = None,
     num_splits: int | None = None,
+    out: DeviceArray | None = None,
+    lse: DeviceArray | None = None,
 ) -> tuple[DeviceArray, DeviceArray]:
     """Splits of the coded tokens, the residual as one more partial result by paged_decode's kernel, and the merge."""
     k_book, v_book = _books(k_codebooks, v_codebooks, dtype, num_subspaces)
@@ -189,7 +191,7 @@ def pq_decode_attention(
     _launch(instance(k_book, v_book, heads), grid, told, plan.shared_bytes)
     last = (slice(count, count + 1),)
     _attend_to_residual(q, residual_k, residual_v, residual_lens, outs[last], lses[last], scale)
-    return merge(outs, lses, q.dtype, None, None)
+    return merge(outs, lses, q.dtype, out, lse)
 
 
 def _attend_to_residual(
