@@ -319,8 +319,8 @@ def allocation_takes_constant_steps(seed: int, make: MakeManager = numpy_ref.pag
             f"time of a free, {sizes}": Figure(_listed(f"{f * 1e6:.2g}" for _, f in times), "microseconds"),
             "x of time ~ pages ** x, allocate and free": Figure(_listed(f"{one:.2f}" for one in growth), "fitted"),
         },
-        "Of a stack of free pages (impls/pq_caches.py): no step depends on how many pages there are, and time grows "
-        "with an exponent that is nearer to 0 than to 1."
+        "Of a stack of free pages (impls/host_kernels/pq_caches.py): no step depends on how many pages there are, "
+        "and time grows with an exponent that is nearer to 0 than to 1."
         if constant and level
         else "Larger pools take more steps."
         if not constant

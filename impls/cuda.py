@@ -24,7 +24,7 @@ from kvconform.impls.cuda_kernels.build import sanitized_environment as sanitize
 from kvconform.impls.cuda_kernels.launches import launch, merge, tensor
 from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, SCALE, UNEVEN, Cache, Pages, page_axis
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
-from kvconform.impls.pq_caches import PQCache
+from kvconform.impls.host_kernels.pq_caches import PQCache
 from kvconform.specs.dtypes import DTYPES
 
 NAME = "cuda"
@@ -81,6 +81,7 @@ OFFERS = {
     "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": ROUNDED},
 }
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
     **dict.fromkeys(
         ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),

@@ -7,6 +7,7 @@ bfloat16) is a setting of the process that anybody may change.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvconform.impls.host_kernels.pq_caches import PQCache
 from kvconform.impls.torch_kernels import handles, newest, pq, tables, views
 from kvconform.impls.torch_kernels.handles import bits as _bits
 from kvconform.impls.torch_kernels.handles import into as _into
@@ -69,6 +71,7 @@ OFFERS = {
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_append": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
+    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -96,6 +99,7 @@ residual is one part more; a distance is a sum of squared differences, which has
 """
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
     **dict.fromkeys(
         views.ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),
@@ -392,3 +396,7 @@ def pq_append(cache: Cache, *tokens: Tensor, **told: Any) -> Cache:
 @_kernel
 def pq_decode_attention(q: Tensor, cache: Cache, *attended: Tensor, **told: Any) -> tuple[Tensor, Tensor]:
     return pq.pq_decode_attention(q, cache, *attended, **told)
+
+
+def pq_cache(k_codebooks: Tensor, v_codebooks: Tensor, **sizes: Any) -> PQCache:
+    return PQCache(sys.modules[__name__], k_codebooks, v_codebooks, **sizes)

@@ -114,6 +114,8 @@ residual is one part more; a distance is a sum of squared differences, which has
 """
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
+    "pq_cache": "the object is torch_ref's, and calls pq_append and pq_decode_attention, which are tried alone",
     **dict.fromkeys(
         _ATTENDED - _UPDATED,
         "append_decode finds a key as append and paged_decode do, which are tried with what it leaves out",

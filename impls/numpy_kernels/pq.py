@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kvconform.impls.pq_checks import (
+from kvconform.impls.host_kernels.pq_checks import (
     require_bytes,
     require_codebooks,
     require_codes,

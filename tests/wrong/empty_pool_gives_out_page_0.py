@@ -1,7 +1,7 @@
 """Wrong: an empty pool gives out page 0 instead of refusing."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PageManager
+from kvconform.impls.host_kernels.pq_caches import PageManager
 
 NAME = "empty_pool_gives_out_page_0"
 BACKEND = "numpy"

@@ -1,7 +1,7 @@
 """Wrong: free takes back ids that allocate never records, so that the pool drains (MILLION's free_page)."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PageManager
+from kvconform.impls.host_kernels.pq_caches import PageManager
 
 NAME = "freed_pages_are_never_given_out_again"
 BACKEND = "numpy"

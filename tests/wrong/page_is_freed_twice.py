@@ -1,7 +1,7 @@
 """Wrong: a page that nobody owns is put on the list of free ones once more."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PageManager
+from kvconform.impls.host_kernels.pq_caches import PageManager
 
 NAME = "page_is_freed_twice"
 BACKEND = "numpy"

@@ -1,7 +1,7 @@
 """Wrong: after the paged path has appended a token that fills the residual, its fallback appends it again."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PQCache
+from kvconform.impls.host_kernels.pq_caches import PQCache
 
 NAME = "pq_cache_appends_again_in_its_fallback"
 BACKEND = "numpy"

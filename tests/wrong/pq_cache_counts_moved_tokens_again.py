@@ -1,7 +1,7 @@
 """Wrong: tokens are counted when they are appended and again when they become codes (MILLION's paged cache)."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PQCache
+from kvconform.impls.host_kernels.pq_caches import PQCache
 
 NAME = "pq_cache_counts_moved_tokens_again"
 BACKEND = "numpy"

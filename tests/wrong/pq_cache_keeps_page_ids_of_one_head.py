@@ -3,7 +3,7 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PQCache
+from kvconform.impls.host_kernels.pq_caches import PQCache
 
 NAME = "pq_cache_keeps_page_ids_of_one_head"
 BACKEND = "numpy"

@@ -1,7 +1,7 @@
 """Wrong: the newest code is left out while no token is uncoded, whose slot is taken for the one to write next."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PQCache
+from kvconform.impls.host_kernels.pq_caches import PQCache
 
 NAME = "pq_cache_loses_its_newest_code"
 BACKEND = "numpy"

@@ -1,7 +1,7 @@
 """Wrong: a page that two own is free once one of them has given it back."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.impls.pq_caches import PageManager
+from kvconform.impls.host_kernels.pq_caches import PageManager
 
 NAME = "shared_page_is_freed_by_its_first_owner"
 BACKEND = "numpy"
