@@ -75,6 +75,11 @@ def test_cells_that_are_few_and_those_of_longer_runs_try_all():
         assert not turn.draws_first
 
 
+def test_of_cells_whose_calls_are_slow_every_other_one_tries_the_simplest_case():
+    assert sum(turn.passes_over_the_simplest for turn in turns(80)) == 79
+    assert sum(turn.passes_over_the_simplest for turn in turns(80, static=True)) == 40
+
+
 def test_a_run_that_owes_no_family_draws_as_many_cases_as_it_says():
     some = turns(1, replace(QUICK, each_family=0))
     assert [turn.planned((), FAMILIES) for turn in some] == [QUICK.examples]
