@@ -57,7 +57,7 @@ _ATTENTION = {
 _CODES = {
     "dtype": {"uint8", "uint4"},
     "q_dtype": _ROUNDED | {"float16"},  # float32 to the kernels, and bits to the one that decodes
-    "num_kv_heads": _HEADS["num_kv_heads"],
+    "num_kv_heads": {1, 2},  # each is interpreted by itself
     "static": True,
 }
 _CODE_PAGES = {
