@@ -14,7 +14,8 @@ from typing import Any
 CONFIRMED = "confirmed"
 REFUTED = "refuted"
 NOT_TESTABLE = "not testable here"
-VERDICTS = (CONFIRMED, REFUTED, NOT_TESTABLE)
+NOT_MEASURED = "not measured"
+VERDICTS = (CONFIRMED, REFUTED, NOT_TESTABLE, NOT_MEASURED)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Claim:
     statement   the claim as its source states it
     judge       seed -> what was found
     picture     file that shows it, from docs/
+    by_device   whether the verdict is of the machine at hand: what has no GPU says "not measured"
     """
 
     name: str
@@ -78,6 +80,7 @@ class Claim:
     statement: str
     judge: Callable[[int], Judged]
     picture: str = ""
+    by_device: bool = False
 
     def to_json(self, judged: Judged, seed: int) -> dict[str, Any]:
         """The claim and what was found, as a report holds it."""

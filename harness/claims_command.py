@@ -39,7 +39,7 @@ out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     "--plot",
     "plot_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the error of naively added splits (.svg or .png).",
+    help="Draw the picture of the claim that is named (.svg or .png).",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every drawn input.")
 def claims(
@@ -50,7 +50,7 @@ def claims(
     plot_file: Path | None,
     seed: int,
 ) -> int:
-    """Judge published claims about KV caches: confirmed, refuted, or not testable here.
+    """Judge published claims about KV caches: confirmed, refuted, not testable here, or not measured.
 
     Every verdict follows from figures that are computed on the spot. Exit codes: 0 every claim was judged, whatever the
     verdicts; 2 bad usage.
@@ -61,8 +61,7 @@ def claims(
     for option, path in (("--json", json_file), ("--plot", plot_file)):
         if path is not None and not path.absolute().parent.is_dir():
             raise AdapterError(f"{option} {path}: there is no folder {path.parent}")
-    if plot_file is not None:
-        _check_plot(plot_file)
+    picture = "" if plot_file is None else _picture(plot_file, chosen)
     start = time.perf_counter()
     judged = _judge(chosen, seed)
     if markdown:
@@ -77,8 +76,12 @@ def claims(
         err.print(f"report: {json_file}", style="dim", highlight=False)
     if plot_file is not None:
         from kvconform.claims.plot import draw
+        from kvconform.claims.training import NoTrainer
 
-        draw(plot_file, seed)
+        try:
+            draw(picture, plot_file, seed)
+        except NoTrainer as e:
+            raise AdapterError(f"--plot {plot_file}: {e}") from e
         err.print(f"picture: {plot_file}", style="dim", highlight=False)
     return 0
 
@@ -98,13 +101,20 @@ def _chosen(names: tuple[str, ...], system: int | None) -> list[Claim]:
     return chosen
 
 
-def _check_plot(path: Path) -> None:
+def _picture(path: Path, chosen: list[Claim]) -> str:
+    """Which picture is asked for; refused in a sentence where it cannot be drawn."""
     from kvconform.claims.plot import FORMATS
+    from kvconform.claims.table import CLAIMS
 
     if path.suffix not in FORMATS:
         raise AdapterError(f"--plot {path}: a picture's name ends in {' or '.join(FORMATS)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise AdapterError("--plot needs matplotlib: pip install 'kvconform[plots]'")
+    pictures = [claim.picture for claim in chosen if claim.picture]
+    if len(pictures) != 1:
+        those = ", ".join(claim.name for claim in CLAIMS.values() if claim.picture)
+        raise AdapterError(f"--plot draws one picture, and {len(pictures)} are asked for: name one of {those}")
+    return pictures[0]
 
 
 def _judge(chosen: list[Claim], seed: int) -> dict[str, Judged]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from kvconform.harness.adapters import AdapterError
+from kvconform.harness.made import Made
 from kvconform.oracles.verdict import Raised, Violation
 from kvconform.specs import lse
 from kvconform.specs.case import Case
@@ -119,7 +120,7 @@ class Subject:
                 arguments.pop(name, None)
         lent = ("cache",) if case.pool == "sparse" else ()  # too large to be copied
         placed = {
-            name: _lent(value, self._to_device) if name in lent else self._placed(name, value, case)
+            name: _lent(value, self.to_device) if name in lent else self._placed(name, value, case)
             for name, value in arguments.items()
         }
         handles = {name: _each(value, lambda one: one.handle) for name, value in placed.items()}
@@ -146,6 +147,13 @@ class Subject:
         if "lse" in got:
             got["lse"] = lse.convert(got["lse"], self.conventions, lse.OWN, numbers=False)
         return got
+
+    def make(self, case: Case, op: str, **arguments: Any) -> Made:
+        """An object of the adapter's own, made of copies of host arrays."""
+        row = OPERATIONS[op]
+        handles = {name: self._placed(name, value, case).handle for name, value in arguments.items()}
+        positional, keywords = [handles[n] for n in row.positional], {n: handles[n] for n in row.keywords}
+        return Made(self, case, row, self._run(op, positional, keywords))
 
     def _memory(
         self, case: Case, op: str, want: Mapping[str, Any], call: tuple[list[Any], dict[str, Any]]
@@ -187,7 +195,7 @@ class Subject:
         return made
 
     def _is_the_result(self, op: str, label: str, one: _Placed, got: Array) -> None:
-        held = self._to_host(f"{label}, which {op} was given to write into,", one.handle)
+        held = self.to_host(f"{label}, which {op} was given to write into,", one.handle)
         if held.shape != got.shape or not _same_bytes(held, got):
             raise Violation(
                 f"{op} was given {label} to write into, which differs from what it returned, "
@@ -203,11 +211,15 @@ class Subject:
                 )
 
     def _run(self, op: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
+        return self.guarded(op, lambda: getattr(self.adapter, op)(*positional, **keywords))
+
+    def guarded(self, op: str, call: Callable[[], Any]) -> Any:
+        """What a call of the implementation gives. Raises Raised whatever it raises."""
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return getattr(self.adapter, op)(*positional, **keywords)
+                return call()
         except BaseException as e:
             # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
             raise Raised(f"{op} raised {type(e).__name__}: {e}") from e
@@ -235,7 +247,7 @@ class Subject:
 
     def _put(self, storage: Array, slices: tuple[slice, ...]) -> _Placed:
         """A copy of some storage on the device, and the view of it that is passed."""
-        handle = self._to_device(np.array(storage, order="C"))
+        handle = self.to_device(np.array(storage, order="C"))
         if not slices:
             return _Placed(handle)
         try:
@@ -249,7 +261,7 @@ class Subject:
     def _guards_unchanged(self, op: str, label: str, one: _Placed) -> None:
         if one.storage is None:
             return
-        after = self._to_host(f"the storage of {label}", one.storage)
+        after = self.to_host(f"the storage of {label}", one.storage)
         want = one.contents  # of this call alone, so that it can be written to
         want[one.slices] = after[one.slices]  # the argument itself is judged elsewhere
         if not _same_bytes(after, want):
@@ -257,7 +269,8 @@ class Subject:
                 f"{op} wrote beside its argument {label}, {_change(want, after)} of the storage around it ({self.file})"
             )
 
-    def _to_device(self, copy: Array) -> Any:
+    def to_device(self, copy: Array) -> Any:
+        """A copy of a host array as the adapter takes it."""
         convert = getattr(self.adapter, "to_device", None)
         try:
             return convert(copy) if convert else copy
@@ -265,7 +278,8 @@ class Subject:
             shown = f"{copy.dtype}{list(copy.shape)}"
             raise Violation(f"to_device failed on {shown}: {type(e).__name__}: {e} ({self.file})") from e
 
-    def _to_host(self, what: str, handle: Any) -> Array:
+    def to_host(self, what: str, handle: Any) -> Array:
+        """What the adapter gave, as a host array."""
         convert = getattr(self.adapter, "to_host", None)
         try:
             array = convert(handle) if convert else handle
@@ -316,7 +330,7 @@ class Subject:
         return parts
 
     def _checked(self, op: str, name: str, handle: Any, want: Any) -> Array:
-        got = self._to_host(f"{op}'s {name}", handle)
+        got = self.to_host(f"{op}'s {name}", handle)
         shape, dtype = want
         if got.shape != shape or got.dtype != dtype:
             raise Violation(
@@ -327,7 +341,7 @@ class Subject:
     def _inputs_unchanged(self, op: str, arguments: Mapping[str, Any], handles: Mapping[str, Any], got: Any) -> None:
         for name, value in arguments.items():
             after = _each(
-                handles[name], lambda h: h if isinstance(h, str | int | float) else self._to_host(f"{op}'s argument", h)
+                handles[name], lambda h: h if isinstance(h, str | int | float) else self.to_host(f"{op}'s argument", h)
             )
             in_place = self._in_place.get(op) == name
             for label, was, now in _pairs(name, got[name] if in_place else value, after):

@@ -5,10 +5,12 @@ It reads every layout through views (`numpy_kernels/`) and never calls the suite
 """
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
 
+from kvconform.impls.host_kernels.pq_caches import PageManager, PQCache
 from kvconform.impls.numpy_kernels import pq
 from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
@@ -59,7 +61,9 @@ OFFERS = {
     "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_append": {"q_dtype": _ROUNDED, **_ANY},
-    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
+    "page_manager": {"layout": {"pq_columns"}},
+    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -375,6 +379,18 @@ def pq_decode_attention(
     num_subspaces,
     sm_scale,
     num_splits,
+    out=None,
+    lse=None,
 ):
     books, residual = (k_codebooks, v_codebooks), (residual_k, residual_v)
-    return pq.attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, dtype, sm_scale, num_splits)
+    options = layout, dtype, sm_scale, num_splits
+    mean, total = pq.attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, *options)
+    return _into(out, mean), _into(lse, total)
+
+
+def page_manager(num_pages):
+    return PageManager(num_pages)
+
+
+def pq_cache(k_codebooks, v_codebooks, **sizes):
+    return PQCache(sys.modules[__name__], k_codebooks, v_codebooks, **sizes)

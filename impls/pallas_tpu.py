@@ -90,6 +90,8 @@ OFFERS = {
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
+    "pq_cache": "the object is torch_ref's, and calls pq_append and pq_decode_attention, which are tried alone",
     **dict.fromkeys(
         _PAGED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),

@@ -40,6 +40,10 @@ class Case:
     codes               which centroids tokens are: in_order: token i is the i-th of each subspace, of its K and of its
                         V, and after the last one the first; mixed: by hash
     residual            newest tokens of a sequence that are not quantised, at most; sequence 0 has so many
+    moved               tokens of the residual that become codes when it is full; it holds at least so many
+    num_layers          layers of a cache that is an object
+    num_pages           pages of its pool, for each kv head of each sequence and layer; those of a page manager
+    history             what is done to an object, one number an operation (oracles/page_model.py, cache_model.py)
     vectors             what is encoded: anywhere; centroids: the very sums of some; between: halfway between two of
                         each subspace; beside: the same, and a little nearer to one of them
     head_dim_v          width of a head of V where the layout lets it differ; 0: that of K, head_dim
@@ -99,6 +103,10 @@ class Case:
     num_centroids: int = 2
     codes: str = "in_order"
     residual: int = 0
+    moved: int = 1
+    num_layers: int = 1
+    num_pages: int = 1
+    history: tuple[int, ...] = ()
     vectors: str = "anywhere"
     spare_pages: int = 0
     spare_columns: int = 0

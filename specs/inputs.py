@@ -10,10 +10,10 @@ import numpy as np
 from kvconform.specs.case import Case
 from kvconform.specs.fused import FusedInputs
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.pq import CodeInputs, PQInputs
+from kvconform.specs.pq import CacheInputs, CodeInputs, PQInputs
 from kvconform.specs.states import StateInputs
 
-Inputs = FusedInputs | PagedInputs | StateInputs | CodeInputs | PQInputs
+Inputs = FusedInputs | PagedInputs | StateInputs | CodeInputs | PQInputs | CacheInputs
 
 _MADE: dict[str, type[Inputs]] = {
     "tokens": FusedInputs,
@@ -27,7 +27,8 @@ _MADE: dict[str, type[Inputs]] = {
 @lru_cache(maxsize=64)
 def inputs(case: Case) -> Inputs:
     """The arrays of a Case; cached, so never write into them."""
-    return _MADE.get(case.row.holds, PagedInputs)(case)
+    made = CacheInputs if case.operation.methods else _MADE.get(case.row.holds, PagedInputs)
+    return made(case)
 
 
 def digest(case: Case) -> str:

@@ -51,6 +51,8 @@ class Operation:
                  where OFFERS lists them under `into`
     rounds       whether it computes (verdict: bounded) or moves bytes (verdict: bitwise)
     appends      whether it is given the newest tokens, one of each query row, and writes them before it attends
+    methods      of an operation that makes an object instead of results: method -> (arguments, results); a result that
+                 is no array is a whole number
     """
 
     name: str
@@ -68,6 +70,7 @@ class Operation:
     only: tuple[str, ...] = ()
     rounds: bool = False
     appends: bool = False
+    methods: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
 
     @property
     def positional(self) -> tuple[str, ...]:
@@ -291,6 +294,44 @@ OPERATIONS: dict[str, Operation] = {
                 *_CODED,
                 *("codes", "residual", "spare_columns", "table_padding", "index_dtype", "group", "num_splits"),
                 *("sm_scale", "dead", "poison", "page_ids", "strides", "buffers"),
+            ),
+            rounds=True,
+        ),
+        Operation(
+            name="page_manager",
+            claim="Gives out the pages of a pool, one owner each until it is shared, and takes them back.",
+            arguments=("num_pages",),
+            returns=(),
+            methods={
+                "allocate": ((), ("page",)),
+                "share": (("page",), ()),
+                "free": (("page",), ()),
+                "num_free": ((), ("num_free",)),
+            },
+            holds=CODES,
+            only=("uint8",),
+            case_axes=("num_pages", "history"),
+        ),
+        Operation(
+            name="pq_cache",
+            claim="A cache of several layers whose oldest tokens are in codes: when `residual` tokens are not, the "
+            "oldest `moved` of them are encoded.",
+            arguments=(
+                *("k_codebooks", "v_codebooks", "*", "layout", "dtype", "page_size", "num_pages"),
+                *("num_layers", "num_seqs", "num_kv_heads", "residual", "moved"),
+            ),
+            returns=(),
+            methods={
+                "append": (("layer", "k", "v"), ()),
+                "attend": (("layer", "q", "sm_scale"), ("out", "lse")),
+                "num_tokens": (("layer",), ("num_tokens",)),
+                "num_coded": (("layer",), ("num_coded",)),
+            },
+            holds=CODES,
+            unasked=_OF_CODES,
+            case_axes=(
+                *("page_size", "num_pages", "num_layers", "num_seqs", "num_kv_heads", "group", *_CODEBOOK),
+                *("residual", "moved", "history"),
             ),
             rounds=True,
         ),

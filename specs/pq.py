@@ -272,3 +272,34 @@ class PQInputs(CodebookInputs):
         given |= {"page_ids": self.page_ids, "slot_mapping": self.slot_mapping, "q": self.q}
         given |= {f"residual {name}": array for name, array in zip(SIDE_NAMES, self.residual, strict=True)}
         return given | {f"codes {name}": array for name, array in self.pages.tokens.items()}
+
+
+class CacheInputs(CodebookInputs):
+    """Inputs of pq_cache: tokens by (layer, position), all of whose distances to centroids are exact, and queries.
+
+    Numbers are eighths, so that which centroid is the nearest is beyond dispute.
+    """
+
+    def token(self, side: int, layer: int, position: int) -> Array:
+        """K or V of a token of every sequence, [num_seqs, num_kv_heads, head_dim]."""
+        case = self.case
+        at = data.grid(case.num_seqs, case.num_kv_heads, self.head_dim)
+        h = data.hashes(case.seed, f"{SIDE_NAMES[side]} token", layer, position, *at)
+        return data.values(case.result_dtype, case.family, SIDE_NAMES[side], h)
+
+    def tokens(self, side: int, layer: int, positions: range) -> Array:
+        """The same of several, [num_seqs, len(positions), num_kv_heads, head_dim]."""
+        case = self.case
+        some = [self.token(side, layer, position) for position in positions]
+        shape = case.num_seqs, 0, case.num_kv_heads, self.head_dim
+        return np.stack(some, 1) if some else np.zeros(shape, DTYPES[case.result_dtype])
+
+    def query(self, step: int) -> Array:
+        """[num_seqs, num_q_heads, head_dim]."""
+        case = self.case
+        at = data.grid(case.num_seqs, case.num_kv_heads * case.group, self.head_dim)
+        return data.values(case.result_dtype, case.family, "q", data.hashes(case.seed, "query", step, *at))
+
+    def arrays(self) -> dict[str, Array]:
+        """What the Case determines at first, for its digest."""
+        return {**dict(zip(SIDE_NAMES, self.codebooks, strict=True)), "q": self.query(0)}

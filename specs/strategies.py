@@ -21,7 +21,7 @@ from kvconform.specs import families as structured
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
-from kvconform.specs.features import FEATURES, covering
+from kvconform.specs.features import FEATURES, covering, from_the_first_key
 from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.offers import holds, is_span, members
 from kvconform.specs.operations import OPERATIONS, ROUNDED
@@ -40,7 +40,10 @@ POOL: dict[str, tuple[Any, ...]] = {
     "sub_dim": (1, 2, 3, 4, 8),
     "num_centroids": (2, 3, 16, 256),
     "codes": ("in_order", "mixed"),
-    "residual": (0, 1, 3, 8),
+    "residual": (0, 1, 3, 8, 4),
+    "moved": (1, 2, 4, 8),
+    "num_layers": (1, 2),
+    "num_pages": (1, 2, 3, 8, 64),
     "vectors": ("anywhere", "centroids", "between", "beside"),
     "spare_pages": (0, 1, 3),
     "spare_columns": (0, 1, 3),
@@ -221,6 +224,12 @@ class Cell:
             among = "" if only is None else f" among {', '.join(map(str, only))}"
             raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis}{among} to draw from {asked}")
         return pool
+
+    def evicts(self, case: Mapping[str, Any]) -> bool:
+        """Whether what the windows of a Case's query tokens leave behind is seen by none of them."""
+        told = {**DEFAULTS, **case}
+        at_first = from_the_first_key(self.conventions["causal"], told["q_lens"], told["tree_mask"])
+        return bool(told["window"]) and not at_first
 
     def _has_region(self, poison: str) -> bool:
         """Whether what is offered has such a region of dead bytes."""
@@ -509,8 +518,12 @@ def _drawn(
             values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
         values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1), one_of)
         values |= without_room(values)
-    if not values.get("window"):  # nothing is evicted
+    if not cell.evicts(values):
         values.pop("evicted_pages", None)
+        if values.get("window") and values.get("poison") == "evicted":
+            values.pop("poison")
+    if "history" in seen:
+        values["history"] = tuple(step for step in draw(_HISTORY) if step)
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
 
@@ -545,6 +558,9 @@ def without_room(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _sampled = cache(st.sampled_from)
+
+_HISTORY = st.lists(st.sampled_from(range(64)), min_size=20, max_size=60)
+"""Operations on an object; 0 is none, so that a history becomes shorter than any that is drawn."""
 
 _BATCHES = ("ragged", "ragged", "ragged", "one_empty", "one_long")
 """How the lengths of a batch stand to each other: free, all full but one that is empty, all short but one."""

@@ -11,6 +11,7 @@ from kvconform.specs import data
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import PACKED, is_floating
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.pq import PQInputs
 from kvconform.specs.row import K, V
 
 
@@ -36,6 +37,24 @@ def with_other_neighbours(inputs: PagedInputs, seq: int, contents: str) -> Paged
         worst = contents == "nan" and is_floating(rows.dtype.name)
         rows[at] = np.nan if worst else data.garbage(rows.dtype.name, h)
     return _with(inputs, tokens, q)
+
+
+def with_other_codes(inputs: PQInputs, seq: int) -> PQInputs:
+    """Every sequence but one has another query, other codes in its slots, and another residual of the same length."""
+    case, other = inputs.case, PQInputs(inputs.case)
+    others = np.arange(len(case.kv_lens)) != seq
+
+    def changed(name: str, array: Array, at: Array) -> Array:
+        h = data.hashes(case.seed, f"other {name}", *data.grid(*array.shape))
+        drawn = h % np.uint64(case.num_centroids) if array.dtype == np.uint8 else data.garbage(array.dtype.name, h)
+        return np.where(at[(...,) + (None,) * (array.ndim - 1)], drawn, array).astype(array.dtype)
+
+    owner = inputs.pages.owners[0] // case.num_kv_heads
+    other.pages.tokens = {n: changed(n, codes, others[owner]) for n, codes in inputs.pages.tokens.items()}
+    other.q = changed("q", inputs.q, others)
+    k, v = (changed(f"residual {side}", rows, others) for side, rows in enumerate(inputs.residual))
+    other.residual = k, v
+    return other
 
 
 def with_heads_in_order(inputs: PagedInputs, order: Array) -> PagedInputs:

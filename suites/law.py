@@ -20,6 +20,14 @@ from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import Cell, OfferError, cases
 
 
+class Made(Protocol):
+    """An object of an implementation as a law sees it."""
+
+    def do(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Call one of the operation's methods; results by name. Raises Raised where the object raises."""
+        ...
+
+
 class Subject(Protocol):
     """One implementation as a law sees it; the harness provides it (harness/subject.py)."""
 
@@ -39,6 +47,10 @@ class Subject(Protocol):
 
     def call(self, case: Case, op: str, **arguments: Any) -> dict[str, Array]:
         """Call an operation on host arrays; results by name. Whatever a call does wrong by itself raises Violation."""
+        ...
+
+    def make(self, case: Case, op: str, **arguments: Any) -> Made:
+        """An object of the implementation's own, on host arrays."""
         ...
 
     def saw(self, weights: list[float]) -> None:

@@ -6,14 +6,17 @@ from functools import partial
 import numpy as np
 
 from kvconform.oracles import paged, pq, pq_mistakes
-from kvconform.oracles.nearest import AXES, nearest
 from kvconform.oracles.pq import PQReading
-from kvconform.oracles.verdict import by_axes, require, require_near, require_same
+from kvconform.oracles.verdict import require, require_near
+from kvconform.specs import data, variations
 from kvconform.specs.inputs import inputs
+from kvconform.specs.pinned import pinned
 from kvconform.specs.pq import of_side
 from kvconform.specs.row import SIDE_NAMES, SIDES, K
+from kvconform.specs.strategies import Cell
 from kvconform.suites.calls import BUFFERS, LEFT_OVER, passes_zeros, require_attention
 from kvconform.suites.law import law
+from kvconform.suites.test_relations import layouts_beside
 
 ORDERED = {"dead": ("zero",)}
 
@@ -25,7 +28,7 @@ def _encode(subject, case, x, codebooks):
 
 
 @law("pq_encode")
-def test_encode_chooses_the_nearest_centroid(subject, case):
+def test_pq_encode_chooses_the_nearest_centroid(subject, case):
     """Each code is of a centroid that no other one is surely nearer than; where nothing rounds, the lowest of those."""
     x = inputs(case)
     got = _encode(subject, case, x.x, x.codebooks[K])
@@ -35,24 +38,15 @@ def test_encode_chooses_the_nearest_centroid(subject, case):
         subject.saw_nothing()
 
 
-@law("pq_encode", wants=lambda conventions: conventions["deterministic"])
-def test_encode_looks_at_each_subspace_alone(subject, case):
-    """Tokens, heads and subspaces in the reverse order give the same codes in the reverse order."""
-    x = inputs(case)
-    book = x.codebooks[K]
-    cut = x.x.reshape(*x.x.shape[:2], *book[:, 0].shape)
-    turned = np.ascontiguousarray(cut[::-1, ::-1, ::-1]).reshape(x.x.shape)
-    before = _encode(subject, case, x.x, book)
-    after = _encode(subject, case, turned, np.ascontiguousarray(book[::-1]))[::-1, ::-1, ::-1]
-    allowed = pq.expect_encode(x, subject.profile(case.result_dtype))["codes"].allowed.sum(-1) > 1
-    same = np.where(allowed, before, after)  # where several may be chosen, another order of sums may choose another
-    require_same(same, before, "codes of everything reversed against before", by_axes(*AXES))
-    if not before.any():
-        subject.saw_nothing()
+def _every_centroid(cell):
+    """As many centroids of bits as there may be, each of them in some code: a NaN that a conversion quiets is rare."""
+    sizes = {"num_subspaces": 8, "sub_dim": 8, "num_centroids": max(cell.allowed("num_centroids")), "num_tokens": 64}
+    fits = not cell.static and cell.takes(**{axis: (value,) for axis, value in sizes.items()})
+    return tuple(pinned(cell, family="bits", q_dtype=one, **sizes) for one in cell.allowed("q_dtype")) if fits else ()
 
 
-@law("pq_decode")
-def test_decode_gives_the_centroids_bit_for_bit(subject, case):
+@law("pq_decode", pinned=_every_centroid)
+def test_pq_decode_gives_the_centroids_bit_for_bit(subject, case):
     """Centroids side by side, NaN payloads and all; the code of every subspace picks from that subspace's own."""
     x = inputs(case)
     codes = pq.stored(x.codes, case.dtype)
@@ -103,28 +97,6 @@ def test_pq_append_touches_only_its_slots(subject, case):
     _, slots = pq.live_slots(x)
     _require_appended(x, before, got, {side: pq.written(x, got, side, slots) for side in SIDES})
     if not len(slots):
-        subject.saw_nothing()
-
-
-@law("pq_append", needs=("pq_encode",), wants=lambda conventions: conventions["deterministic"])
-def test_pq_append_agrees_with_encode(subject, case):
-    """What it writes is what pq_encode says of the same vectors: quantise, and transpose."""
-    x = inputs(case)
-    at, _ = pq.live_slots(x)
-    codes, several = {}, {}
-    for side in SIDES:
-        vectors, book = (x.k, x.v)[side], x.codebooks[side]
-        alone = _encode(subject, replace(case, layout="codes"), vectors, book)
-        codes[side] = alone.reshape(-1, case.num_subspaces)[at]
-        choice = nearest(vectors, book, subject.profile(case.result_dtype))
-        several[side] = choice.allowed.sum(-1).reshape(-1, case.num_subspaces)[at] > 1
-    before = x.pages.dead(LEFT_OVER)
-    got = _append(subject, x, before)
-    for side in SIDES:  # where several may be chosen, two kernels may choose two
-        chosen = pq.written(x, got, side, pq.live_slots(x)[1])
-        codes[side] = np.where(several[side], chosen, codes[side])
-    _require_appended(x, before, got, codes)
-    if not len(at):
         subject.saw_nothing()
 
 
@@ -202,7 +174,7 @@ def test_pq_attention_repeats_bit_for_bit(subject, case):
 
 
 @law("pq_decode_attention", only={"codes": ("mixed",)})
-def test_pq_attention_scales_with_v(subject, case):
+def test_pq_attention_turns_with_the_sign_of_v(subject, case):
     """Centroids and residual of V with the other sign give out with the other sign, bit for bit, and the same lse."""
     x = inputs(case)
     cache = paged.filled(x.pages, case.dead)
@@ -217,7 +189,7 @@ def test_pq_attention_scales_with_v(subject, case):
 
 
 @law("pq_decode_attention", only={**ORDERED, "codes": ("mixed",), "residual": (1, 3, 8)})
-def test_a_token_may_be_coded_or_not(subject, case):
+def test_pq_token_may_be_coded_or_not(subject, case):
     """The newest tokens of codes, given as if not coded yet: results are no farther apart than both bounds allow."""
     x = inputs(case)
     coded, uncoded = x.with_newest(0), x.with_newest(case.residual)
@@ -230,3 +202,41 @@ def test_a_token_may_be_coded_or_not(subject, case):
         require_near(one, two, bound, other, f"{name} of the newest tokens in codes against as they are")
     if not uncoded.residual_lens.any() or not results[0]["out"].any():
         subject.saw_nothing()
+
+
+@law(
+    "pq_decode_attention",
+    only={**ORDERED, "codes": ("mixed",)},
+    wants=lambda conventions: conventions["deterministic"],
+)
+def test_pq_attention_does_not_see_its_neighbours(subject, case):
+    """Other tokens, coded or not, and another query in all other sequences change no bit of a row."""
+    x = inputs(case)
+    kept = int(data.hashes(case.seed, "kept")) % len(case.kv_lens)
+    if len(case.kv_lens) == 1:
+        subject.saw_nothing()
+        return
+    other = variations.with_other_codes(x, kept)
+    results = [_attend(subject, one, paged.filled(one.pages, "zero")) for one in (other, x)]
+    rows = [{name: got[name][kept : kept + 1] for name in got} for got in results]
+    require_attention(*rows, f"of sequence {kept}, called seq 0, with others beside it against before")
+
+
+@law(
+    "pq_decode_attention",
+    only={**ORDERED, "codes": ("mixed",)},
+    wants=lambda conventions: "layouts" in conventions["invariances"],
+    cells=lambda cell: not cell.static and bool(layouts_beside(cell)),
+)
+def test_pq_attention_agrees_across_layouts(subject, case):
+    """Pages whose codes of V lie token by token and pages of their transpose give the same bits."""
+    x = inputs(case)
+    cell = Cell(case.op, case.layout, case.dtype, subject.offers[case.op], subject.conventions)
+    moved = {name: replace(case, layout=name) for name in layouts_beside(cell)}
+    taken = [one for name, one in moved.items() if replace(cell, layout=name).draws(one)]
+    if not taken or not x.kv_lens.any():
+        subject.saw_nothing()
+        return
+    other = inputs(taken[0])
+    results = [_attend(subject, one, paged.filled(one.pages, "zero")) for one in (other, x)]
+    require_attention(*results, f"in {other.case.layout} against in {case.layout}")
