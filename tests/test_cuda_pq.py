@@ -468,9 +468,16 @@ def test_a_wrong_kernel_is_outside_the_bound(name: str, tmp_path: Path, on: Call
 
 
 def test_ties_that_go_to_the_highest_are_seen(tmp_path: Path, on: Callable[..., None]) -> None:
+    """In that kernel a number is its distance from 255, so that of several equals the last one is the least."""
     x, books = integers((5, 2, 8), "float32", 1), integers((4, 16, 2), "float32", 2)
-    on(rebuilt("pq_encode_float32_8", swap("others < best", "others > best"), tmp_path))
-    assert not np.array_equal(call("pq_encode", x, books), nearest(x, books))
+    on(
+        rebuilt(
+            "pq_encode_float32_8",
+            swap("<< 32 | static_cast<Nearest>(c)", "<< 32 | static_cast<Nearest>(255 - c)"),
+            tmp_path,
+        )
+    )
+    assert not np.array_equal(255 - call("pq_encode", x, books), nearest(x, books))
 
 
 TRIED = replace(CALLS["tile after tile"], lens=(300, 131), residual=(1, 0), heads=1)
