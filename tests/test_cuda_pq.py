@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kvconform.impls import cuda
-from kvconform.impls.cuda_kernels import build, device, host, pq, runtime
+from kvconform.impls.cuda_kernels import arguments, build, device, host, pq, runtime
 from kvconform.oracles.bound import attention_bound
 from kvconform.oracles.verdict import Interval, Violation, by_axes, require
 from kvconform.specs.profile import profile_of
@@ -564,7 +564,11 @@ def test_nvrtc_compiles_an_instance_alone_as_a_gpu_asks_for_it(kernel: str, arch
     assert compiled(arch, pq.define_of(kernel)) == {kernel}
 
 
-@needs_nvrtc
 def test_kernels_for_any_sizes_are_compiled_together_without_the_other_instances() -> None:
-    assert pq.define_of("pq_append_float16_4") == pq.define_of("pq_split_float16_4_1_0_0_0")
-    assert compiled("sm_90", pq.define_of("pq_append_float16_4")) == set(ANY_SIZES)
+    define = pq.define_of("pq_append_float16_4")
+    assert {pq.define_of(kernel) for kernel in ANY_SIZES} == {define}
+    place = host.load(build.PQ_KERNELS, define)
+    for kernel in KERNELS:
+        complaint = "no kernel of that name" if kernel in pq.INSTANCES else "bytes of arguments, not 24"
+        with pytest.raises(host.LaunchError, match=complaint):
+            place.launch(kernel, (1, 1, 1), (1, 1, 1), 0, arguments.Convert(0, 0, 0))
