@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -536,10 +537,12 @@ def test_every_type_has_kernels_for_any_sizes() -> None:
     assert sorted(ANY_SIZES) == sorted([*coded, *attends])
 
 
-def test_instances_cover_the_published_table() -> None:
-    """MILLION's: float16, codes of 8 bits, head_dim 64 and 128, 32 and 64 subspaces, 256 centroids."""
-    wanted = {f"pq_split_float16_8_{h}_{d}_{m}_256" for h in (1, pq.HEADS) for d in (64, 128) for m in (32, 64)}
-    assert wanted <= set(pq.INSTANCES)
+def test_instances_cover_the_published_table_and_its_neighbours() -> None:
+    """MILLION's are float16, codes of 8 bits, head_dim 64 and 128, 32 and 64 subspaces, and 256 centroids."""
+    axes = (("float16", "bfloat16"), ("8", "4"), ("1", "4"), ("64", "128"), ("16", "32", "64"))
+    centroids = {"8": "256", "4": "16"}
+    wanted = {"_".join(["pq_split", *sizes, centroids[sizes[1]]]) for sizes in product(*axes)}
+    assert wanted == set(pq.INSTANCES)
 
 
 def compiled(arch: str, define: str = "") -> set[str]:
