@@ -62,7 +62,7 @@ OFFERS = {
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_append": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
-    "page_manager": {"layout": {"pq_columns"}},
+    "page_manager": {},
     "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
 }
 CONVENTIONS = {

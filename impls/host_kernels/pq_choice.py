@@ -1,7 +1,7 @@
-"""Which product-quantised cache a configuration gets: paged by kernels, by kernels, or plain; what it falls back to, aloud.
+"""Which product-quantised cache a configuration gets, and what it falls back to, aloud.
 
-MILLION takes its paged cache where codes have 8 bits, else its CUDA kernel where codes have 8 bits, else torch. The rows
-below say the same as data, and for codes of 4 bits, too, which all three take here.
+MILLION takes its paged cache where codes have 8 bits, else its CUDA kernel where codes have 8 bits, else torch. The
+rows below say the same as data, and for codes of 4 bits, too, which all three take here.
 """
 
 from __future__ import annotations
