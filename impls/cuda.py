@@ -78,7 +78,7 @@ OFFERS = {
     "pq_decode": {"q_dtype": ROUNDED, **_STRIDED},
     "pq_append": {"q_dtype": ROUNDED, **_INDEXED},
     "pq_decode_attention": {"q_dtype": ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_INDEXED},
-    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": ROUNDED},
+    "pq_cache": {"q_dtype": ROUNDED},
 }
 WHY_NOT = {
     "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
