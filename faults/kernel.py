@@ -208,7 +208,8 @@ def attend(
             rows = q[starts[seq] : starts[seq] + q_lens[seq]]
             one = _in_tree(_sequence(case, seq, rows, k, v, given, conventions), trees[seq])
             out, lse = _of_sequence(one, steps)
-            if one.sinks is not None and not conventions["sinks_in_lse"]:
+            bare = not conventions["sinks_in_lse"] or (not len(k) and conventions["empty_with_sink"] != "sink")
+            if one.sinks is not None and bare:
                 lse = _of_sequence(replace(one, sinks=None), steps)[1]
             results.append((out, lse))
     if not results:
@@ -258,13 +259,16 @@ def _sequence(
 ) -> Sequence:
     head_of = np.arange(q.shape[1]) // case.group
     num_keys, num_rows = len(k), len(q)
-    own: Array = num_keys - num_rows + np.arange(num_rows)[:, None, None]
+    causal, several = conventions["causal"], given.get("q_lens") is not None
+    at_first = causal == "top_left" and several and given.get("tree_mask") is None
+    start = 0 if at_first else num_keys - num_rows
+    own: Array = start + np.arange(num_rows)[:, None, None]
     key = np.arange(num_keys)
     window, slopes, sinks = given.get("window"), given.get("alibi_slopes"), given.get("sinks")
-    seen = (key <= own) & ((key > own - window) if window else True)
+    seen = ((key <= own) | (causal == "none")) & ((key > own - window) if window else True)
     shape = (num_rows, q.shape[1], num_keys)
     origins: dict[str, Any] = {"query": own, "last_key": num_keys - 1, "first_key": 0}
-    origins |= {"first_query": num_keys - num_rows, "query_index": np.arange(num_rows)[:, None, None]}
+    origins |= {"first_query": start, "query_index": np.arange(num_rows)[:, None, None]}
     origin = origins[conventions["alibi_from"]]
     slant = np.zeros(shape) if slopes is None else slopes.astype(np.float64)[:, None] * (key - origin)
     num_splits = given.get("num_splits", 1)

@@ -253,6 +253,11 @@ def _sink_has_v(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
     return out + np.exp(s.sinks - lse)[..., None] * np.nan_to_num(s.v[:, 0]), lse
 
 
+def _lse_of_none(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
+    """A block without keys is stored before the sink is counted."""
+    return out, lse if s.k.shape[1] else np.full_like(lse, -np.inf)
+
+
 SINKS = (
     _sinks("sinks_are_ignored", lambda s, a: None),
     _sinks("sinks_are_those_of_kv_heads", _of_kv_head, {"group": 2}),
@@ -279,6 +284,13 @@ SINKS = (
     _sinks("sinks_weigh_in_the_first_sequence_alone", lambda s, a: a if s.index == 0 else None),
     _sinks("sinks_are_left_out_of_short_sequences", lambda s, a: a if s.k.shape[1] > 4 else None),
     _sinks("sinks_are_weights_and_not_scores", lambda s, a: np.log(np.maximum(a, 1e-30))),
+    Fault(
+        name="sinks_are_counted_where_there_are_keys",
+        steps=Steps(returns=_lse_of_none),
+        needs={"sinks": "drawn", "returns": "lse", "empty_rows": "zero"},
+        claims=lambda c: bool(c["sinks_in_lse"] and c["empty_with_sink"] == "sink"),
+        source="FlashAttention 3, store_zero",
+    ),
     Fault(
         name="sinks_are_counted_in_each_split",
         steps=Steps(sink_in=lambda split, s: True),
@@ -422,7 +434,18 @@ def _own(name: str, change: Callable[[Sequence], Any], needs: Mapping[str, Any] 
         slant = s.slant + (0.0 if s.slopes is None else s.slopes[:, None] * (s.own - own))
         return replace(s, own=own, seen=np.broadcast_to(seen, s.seen.shape), slant=slant)
 
-    return _taken(name, takes, {"q_lens": 2} | dict(needs or {}), **row)
+    return _taken(name, takes, {"q_lens": 2} | dict(needs or {}), **{"claims": _at_the_last} | row)
+
+
+def _at_the_last(conventions: Mapping[str, Any]) -> bool:
+    """Query tokens stand at the last keys, and see nothing newer than themselves."""
+    return bool(conventions["causal"] == "bottom_right")
+
+
+def _newer_too(s: Sequence) -> Sequence:
+    """What is newer than a query token is seen as well, unless a tree hides it."""
+    in_window = (s.keys > s.own - s.window) if s.window else True
+    return replace(s, seen=np.broadcast_to(s.in_tree & in_window, s.seen.shape))
 
 
 def _rows_of(s: Sequence) -> Any:
@@ -484,6 +507,12 @@ def _zero_tail(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
 Q_LENS = (
     _own("causality_is_ignored", lambda s: s.k.shape[1] - 1),
     _own("causality_is_top_left", _rows_of, source="O20"),
+    _own(
+        "causality_is_top_left_of_several_query_tokens",
+        lambda s: _rows_of(s) if s.case.q_lens and s.tree is None else s.own,
+        source="torch's is_causal",
+    ),
+    _taken("newer_tokens_are_seen", _newer_too, {"q_lens": 2}, claims=lambda c: c["causal"] != "none"),
     _own("query_tokens_miss_themselves", lambda s: s.own - 1),
     _own("query_tokens_see_one_newer", lambda s: np.minimum(s.own + 1, s.k.shape[1] - 1)),
     _own("every_row_stands_where_the_oldest_does", lambda s: s.own.min(initial=0)),

@@ -31,7 +31,8 @@ SIMPLEST = DEFAULTS["family"]
 class Booked:
     """One (implementation, operation, layout, dtype, law).
 
-    examples         cases that were judged;  planned: cases the profile asked for
+    examples         cases that were judged
+    planned          cases the profile asked for;  whole: those it asks for where cells take no turns (harness/turns.py)
     idle             cases that were judged and are no evidence, since a kernel that does nothing passes them too
     first_violation  cases that were tried up to and with the first that violates; 0: none does
     features         feature of attention -> cases in which it showed: whoever ignores it would have failed them
@@ -59,6 +60,7 @@ class Booked:
     outcome: str = NOT_REACHED
     examples: int = 0
     planned: int = 0
+    whole: int = 0
     idle: int = 0
     first_violation: int = 0
     features: dict[str, int] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """How hard a run tries: the rows behind `--profile quick|default|thorough`.
 
 Counts decide; time is only a ceiling, shared out among the cells of an implementation and printed as `cut short
-23/40` where it was reached.
+23/40` where it was reached. Where a law has many cells, they take turns: harness/turns.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ class Effort:
     examples          drawn cases a cell
     static_examples   the same where shapes are shared, because each call is slow
     geometries        shapes that such a cell is drawn from, because each is compiled
+    whole_cells       of a law with more cells than these, each cell tries a part of as much; None: every cell tries all
+    each_family       cases of each family of contents that a law sees at least, over all of its cells
     shrink_calls      calls spent on making a counterexample small
     seconds           ceiling for one implementation
     """
@@ -25,10 +27,12 @@ class Effort:
     geometries: int
     shrink_calls: int
     seconds: float
+    whole_cells: int | None = None
+    each_family: int = 3
 
 
 EFFORTS: dict[str, Effort] = {
-    "quick": Effort(examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0),
+    "quick": Effort(examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0, whole_cells=8),
     "default": Effort(examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0),
     "thorough": Effort(examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0),
 }

@@ -247,6 +247,7 @@ def _again(targets: Sequence[Target], case: str, seed: int) -> int:
         return 0
     row, want = judged.row, judged.want
     told = {"q": row.q, "k": row.k, "v": row.v, "sm_scale": row.sm_scale, "bias": row.bias, "soft_cap": row.soft_cap}
+    told |= {} if row.sink is None else {"sink": row.sink}
     told |= {"out": judged.result[0], "exact": want.out, "bound": want.out_error}
     told |= {
         "lse": judged.result[1],

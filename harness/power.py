@@ -100,3 +100,18 @@ def to_kill(some: list[Tried]) -> tuple[int, float] | None:
     if not some or not all(one.cases for one in some):
         return None
     return round(median(one.cases for one in some)), median(one.seconds for one in some)
+
+
+def best(of_laws: Mapping[str, list[Tried]]) -> tuple[int, float, str] | None:
+    """The law that sees a fault with every seed after the fewest cases."""
+    seen = [(*kill, law) for law, some in of_laws.items() if (kill := to_kill(some)) is not None]
+    return min(seen, default=None)
+
+
+def told(some: list[Tried]) -> str:
+    """Cases to the first violation; in brackets with how many of the seeds, where not with all; a dot for none."""
+    kill = to_kill(some)
+    if kill is not None:
+        return str(kill[0])
+    seen = sum(one.cases > 0 for one in some)
+    return f"({seen}/{len(some)})" if seen else "." if some else ""

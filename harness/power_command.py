@@ -18,10 +18,11 @@ from rich.text import Text
 
 from kvconform.faults.every import FAULTS
 from kvconform.faults.fault import Fault
+from kvconform.harness import power_page
 from kvconform.harness.adapters import AdapterError, find, nearest
 from kvconform.harness.booking import BAD_EXIT, OK_EXIT
 from kvconform.harness.laws import all_laws
-from kvconform.harness.power import OP, Tried, made, to_kill, tried
+from kvconform.harness.power import OP, Tried, best, made, told, tried
 from kvconform.harness.subject import Subject
 from kvconform.suites.law import Law
 
@@ -37,6 +38,14 @@ out, err = Console(soft_wrap=True), Console(stderr=True)
 @click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each fault and law.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every figure.")
+@click.option(
+    "--page",
+    "reports",
+    multiple=True,
+    metavar="REPORT",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Print docs/results/power.md of what --json wrote, and try nothing; may be repeated.",
+)
 def power_command(
     impl: str,
     names: tuple[str, ...],
@@ -44,6 +53,7 @@ def power_command(
     layouts: tuple[str, ...],
     seeds: int,
     json_file: Path | None,
+    reports: tuple[Path, ...],
 ) -> int:
     """Try every fault against every law of attention, and print how many cases and seconds each takes to see it.
 
@@ -59,6 +69,11 @@ def power_command(
 
     Exit codes: 0 some law sees every fault with each seed; 1 one is not seen; 2 bad usage or a bad adapter.
     """
+    if reports:
+        click.echo(
+            power_page.markdown([json.loads(file.read_text("utf-8")) for file in reports], list(all_laws())), nl=False
+        )
+        return OK_EXIT
     faults = _named("fault", names, FAULTS)
     laws = {name: law for name, law in _named("law", law_names, all_laws()).items() if law.op == OP}
     found = find(impl)
@@ -74,7 +89,7 @@ def power_command(
             out.print(Text(f"left out  {name}: {reason}", style="dim"), highlight=False)
     if json_file is not None:
         json_file.write_text(json.dumps(_document(impl, some, reasons, results, seeds), indent=1) + "\n", "utf-8")
-    unseen = [fault.name for fault in some if not fault.equivalent and _best(results[fault.name]) is None]
+    unseen = [fault.name for fault in some if not fault.equivalent and best(results[fault.name]) is None]
     counted = sum(not fault.equivalent for fault in some)
     out.print(f"{counted - len(unseen)} of {counted} faults are seen with each of {seeds} seeds", highlight=False)
     return BAD_EXIT if unseen else OK_EXIT
@@ -107,12 +122,6 @@ def _try(
     return results
 
 
-def _best(of_laws: dict[str, list[Tried]]) -> tuple[int, float, str] | None:
-    """The law that sees a fault with every seed after the fewest cases."""
-    seen = [(*kill, law) for law, some in of_laws.items() if (kill := to_kill(some)) is not None]
-    return min(seen, default=None)
-
-
 def _print(faults: Sequence[Fault], laws: dict[str, Law], results: Results) -> None:
     columns = [law for law in laws if any(results[fault.name].get(law) for fault in faults)]
     for number, law in enumerate(columns, 1):
@@ -123,23 +132,14 @@ def _print(faults: Sequence[Fault], laws: dict[str, Law], results: Results) -> N
         grid.add_column(f"cases\n{number}" if number == 1 else f"\n{number}", justify="right")
     grid.add_column("seconds\nof the first", justify="right")
     for fault in faults:
-        of_laws, best = results[fault.name], _best(results[fault.name])
-        cells = [_cell(of_laws.get(law, [])) for law in columns]
-        style = "dim" if fault.equivalent else "" if best else "bold red"
-        grid.add_row(Text(fault.name, style=style), *cells, f"{best[1]:.2f}" if best else "-")
+        of_laws, soonest = results[fault.name], best(results[fault.name])
+        cells = [told(of_laws.get(law, [])) for law in columns]
+        style = "dim" if fault.equivalent else "" if soonest else "bold red"
+        grid.add_row(Text(fault.name, style=style), *cells, f"{soonest[1]:.2f}" if soonest else "-")
     Console(width=max(out.width, 60 + 7 * len(columns))).print(grid)
     for fault in faults:
         if fault.equivalent:
             out.print(Text(f"not counted  {fault.name}: {fault.equivalent}", style="dim"), highlight=False)
-
-
-def _cell(some: Sequence[Tried]) -> str:
-    """Cases to the first violation; in brackets with how many of the seeds, where not with all; a dot for none."""
-    kill = to_kill(list(some))
-    if kill is not None:
-        return str(kill[0])
-    seen = sum(one.cases > 0 for one in some)
-    return f"({seen}/{len(some)})" if seen else "." if some else ""
 
 
 def _document(

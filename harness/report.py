@@ -173,6 +173,8 @@ def footer(run: Run) -> str:
         line += f"; {attested(run.attested)}"
     if run.time:
         line += f"; {time_line(run.time)}"
+    turns = sum(c.planned < c.whole for c in cells)
+    line += f"; {turns} cells take turns, each with a part of the cases" if turns else ""
     cut = sum(c.message.startswith("cut short") for c in cells)
     return line + (f"; {cut} cells cut short by the time limit" if cut else "")
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
 from kvconform.harness.plan import Options, offered, planned
 from kvconform.harness.subject import Subject
+from kvconform.harness.turns import Turn
 from kvconform.oracles import screen
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.mistakes import meant_by
@@ -40,9 +41,6 @@ from kvconform.suites.law import Law
 
 HEAD_START = 0.4
 """Share of an implementation's time that its first cells may use before the even pace of the others holds."""
-
-EACH_FAMILY = 3
-"""Cases of each family of contents that a law sees at least, over all of its cells."""
 
 ENOUGH_FAILURES = 4
 """Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
@@ -101,11 +99,11 @@ class Searcher:
         """Try a law on each of its cells."""
         done = []
         every = planned(self.subject, law, self.options)
-        for cell, booked in every:
+        for place, (cell, booked) in enumerate(every):
             if booked.key in self.closed:
                 continue
             start = time.monotonic()
-            _Trial(self, law, cell, booked, len(every)).run()
+            _Trial(self, law, cell, booked, Turn(place, len(every), self.options.effort, cell.static)).run()
             self.spent += time.monotonic() - start
             self.cells_left = max(1, self.cells_left - 1)
             self.journal.write("booked", cell=booked.to_json(), attested=self.subject.attested())
@@ -141,12 +139,13 @@ def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:
 
 
 class _Trial:
-    """One law on one cell, which is one of `num_cells`."""
+    """One law on one cell, whose turn among those of its law says what of the law's cases it tries."""
 
-    def __init__(self, searcher: Searcher, law: Law, cell: Cell, booked: Booked, num_cells: int) -> None:
+    def __init__(self, searcher: Searcher, law: Law, cell: Cell, booked: Booked, turn: Turn) -> None:
         self.searcher, self.subject, self.law, self.cell, self.booked = searcher, searcher.subject, law, cell, booked
-        self.num_cells = num_cells
+        self.turn = turn
         self.effort = searcher.options.effort
+        self.simplest: Case | None = None
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
         self.confirmed: set[str] = set()
@@ -163,7 +162,6 @@ class _Trial:
         self.until = self.searcher.until()
         self.subject.weights = []
         booked = self.booked
-        booked.planned = self.effort.static_examples if self.cell.static else self.effort.examples
         try:
             self._search()
         except OfferError as e:
@@ -186,45 +184,73 @@ class _Trial:
     def _search(self) -> None:
         options = self.searcher.options
         if options.case is not None:
-            self.booked.planned = 1
+            self.booked.planned = self.booked.whole = 1
             self._judge_drawn(options.case)
             return
-        self._judge_pinned()
-        if not self.law.drawn:
-            self.booked.planned = self.booked.examples
-            return
-
-        def one(case: Case) -> None:
+        turn, pinned = self.turn, self.law.pinned(self.cell)
+        families = self.cell.families(self.law.families) if self.law.drawn else ()
+        self.booked.planned = turn.planned(pinned, families)
+        self.booked.whole = turn.alone.planned(pinned, families)
+        if time.monotonic() > self.until:
+            turn = turn.shortest
+            self.cut_short = turn.planned(pinned, families) < self.booked.planned
+        steps: list[Callable[[], None]] = [partial(self._judge_pinned, turn.pinned(pinned))]
+        if self.law.drawn:
+            steps.insert(0 if turn.draws_first else 1, partial(self._judge_families, turn, families))
+        nothing: Exception | None = None
+        for step in steps:
             try:
-                self._judge_drawn(case)
-            except OutsideDomain:
-                reject()
-            if self.subject.idle:
-                reject()  # it conforms, and another one is drawn in its place
+                step()
+            except (OfferError, Unsatisfiable) as e:
+                nothing = e
+        if nothing is not None:
+            raise nothing
 
-        phases = (Phase.generate, Phase.shrink)
-        families, each = self.cell.families(self.law.families), self._of_each_family()
-        if not each:
-            self._drive(one, "cases", phases)
+    def _judge_families(self, turn: Turn, families: tuple[str, ...]) -> None:
+        """Judge cases of all families as they are drawn, or so many of each that is owed."""
+        phases, owed = (Phase.generate, Phase.shrink), turn.families(families)
+        if not owed:
+            self._drive(self._judge_or_reject, "cases", phases)
             return
-        self.booked.planned = each * len(families)
         barren = 0
-        for family in families:
+        for family, count in owed.items():
             try:
-                self._drive(one, f"cases {family}", phases, (family,), each)
+                if turn.passes_over_the_simplest:
+                    self._judge_beyond_the_simplest(f"cases {family}", phases, (family,), count)
+                else:
+                    self._drive(self._judge_or_reject, f"cases {family}", phases, (family,), count)
             except Unsatisfiable:
                 barren += 1
-        if barren == len(families):
+        if barren == len(owed):
             raise Unsatisfiable
+        if turn.passes_over_the_simplest and not self.booked.examples:  # its families show nothing: perhaps others do
+            self._drive(self._judge_or_reject, "cases", phases)
 
-    def _of_each_family(self) -> int:
-        """Cases of each family that this cell owes, where its law has too few cells for chance to bring them; else 0.
+    def _judge_beyond_the_simplest(
+        self, purpose: str, phases: tuple[Phase, ...], families: tuple[str, ...], count: int
+    ) -> None:
+        """Judge what is drawn but for the first case, which is the simplest, unless there is no other."""
+        drawn: list[Case] = []
 
-        Cells of shared shapes are exempt: each of their calls is slow.
-        """
-        families = len(self.cell.families(self.law.families))
-        enough = self.num_cells * self.effort.examples >= EACH_FAMILY * families
-        return 0 if self.cell.static or enough else 1 + -(-EACH_FAMILY // self.num_cells)  # the first is the simplest
+        def one(case: Case) -> None:
+            if drawn:
+                self._judge_or_reject(case)
+            drawn.append(case)
+            self.simplest = drawn[0]
+
+        self._drive(one, purpose, phases, families, count + 1)
+        if len(drawn) == 1:
+            with suppress(OutsideDomain):
+                self._judge_drawn(drawn[0])
+
+    def _judge_or_reject(self, case: Case) -> None:
+        """Judge a drawn case; another one is drawn in the place of one that cannot be judged or is no evidence."""
+        try:
+            self._judge_drawn(case)
+        except OutsideDomain:
+            reject()
+        if self.subject.idle:
+            reject()  # it conforms
 
     def _drive(
         self,
@@ -234,7 +260,7 @@ class _Trial:
         families: tuple[str, ...] | None = None,
         count: int = 0,
     ) -> None:
-        """Draw `count` cases, or as many as are planned, from the run's seed, the cell and the purpose alone."""
+        """Draw `count` cases, or as many as of a cell alone, from the run's seed, the cell and the purpose alone."""
         key = f"{self.searcher.options.seed}/{self.booked.key}/{purpose}"
 
         # Hypothesis reads the source of every test it runs: two lines
@@ -242,12 +268,12 @@ class _Trial:
             judge(case)
 
         given_case = given(case=self.law.strategy(self.cell, families))(drawn)
-        seeded = seed(zlib.crc32(key.encode()))(_settings(count or self.booked.planned, phases)(given_case))
+        seeded = seed(zlib.crc32(key.encode()))(_settings(count or self.turn.examples, phases)(given_case))
         seeded()
 
-    def _judge_pinned(self) -> None:
+    def _judge_pinned(self, cases: tuple[Case, ...]) -> None:
         """A pinned case that violates is kept, and a smaller one is looked for all the same."""
-        for case in self.law.pinned(self.cell):
+        for case in cases:
             try:
                 self._judge(case)
             except OutsideDomain:
@@ -354,8 +380,9 @@ class _Trial:
         self.confirmed |= {n for n, explains in said.items() if explains}
 
     def _try_known_witnesses(self) -> None:
-        """A counterexample of an earlier cell, moved here: if it violates too, it is small already."""
-        for known in self.searcher.witnesses.get(self.law.name, ()):
+        """The case that was passed over, and counterexamples of earlier cells, moved here: these are small already."""
+        passed_over = [] if self.simplest is None else [self.simplest]
+        for known in (*passed_over, *self.searcher.witnesses.get(self.law.name, ())):
             moved = replace(known, layout=self.cell.layout, dtype=self.cell.dtype)
             if moved.row.kind == known.row.kind and self.cell.draws(moved) and moved not in self.failures:
                 with suppress(OutsideDomain):
@@ -417,8 +444,9 @@ class _Trial:
                 if self._settled():
                     raise _Enough
 
+        drawn = self.turn.alone.planned((), self.cell.families(self.law.families))
         with suppress(_Enough):
-            self._drive(one, "names", (Phase.generate,))
+            self._drive(one, "names", (Phase.generate,), count=drawn)
 
     def _check_expectations(self) -> None:
         """The witness of each expectation must still violate."""

@@ -80,15 +80,20 @@ def supervise_all(
 ) -> list[Run]:
     """Judge implementations, in `jobs` processes at a time; what is booked comes in the order of `found`.
 
-    Each has one process, or as many as there are jobs for each of those that can run here. Ctrl-C, or an error of this
-    suite's own, ends the children of all of them.
+    Each has one process, or as many as there are jobs for each of those that can run here and stand behind it: where
+    the last ones are left, no core is idle. Ctrl-C, or an error of this suite's own, ends the children of all of them.
     """
-    stop = threading.Event()
-    processes = max(1, jobs // max(1, sum(not one.blocked for one in found)))
-    how: dict[str, Any] = {"replay_form": replay_form, "stall": stall, "stop": stop, "processes": processes}
+    stop, slots = threading.Event(), threading.Semaphore(jobs)
+    how: dict[str, Any] = {"replay_form": replay_form, "stall": stall, "stop": stop, "slots": slots}
+    left = [max(1, sum(not one.blocked for one in found[i:])) for i in range(len(found))]
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         try:
-            return _all_of([pool.submit(supervise, one, arguments, listener, **how) for one in found])
+            return _all_of(
+                [
+                    pool.submit(supervise, one, arguments, listener, **how, processes=max(1, jobs // behind))
+                    for one, behind in zip(found, left, strict=True)
+                ]
+            )
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -109,6 +114,7 @@ def supervise(
     replay_form: str,
     stall: float = STALL_SECONDS,
     stop: threading.Event | None = None,
+    slots: threading.Semaphore | None = None,
     processes: int = 1,
 ) -> Run:
     """Judge one implementation in children of its own.
@@ -127,7 +133,9 @@ def supervise(
         run.cells["*"] = Booked(run.name, "*", "*", "*", "*", BLOCKED, message=found.blocked)
         return run
     with tempfile.TemporaryDirectory(prefix="kvconform-") as folder:
-        how = _How(found, arguments, Path(folder), replay_form, stall, processes)
+        how = _How(
+            found, arguments, Path(folder), replay_form, stall, processes, slots or threading.Semaphore(processes)
+        )
         _Book(run, listener, how, stop or threading.Event()).fill()
     run.seconds = time.monotonic() - start
     return run
@@ -135,7 +143,11 @@ def supervise(
 
 @dataclass(frozen=True)
 class _How:
-    """What every child of an implementation is started with; `processes`: how many at a time, at most."""
+    """What every child of an implementation is started with.
+
+    processes   how many at a time, at most
+    slots       of which each child takes one
+    """
 
     found: Found
     arguments: Sequence[str]
@@ -143,6 +155,7 @@ class _How:
     form: str
     stall: float
     processes: int
+    slots: threading.Semaphore
 
 
 class _Book:
@@ -248,7 +261,18 @@ class _Share:
         self.starts = 0
 
     def run(self) -> None:
-        """Start children until one is done, the adapter is refused, or nothing is left to try."""
+        """Start children in a slot until one is done, the adapter is refused, or nothing is left to try."""
+        while not self.how.slots.acquire(timeout=POLL_SECONDS):
+            if self.book.stop.is_set():
+                raise _Interrupted
+            if self.book.over.is_set():
+                return
+        try:
+            self._run()
+        finally:
+            self.how.slots.release()
+
+    def _run(self) -> None:
         while not self.book.over.is_set():
             watch = self._watch()
             if watch.error is not None:

@@ -12,16 +12,19 @@ KVCONFORM_CUDA_SANITIZE   address or thread: the emulator's AddressSanitizer or 
 from __future__ import annotations
 
 import math
+import sys
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from kvconform.impls.cuda_kernels import arguments, runtime
+from kvconform.impls.cuda_kernels import arguments, pq, runtime
 from kvconform.impls.cuda_kernels.build import sanitized_environment as sanitized_environment
+from kvconform.impls.cuda_kernels.launches import launch, merge, tensor
 from kvconform.impls.cuda_kernels.pages import ALONE, LINES, PLAIN, SCALE, UNEVEN, Cache, Pages, page_axis
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
+from kvconform.impls.host_kernels.pq_caches import PQCache
 from kvconform.specs.dtypes import DTYPES
 
 NAME = "cuda"
@@ -71,8 +74,14 @@ OFFERS = {
     },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
+    "pq_encode": {"q_dtype": ROUNDED, **_STRIDED},
+    "pq_decode": {"q_dtype": ROUNDED, **_STRIDED},
+    "pq_append": {"q_dtype": ROUNDED, **_INDEXED},
+    "pq_decode_attention": {"q_dtype": ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_INDEXED},
+    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": ROUNDED},
 }
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
     **dict.fromkeys(
         ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),
@@ -110,13 +119,10 @@ ARITHMETIC = {
     "renormalises": True,  # the merge divides by the sum of its own weights
     "flushes_subnormals": False,
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 
 Table = DeviceArray | dict[str, DeviceArray]
 """A block table, or the arrays of CSR: of pages, or of the slots of tokens."""
-
-THREADS = 64
-"""Of every block; attention.cuh relies on it."""
 
 
 def to_device(array: Array) -> DeviceArray:
@@ -129,19 +135,20 @@ def to_host(handle: DeviceArray) -> Array:
 
 def attest() -> dict[str, Any]:
     place = runtime.current()
+    places = [place, *runtime.FURTHER]
     return {
-        "launches": place.launches,
+        "launches": sum(one.launches for one in places),
         "device": place.device,
         "mode": place.mode,
-        "compilations": place.compilations,
+        "compilations": sum(one.compilations for one in places),
     }
 
 
 def merge_kv(k: DeviceArray, v: DeviceArray) -> DeviceArray:
     num_tokens, num_kv_heads, head_dim = k.shape
     kv = DeviceArray((num_tokens, 2 * num_kv_heads, head_dim), k.dtype)
-    told = arguments.MergeKv(_tensor(k), _tensor(v), _tensor(kv), num_kv_heads, head_dim)
-    _launch(f"merge_kv_{k.dtype.itemsize}", (num_tokens,), told)
+    told = arguments.MergeKv(tensor(k), tensor(v), tensor(kv), num_kv_heads, head_dim)
+    launch(f"merge_kv_{k.dtype.itemsize}", (num_tokens,), told)
     return kv
 
 
@@ -176,7 +183,7 @@ def append(
         num_kv_heads=pages.num_kv_heads,
         head_dim=pages.head_dim,
     )
-    _launch(f"append_{k.dtype.itemsize}_{slot_mapping.dtype}", k.shape[:1], told)
+    launch(f"append_{k.dtype.itemsize}_{slot_mapping.dtype}", k.shape[:1], told)
     return cache
 
 
@@ -203,19 +210,19 @@ def gather(
         v_cache=pages.v,
         k=_tokens(k),
         v=_tokens(v),
-        starts=_tensor(first_rows),
+        starts=tensor(first_rows),
         table=_table(block_table, kv_lens, pages.page_size),
         num_kv_heads=pages.num_kv_heads,
         head_dim=pages.head_dim,
     )
     most = -(-max(lens, default=0) // pages.page_size)
-    _launch(f"gather_{pages.dtype.itemsize}_{kv_lens.dtype}", (len(lens), most), told)
+    launch(f"gather_{pages.dtype.itemsize}_{kv_lens.dtype}", (len(lens), most), told)
     return k, v
 
 
 def copy_pages(cache: Cache, page_mapping: DeviceArray, *, layout: str) -> Cache:
     """By way of memory of its own, every source before any target: pages may be swapped."""
-    sources, targets = (_tensor(page_mapping[(slice(None), slice(side, side + 1))]) for side in (0, 1))
+    sources, targets = (tensor(page_mapping[(slice(None), slice(side, side + 1))]) for side in (0, 1))
     for name, array in cache.items():
         axis = page_axis(layout, name)
         size, stride = (list(of[:axis]) + list(of[axis + 1 :]) for of in (array.shape, array.strides))
@@ -225,7 +232,7 @@ def copy_pages(cache: Cache, page_mapping: DeviceArray, *, layout: str) -> Cache
         sizes = (*size, 1, 1, 1, 1)[: arguments.AXES]
         for source, target in ((page_of(sources), between), (between, page_of(targets))):
             told = arguments.CopyPages(source, target, sizes)
-            _launch(f"copy_pages_{array.dtype.itemsize}_{page_mapping.dtype}", page_mapping.shape[:1], told)
+            launch(f"copy_pages_{array.dtype.itemsize}_{page_mapping.dtype}", page_mapping.shape[:1], told)
     return cache
 
 
@@ -287,21 +294,21 @@ def paged_decode(
     outs = held.part(0, (num_splits, num_rows, num_q_heads, pages.head_dim_v), np.dtype(np.float32))
     lses = held.part(4 * math.prod(outs.shape), outs.shape[:-1], outs.dtype)
     features = arguments.Features(
-        q_lens=_tensor(q_lens),
-        sinks=_tensor(sinks),
-        alibi_slopes=_tensor(alibi_slopes),
-        tree_mask=_tensor(tree_mask),
+        q_lens=tensor(q_lens),
+        sinks=tensor(sinks),
+        alibi_slopes=tensor(alibi_slopes),
+        tree_mask=tensor(tree_mask),
         window=window or 0,
         soft_cap=soft_cap or 0.0,
     )
     told = arguments.Decode(
-        q=_tensor(q),
+        q=tensor(q),
         k_cache=pages.k,
         v_cache=pages.v,
         k_scale=pages.k_scale if k_scale is None else _bytes_of_scales(k_scale),
         v_scale=pages.v_scale if v_scale is None else _bytes_of_scales(v_scale),
-        outs=_tensor(outs),
-        lses=_tensor(lses),
+        outs=tensor(outs),
+        lses=tensor(lses),
         table=_table(block_table, kv_lens, pages.page_size),
         group=num_q_heads // pages.num_kv_heads,
         head_dim=pages.head_dim,
@@ -313,8 +320,8 @@ def paged_decode(
     featured = any(given is not None for given in (q_lens, sinks, alibi_slopes, window, soft_cap))
     kernel = "decode_features" if featured or pages.dtype.name in NARROW else "decode"
     shared_bytes = (pages.head_dim + pages.head_dim_v) * outs.dtype.itemsize  # q and the accumulator
-    _launch(f"{kernel}_{pages.dtype}_{kv_lens.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
-    return _merge(outs, lses, q.dtype, out, lse)
+    launch(f"{kernel}_{pages.dtype}_{kv_lens.dtype}", (num_rows, num_q_heads, num_splits), told, shared_bytes)
+    return merge(outs, lses, q.dtype, out, lse)
 
 
 def append_decode(
@@ -346,12 +353,15 @@ def append_decode(
 def merge_states(
     outs: DeviceArray, lses: DeviceArray, *, out: DeviceArray | None = None, lse: DeviceArray | None = None
 ) -> tuple[DeviceArray, DeviceArray]:
-    return _merge(outs, lses, outs.dtype, out, lse)
+    return merge(outs, lses, outs.dtype, out, lse)
 
 
-def _tensor(array: DeviceArray | None) -> arguments.Tensor:
-    """A null pointer for no array."""
-    return arguments.Tensor() if array is None else arguments.Tensor(array.address, array.strides)
+pq_encode, pq_decode = pq.pq_encode, pq.pq_decode
+pq_append, pq_decode_attention = pq.pq_append, pq.pq_decode_attention
+
+
+def pq_cache(k_codebooks: DeviceArray, v_codebooks: DeviceArray, **sizes: Any) -> PQCache:
+    return PQCache(sys.modules[__name__], k_codebooks, v_codebooks, **sizes)
 
 
 def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:
@@ -363,12 +373,12 @@ def _of_sides(table: DeviceArray, axes: int) -> arguments.Tensor:
 
 def _table(table: Table, kv_lens: DeviceArray, page_size: int) -> arguments.Table:
     if isinstance(table, DeviceArray):
-        return arguments.Table(entries=_of_sides(table, axes=2), lens=_tensor(kv_lens), page_size=page_size)
+        return arguments.Table(entries=_of_sides(table, axes=2), lens=tensor(kv_lens), page_size=page_size)
     entries, last = table["kv_indices"], table.get("last_page_len")
     return arguments.Table(
         entries=arguments.Tensor(entries.address, (0, *entries.strides)),
-        begins=_tensor(table["kv_indptr"]),
-        lens=_tensor(last),
+        begins=tensor(table["kv_indptr"]),
+        lens=tensor(last),
         of_tokens=last is None,
         page_size=page_size,
     )
@@ -395,7 +405,7 @@ def _bytes_of_scales(scale: DeviceArray) -> arguments.Tensor:
 def _tokens(rows: DeviceArray | None) -> arguments.Tensor:
     """[num_tokens, num_kv_heads, head_dim], where codes have no axis of heads."""
     if rows is None or len(rows.shape) == 3:
-        return _tensor(rows)
+        return tensor(rows)
     token, dim = rows.strides
     return arguments.Tensor(rows.address, (token, 0, dim))
 
@@ -403,24 +413,6 @@ def _tokens(rows: DeviceArray | None) -> arguments.Tensor:
 def _extract(kv: DeviceArray, first_row: int) -> DeviceArray:
     num_tokens, num_rows, head_dim = kv.shape
     rows = DeviceArray((num_tokens, num_rows // 2, head_dim), kv.dtype)
-    told = arguments.Extract(_tensor(kv), _tensor(rows), first_row, num_rows // 2, head_dim)
-    _launch(f"extract_{kv.dtype.itemsize}", (num_tokens,), told)
+    told = arguments.Extract(tensor(kv), tensor(rows), first_row, num_rows // 2, head_dim)
+    launch(f"extract_{kv.dtype.itemsize}", (num_tokens,), told)
     return rows
-
-
-def _merge(
-    outs: DeviceArray, lses: DeviceArray, dtype: np.dtype[Any], out: DeviceArray | None, lse: DeviceArray | None
-) -> tuple[DeviceArray, DeviceArray]:
-    num_parts, num_rows, num_q_heads, head_dim = outs.shape
-    out = out or DeviceArray((num_rows, num_q_heads, head_dim), dtype)
-    lse = lse or DeviceArray((num_rows, num_q_heads), lses.dtype)
-    told = arguments.MergeStates(_tensor(outs), _tensor(lses), _tensor(out), _tensor(lse), num_parts, head_dim)
-    _launch(f"merge_{outs.dtype}_into_{dtype}", lse.shape, told)
-    return out, lse
-
-
-def _launch(kernel: str, grid: tuple[int, ...], told: Any, shared_bytes: int = 0) -> None:
-    """A grid without blocks is not launched: CUDA refuses it, and there is nothing to do."""
-    if math.prod(grid):
-        x, y, z = (*grid, 1, 1)[:3]
-        runtime.current().launch(kernel, (x, y, z), (THREADS, 1, 1), shared_bytes, told)

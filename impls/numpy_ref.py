@@ -10,12 +10,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from kvconform.impls.host_kernels.pq_caches import PageManager, PQCache
 from kvconform.impls.numpy_kernels import pq
 from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
 from kvconform.impls.numpy_kernels.tables import slots_of
 from kvconform.impls.numpy_kernels.views import PLAIN, UNEVEN, VIEWS
-from kvconform.impls.pq_caches import PageManager, PQCache
 
 NAME = "numpy_ref"
 BACKEND = "numpy"
@@ -61,7 +61,7 @@ OFFERS = {
     "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_append": {"q_dtype": _ROUNDED, **_ANY},
-    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), **_ANY},
+    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
     "page_manager": {"layout": {"pq_columns"}},
     "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
 }
@@ -379,9 +379,13 @@ def pq_decode_attention(
     num_subspaces,
     sm_scale,
     num_splits,
+    out=None,
+    lse=None,
 ):
     books, residual = (k_codebooks, v_codebooks), (residual_k, residual_v)
-    return pq.attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, dtype, sm_scale, num_splits)
+    options = layout, dtype, sm_scale, num_splits
+    mean, total = pq.attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, *options)
+    return _into(out, mean), _into(lse, total)
 
 
 def page_manager(num_pages):

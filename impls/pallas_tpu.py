@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from kvconform.impls.pallas_kernels import decode, launch, layouts, merge, movement
+from kvconform.impls.pallas_kernels import decode, launch, layouts, merge, movement, pq
 from kvconform.impls.pallas_kernels.layouts import fold, page_size
 
 NAME = "pallas_tpu"
@@ -53,6 +54,21 @@ _ATTENTION = {
     **_PAGES,
 }
 
+_CODES = {
+    "dtype": {"uint8", "uint4"},
+    "q_dtype": _ROUNDED | {"float16"},  # float32 to the kernels, and bits to the one that decodes
+    "num_kv_heads": _HEADS["num_kv_heads"],
+    "static": True,
+}
+if launch.COMPILED:
+    _CODES |= {"num_subspaces": {32, 64}, "num_centroids": {16, 256}}
+_CODE_PAGES = {
+    "layout": {"pq_rows", "pq_columns", "pq_heads"},
+    "page_size": {64} if launch.COMPILED else {1, 2, 3, 4, 6},  # 6: a page of pq_heads is three
+    **_INDEX,
+    **_CODES,
+}
+
 OFFERS = {
     "merge_kv": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
     "extract_k": {"layout": {"fused"}, "dtype": _MOVED, **_HEADS},
@@ -69,9 +85,15 @@ OFFERS = {
         "head_dim_v": _HEADS["head_dim"],
     },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
+    "pq_encode": _CODES,
+    "pq_decode": _CODES,
+    "pq_append": _CODE_PAGES,
+    "pq_decode_attention": {"group": {1, 2, 3}, "num_splits": {1, 2, 3}, **_CODE_PAGES},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "group": {1, 2, 3}, **_HEADS},
 }
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
+    "pq_cache": "the object is torch_ref's, and calls pq_append and pq_decode_attention, which are tried alone",
     **dict.fromkeys(
         _PAGED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),
@@ -100,14 +122,16 @@ CONVENTIONS = {
     "deterministic": True,
 }
 ARITHMETIC = {
-    "dequant_format": "float32",  # decode.py, Queries.scores and _seen: scales meet scores and weights in float32
+    "expands_distance": True,  # pq.py, encode: |c|^2 - 2 x . c
+    "dequant_format": "float32",  # decode.py, Queries.scores and _mixed: scales meet scores and weights in float32
     "qk_accumulator": "float32",  # decode.py, Queries.q and _heads: q and k are float32 before they meet, EXACT
+    "table_format": None,  # pq.py, attend: `lookup` is float32 and stays so; what a one-hot matrix picks is exact
     "softmax_format": "float32",  # decode.py, Queries.scores: scores are float32 and stay so, capped and slanted too
-    "p_format": None,  # decode.py, _seen: `weight` meets v in float32
-    "sum_rounds_p": False,  # decode.py, _seen: `total` sums the same float32 weights
-    "normalises_first": False,  # decode.py, _result: `mixed / total`, after the last page
-    "pv_accumulator": "float32",  # decode.py, _unseen: `mixed` is float32
-    "partial_format": "float32",  # paged_decode below: with splits, out_dtype of the parts
+    "p_format": None,  # decode.py, _mixed and pq.py, _attended: `weight` meets v in float32
+    "sum_rounds_p": False,  # decode.py, seen: `total` sums the same float32 weights
+    "normalises_first": False,  # decode.py, result: `mixed / total`, after the last page
+    "pv_accumulator": "float32",  # decode.py, _unseen, and pq.py, attend: `mixed` is float32
+    "partial_format": "float32",  # paged_decode below: with splits, out_dtype of the parts; of pq.attend, too
     "merge_levels": 1,  # merge.py, kernel: one sum over all parts
     "renormalises": True,  # merge.py, kernel: the weighted sum is divided by `total`
 }
@@ -331,3 +355,83 @@ def _newest_slots(
 
 def merge_states(outs: Handle, lses: Handle) -> tuple[jax.Array, jax.Array]:
     return launch.launch(merge.merge_states, outs.bits, lses.bits, dtype=outs.dtype, out_dtype=outs.dtype)
+
+
+def _numbers(*handles: Handle) -> jax.Array:
+    """Floating numbers of one shape as float32, one array after another along a new first axis."""
+    return jnp.stack([lax.bitcast_convert_type(one.bits, one.dtype).astype(jnp.float32) for one in handles])
+
+
+def _codes_of(sides: tuple[Handle, ...], books: tuple[Handle, ...], dtype: str) -> jax.Array:
+    """Codes one a byte [side, token, head, subspace] of vectors [token, head, head_dim] of each side."""
+    shape = (*sides[0].bits.shape[:2], pq.num_subspaces(sides[0].bits.shape[-1], books[0].bits, dtype))
+    x = _numbers(*sides).reshape(len(sides), -1, *books[0].bits.shape[::2])
+    return launch.launch(pq.encode, x, _numbers(*books)).reshape(len(sides), *shape)
+
+
+def pq_encode(x: Handle, codebooks: Handle, *, dtype: str) -> Handle:
+    return Handle(pq.packed(_codes_of((x,), (codebooks,), dtype)[0], dtype), np.dtype(np.uint8))
+
+
+def pq_decode(codes: Handle, codebooks: Handle, *, dtype: str) -> Handle:
+    single = pq.unpacked(codes.bits, dtype)
+    found = launch.launch(pq.decode, single.reshape(-1, single.shape[-1]), codebooks.bits)
+    return Handle(found.reshape(*single.shape[:-1], -1), codebooks.dtype)
+
+
+def pq_append(
+    cache: Cache,
+    k: Handle,
+    v: Handle,
+    k_codebooks: Handle,
+    v_codebooks: Handle,
+    slot_mapping: jax.Array,
+    *,
+    layout: str,
+    dtype: str,
+    page_size: int,
+    num_subspaces: int,
+) -> dict[str, Handle]:
+    """The pools and codebooks tell what `page_size` and `num_subspaces` do."""
+    codes = _codes_of((k, v), (k_codebooks, v_codebooks), dtype)
+    of_heads = jnp.swapaxes(codes, 1, 2).reshape(2, -1, num_subspaces), slot_mapping.T.reshape(-1)  # page after page
+    written = launch.launch(pq.write, _bits(cache), *of_heads, layout=layout, dtype=dtype)
+    return {name: Handle(pool, cache[name].dtype) for name, pool in written.items()}
+
+
+def pq_decode_attention(
+    q: Handle,
+    cache: Cache,
+    k_codebooks: Handle,
+    v_codebooks: Handle,
+    page_ids: jax.Array,
+    kv_lens: jax.Array,
+    residual_k: Handle,
+    residual_v: Handle,
+    residual_lens: jax.Array,
+    *,
+    layout: str,
+    dtype: str,
+    page_size: int,
+    num_subspaces: int,
+    sm_scale: float,
+    num_splits: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+    """The pools and codebooks tell what `page_size` and `num_subspaces` do."""
+    pq.num_subspaces(q.bits.shape[-1], k_codebooks.bits, dtype)
+    parts = launch.launch(
+        pq.attend,
+        _numbers(q)[0],
+        _bits(cache),
+        _numbers(k_codebooks, v_codebooks),
+        page_ids,
+        kv_lens,
+        _numbers(residual_k, residual_v),
+        residual_lens,
+        sm_scale,
+        layout=layout,
+        dtype=dtype,
+        num_splits=num_splits,
+    )
+    out, lse = launch.launch(merge.merge_states, *parts, dtype=np.dtype(np.float32), out_dtype=np.dtype(np.float32))
+    return out.astype(q.dtype), lse

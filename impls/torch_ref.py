@@ -7,6 +7,7 @@ bfloat16) is a setting of the process that anybody may change.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -14,7 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvconform.impls.torch_kernels import handles, newest, tables, views
+from kvconform.impls.host_kernels.pq_caches import PQCache
+from kvconform.impls.torch_kernels import handles, newest, pq, tables, views
+from kvconform.impls.torch_kernels.handles import bits as _bits
+from kvconform.impls.torch_kernels.handles import into as _into
+from kvconform.impls.torch_kernels.slots import last_of_each
+from kvconform.impls.torch_kernels.softmax import mean as _mean
 from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import Cache, Numbers, Rows, View
 
@@ -61,6 +67,11 @@ OFFERS = {
     },
     "append_decode": {"layout": _UPDATED, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
+    "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_append": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
+    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
 }
 CONVENTIONS = {
     "lse_base": "e",
@@ -83,8 +94,12 @@ ARITHMETIC = {
     "merge_levels": 1,  # paged_decode: one _mean over all parts
     "renormalises": True,  # _mean: the weights of parts, too, are divided by their sum
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
+"""Of codes, too (pq.py): the table of q against centroids is float32, and its entries are summed over subspaces; the
+residual is one part more; a distance is a sum of squared differences, which has no product of x and centroid.
+"""
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
     **dict.fromkeys(
         views.ATTENDED - _UPDATED, "append_decode is append and paged_decode, which are tried with what it leaves out"
     ),
@@ -121,11 +136,6 @@ def _kernel(operation: Callable[..., Any]) -> Callable[..., Any]:
 # --- bytes
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers of the same width."""
-    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[tensor.itemsize])
-
-
 @_kernel
 def merge_kv(k: Tensor, v: Tensor) -> Tensor:
     return torch.stack([_bits(k), _bits(v)], dim=2).flatten(1, 2).view(k.dtype)
@@ -154,19 +164,13 @@ def _at(view: View, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
     return pages[..., None, None], slots // slot, slots % slot, heads // head, heads % head, dims // dim, dims % dim
 
 
-def _last_of_each(slots: Tensor) -> Tensor:
-    """Indices of the tokens that stay where several go to one slot."""
-    ordered, order = slots.sort(stable=True)
-    return order[torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])[: len(order)]]
-
-
 @_kernel
 def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str, **told: int | None) -> Cache:
     for number, (side, given) in enumerate(zip(views.sides(cache, layout, **told), (k, v), strict=True)):
         for view, rows in views.given(side, given):
             slots = views.of_side(slot_mapping, number, 1).long()
             live = ((slots >= 0) & (slots < view.num_slots)).nonzero().squeeze(1)
-            tokens = live[_last_of_each(slots[live])]
+            tokens = live[last_of_each(slots[live])]
             pages = slots[tokens] // view.page_size
             _bits(view.tensor).index_put_(_at(view, pages, slots[tokens] % view.page_size), _bits(rows)[tokens])
     return cache
@@ -187,14 +191,6 @@ def _positions(view: View, table: Table, num_parts: int) -> Tensor:
     """[num_parts, keys a part]: every position that the table has room for, the last part filled up."""
     keys = -(-tables.room(table, view.page_size) // num_parts)
     return torch.arange(num_parts * keys, device=tables.on(table)).view(num_parts, keys)
-
-
-def _into(given: Tensor | None, result: Tensor) -> Tensor:
-    """The result, bit for bit in the memory that was given."""
-    if given is None:
-        return result
-    _bits(given).copy_(_bits(result))
-    return given
 
 
 def _side_into(given: Rows, result: Rows) -> Rows:
@@ -271,19 +267,6 @@ def _dequantised(of: Numbers, pages: Tensor, slots: Tensor) -> Tensor:
         return rows
     scale = _floats(_rows(of.scale, pages, slots), of.scale.of)
     return rows * scale.repeat_interleave(rows.shape[-1] // scale.shape[-1], -1)
-
-
-def _mean(score: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean of the values under softmax(score) along an axis, and log-sum-exp; 0 and -inf where every score is -inf.
-
-    score [...] and value [..., dim] broadcast; what the value of a score of -inf holds does not matter, NaN included.
-    """
-    top = score.amax(axis, keepdim=True).clamp(min=torch.finfo(score.dtype).min)  # finite, for -inf - top to be -inf
-    weight = (score - top).exp()
-    total = weight.sum(axis, keepdim=True)  # at least exp(0), or 0
-    share = (weight / total.clamp(min=1)).unsqueeze(-1)
-    mean = (share * value).masked_fill_(score.isneginf().unsqueeze(-1), 0).sum(axis)
-    return mean, (top + total.log()).squeeze(axis)
 
 
 def _queries(q_lens: Tensor | None, kv_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -390,3 +373,30 @@ def merge_states(
 ) -> tuple[Tensor, Tensor]:
     merged, total = _mean(lses, outs.float(), axis=0)
     return _into(out, merged.to(outs.dtype)), _into(lse, total)
+
+
+# --- product-quantised
+
+
+@_kernel
+def pq_encode(x: Tensor, codebooks: Tensor, **told: Any) -> Tensor:
+    return pq.pq_encode(x, codebooks, **told)
+
+
+@_kernel
+def pq_decode(codes: Tensor, codebooks: Tensor, **told: Any) -> Tensor:
+    return pq.pq_decode(codes, codebooks, **told)
+
+
+@_kernel
+def pq_append(cache: Cache, *tokens: Tensor, **told: Any) -> Cache:
+    return pq.pq_append(cache, *tokens, **told)
+
+
+@_kernel
+def pq_decode_attention(q: Tensor, cache: Cache, *attended: Tensor, **told: Any) -> tuple[Tensor, Tensor]:
+    return pq.pq_decode_attention(q, cache, *attended, **told)
+
+
+def pq_cache(k_codebooks: Tensor, v_codebooks: Tensor, **sizes: Any) -> PQCache:
+    return PQCache(sys.modules[__name__], k_codebooks, v_codebooks, **sizes)

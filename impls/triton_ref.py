@@ -17,7 +17,7 @@ from kvconform.impls.torch_kernels.handles import to_device as to_device
 from kvconform.impls.torch_kernels.handles import to_host as to_host
 from kvconform.impls.torch_kernels.tables import Table
 from kvconform.impls.torch_kernels.views import Cache, Rows
-from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged
+from kvconform.impls.triton_kernels import MODE, copies, decode, fused, launch, merge, paged, pq
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.operations import OPERATIONS
 
@@ -74,6 +74,10 @@ OFFERS = {
     },
     "append_decode": {"layout": _UPDATED, "ragged": True, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
+    "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
+    "pq_append": {"q_dtype": _ROUNDED, **_INDEXED},
+    "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": _RESULTS, **_INDEXED},
 }
 
 
@@ -105,8 +109,13 @@ ARITHMETIC = {
     "merge_levels": 1,  # merge.py: one sum over all parts
     "renormalises": True,  # merge.py: divided by the sum of its own weights
 }
-IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache"}
+"""Of codes, too (pq.py): the table of q against centroids is float32, and its entries are summed over subspaces; the
+residual is one part more; a distance is a sum of squared differences, which has no product of x and centroid.
+"""
+IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 WHY_NOT = {
+    "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
+    "pq_cache": "the object is torch_ref's, and calls pq_append and pq_decode_attention, which are tried alone",
     **dict.fromkeys(
         _ATTENDED - _UPDATED,
         "append_decode finds a key as append and paged_decode do, which are tried with what it leaves out",
@@ -244,3 +253,24 @@ def merge_states(
     outs: torch.Tensor, lses: torch.Tensor, *, out: torch.Tensor | None = None, lse: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return merge.merge_states(outs, lses, outs.dtype, (out, lse))
+
+
+# --- product-quantised
+
+
+def pq_encode(x: torch.Tensor, codebooks: torch.Tensor, **told: Any) -> torch.Tensor:
+    return pq.pq_encode(x, codebooks, **told)
+
+
+def pq_decode(codes: torch.Tensor, codebooks: torch.Tensor, **told: Any) -> torch.Tensor:
+    return pq.pq_decode(codes, codebooks, **told)
+
+
+def pq_append(cache: Cache, *tokens: torch.Tensor, **told: Any) -> Cache:
+    return pq.pq_append(cache, *tokens, **told)
+
+
+def pq_decode_attention(
+    q: torch.Tensor, cache: Cache, *attended: torch.Tensor, **told: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return pq.pq_decode_attention(q, cache, *attended, **told)

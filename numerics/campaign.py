@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kvconform.numerics.emulators import Emulator, Row, stored
-from kvconform.numerics.kinds import KINDS, codes, draw
+from kvconform.numerics.kinds import codes, draw, kinds_of
 from kvconform.numerics.measured import RESULTS, Measured, Tally
 from kvconform.numerics.ratios import bounded, inside, ratios, used
 from kvconform.numerics.slack import stages_of
@@ -77,7 +77,12 @@ def _rng(emulator: Emulator, seed: int, number: int, way: str) -> np.random.Gene
 
 def searched(emulator: Emulator, seed: int, number: int) -> Row:
     """The row of one case: kinds take turns."""
-    return draw(list(KINDS)[number % len(KINDS)], _rng(emulator, seed, number, "search"), emulator.storage)
+    return draw(_kind(emulator, number), _rng(emulator, seed, number, "search"), emulator.storage)
+
+
+def _kind(emulator: Emulator, number: int) -> str:
+    kinds = list(kinds_of(emulator.features))
+    return kinds[number % len(kinds)]
 
 
 def search(emulator: Emulator, tally: Tally, elements: int, seed: int) -> None:
@@ -142,6 +147,13 @@ def _ordered(rng: np.random.Generator, row: Row) -> Row:
     return row.at(np.argsort(row.numbers[0] @ row.q) if rng.random() < 0.5 else rng.permutation(len(row.k)))
 
 
+def _sunk(rng: np.random.Generator, row: Row) -> Row:
+    """The sink moves, by a little or by much; it stays a bfloat16 number."""
+    if row.sink is None:
+        return row
+    return replace(row, sink=float(stored(row.sink + rng.choice([-1.0, 1.0]) * 2.0 ** rng.integers(-6, 4), "bfloat16")))
+
+
 MUTATIONS = (
     *(_one(name) for name in ("q", "k", "v", "k", "v")),
     *(_all(name) for name in ("q", "k", "v")),
@@ -150,7 +162,7 @@ MUTATIONS = (
     _dropped,
     _ordered,
 )
-"""What a step of a climb may change, each as likely as any other."""
+"""What a step of a climb may change, each as likely as any other; the sink as well of kernels that have one."""
 
 
 @dataclass
@@ -165,7 +177,8 @@ class Climb:
 def climb(emulator: Emulator, seed: int, number: int) -> Climb:
     """Change a row step by step and keep what uses more of the bound: even numbers climb in out, odd ones in lse."""
     rng, result = _rng(emulator, seed, number, "climb"), RESULTS[number % 2]
-    start = draw(list(KINDS)[int(rng.integers(len(KINDS)))], rng, emulator.storage, largest=CLIMBED_KEYS)
+    kind = _kind(emulator, int(rng.integers(len(kinds_of(emulator.features)))))
+    start = draw(kind, rng, emulator.storage, largest=CLIMBED_KEYS)
     climbed, row = Climb(), start
     for _ in range(STEPS + 1):
         found = _judged(emulator, row)
@@ -183,7 +196,8 @@ def climb(emulator: Emulator, seed: int, number: int) -> Climb:
 def _changed(emulator: Emulator, rng: np.random.Generator, row: Row) -> Row:
     """One mutation, exact in the storage type."""
     with np.errstate(all="ignore"):
-        changed = MUTATIONS[int(rng.integers(len(MUTATIONS)))](rng, row)
+        some = (*MUTATIONS, _sunk) if emulator.features else MUTATIONS
+        changed = some[int(rng.integers(len(some)))](rng, row)
         if row.of_k is not None:
             k, v = (codes(a, emulator.storage) for a in (changed.k, changed.v))
             return replace(changed, q=stored(changed.q, "bfloat16"), k=k, v=v)
@@ -238,4 +252,4 @@ def numbered(emulator: Emulator, cases: int, seed: int) -> Iterator[tuple[str, J
     for number in range(cases):
         judged = _judged(emulator, searched(emulator, seed, number))
         if judged is not None:
-            yield list(KINDS)[number % len(KINDS)], judged
+            yield _kind(emulator, number), judged

@@ -30,6 +30,8 @@ LEAST_NORMAL_HALF = np.float32(2.0**-14)
 class Row:
     """One row of attention: q [d], k [n, d], v [n, dv], bias [n]; every value exact in its storage type.
 
+    bias         -inf: a window hides the key, whatever it holds
+    sink         score of one more key, whose value is zero
     of_k, of_v   float32 [n] scales of the tokens of a narrow cache, whose k and v are codes; None: k and v are numbers
     """
 
@@ -39,6 +41,7 @@ class Row:
     sm_scale: float = 1.0
     bias: npt.NDArray[Any] | float = 0.0
     soft_cap: float = 0.0
+    sink: float | None = None
     of_k: npt.NDArray[Any] | None = None
     of_v: npt.NDArray[Any] | None = None
 
@@ -54,6 +57,11 @@ class Row:
         """Some of its keys, in an order."""
         some = {name: getattr(self, name) for name in ("k", "v", "bias", "of_k", "of_v")}
         return replace(self, **{name: a[keys] if np.ndim(a) else a for name, a in some.items()})
+
+    @property
+    def sees_a_key(self) -> bool:
+        """Whether a window leaves it any."""
+        return bool(np.any(np.broadcast_to(self.bias, len(self.k)) != -np.inf))
 
 
 # --- roundings
@@ -92,7 +100,7 @@ def exp_libm(x: F32) -> F32:
 def exp_ex2(x: F32) -> F32:
     """2**(x log2 e): the product rounds, the power errs by 2**-22.2, what is subnormal becomes zero."""
     argument = (f32(x) * f32(np.log2(np.e))).astype(np.float64)
-    noise = 2.0**-22.2 * np.sin(1e4 * argument)
+    noise = 2.0**-22.2 * np.sin(1e4 * np.maximum(argument, -1e4))
     power = f32(np.exp2(argument) * (1 + noise))
     return np.where(argument == 0, np.float32(1), np.where(power < LEAST_NORMAL, np.float32(0), power))
 
@@ -231,14 +239,21 @@ def scores(machine: Machine, row: Row) -> F32:
 def online(
     machine: Machine, row: Row, *, tile: int = 16, order: Sequence[int] | None = None, lag: float = 0.0
 ) -> Result:
-    """FlashAttention: tiles in any order, a running maximum (that may lag), one division at the end."""
+    """FlashAttention: tiles in any order, a running maximum (that may lag), one division at the end.
+
+    A sink is what the maximum and the sum begin with.
+    """
     s, v = scores(machine, row), machine.load(row.v)
     visited = np.arange(len(s)) if order is None else np.asarray(order)
     top, total = np.float32(-np.inf), np.float32(0)
+    if row.sink is not None:
+        top, total = np.float32(row.sink), np.float32(1)
     acc = np.zeros(v.shape[1], np.float32)
     for a in range(0, len(s), tile):
         keys = visited[a : a + tile]
         highest = max(top, s[keys].max())
+        if np.isneginf(highest):  # nothing is seen yet
+            continue
         if highest > top + lag:
             rescale = machine.exp(f32([top - highest]))[0] if np.isfinite(top) else np.float32(0)
             total, acc, top = total * rescale, machine.keep(acc * rescale), highest
@@ -247,6 +262,17 @@ def online(
         total = total + machine.add(rounded if machine.sums_p else p)
         acc = machine.keep(acc + machine.weigh(rounded, v[keys]))
     return machine.keep(acc / total), top + f32(np.log(total))
+
+
+def sink_last(machine: Machine, row: Row, *, tile: int = 16) -> Result:
+    """Without the sink, and then scaled by its share of the whole, 1 / (1 + exp(sink - lse))."""
+    out, lse = online(machine, replace(row, sink=None), tile=tile)
+    if row.sink is None:
+        return out, lse
+    both = f32([lse, row.sink])
+    with np.errstate(over="ignore"):  # e^x may be infinite: then the share is 0
+        share = f32(1) / (f32(1) + machine.exp(both[1:] - both[0]))
+    return machine.keep(out * share), both.max() + f32(np.log(machine.add(machine.exp(both - both.max()))))
 
 
 def backward(machine: Machine, row: Row, *, tile: int = 4) -> Result:
@@ -259,9 +285,16 @@ def rising(machine: Machine, row: Row) -> Result:
     return online(machine, row, tile=1, order=[int(i) for i in np.argsort(scores(machine, row), kind="stable")])
 
 
+def with_sink(s: F32, v: F32, sink: float | None) -> tuple[F32, F32]:
+    """A sink as one more column, whose value is zero."""
+    if sink is None:
+        return s, v
+    return np.append(s, np.float32(sink)), np.append(v, np.zeros((1, v.shape[1]), np.float32), 0)
+
+
 def two_pass(machine: Machine, row: Row) -> Result:
     """First the lse, then sum exp(s - lse) v, never divided."""
-    s, v = scores(machine, row), machine.load(row.v)
+    s, v = with_sink(scores(machine, row), machine.load(row.v), row.sink)
     top = s.max()
     lse = top + f32(np.log(machine.add(machine.exp(s - top))))
     return machine.weigh(machine.round_p(machine.exp(s - lse)), v), lse
@@ -269,7 +302,7 @@ def two_pass(machine: Machine, row: Row) -> Result:
 
 def eager(machine: Machine, row: Row) -> Result:
     """softmax(scores) @ v, P normalised before it is rounded."""
-    s, v = scores(machine, row), machine.load(row.v)
+    s, v = with_sink(scores(machine, row), machine.load(row.v), row.sink)
     top = s.max()
     p = machine.exp(s - top)
     total = machine.add(p)
@@ -295,12 +328,14 @@ def split(
     partial: str | None = None,
     tile: int = 16,
 ) -> Result:
-    """Each part of the keys on its own, then one of the merges below; parts may be empty."""
+    """Each part of the keys on its own, then one of the merges below; parts may be empty. A sink is of the first."""
     parts = []
-    for keys in np.array_split(np.arange(len(row.k)), splits):
-        if keys.size:
-            bias = np.broadcast_to(row.bias, len(row.k))[keys]
-            out, lse = online(machine, replace(row, k=row.k[keys], v=row.v[keys], bias=bias), tile=tile)
+    for number, keys in enumerate(np.array_split(np.arange(len(row.k)), splits)):
+        bias = np.broadcast_to(row.bias, len(row.k))[keys]
+        sink = None if number else row.sink
+        one = replace(row, k=row.k[keys], v=row.v[keys], bias=bias, sink=sink)
+        if one.sees_a_key or sink is not None:
+            out, lse = online(machine, one, tile=tile)
             parts.append((stored(out, partial), lse))
     return merge(machine, parts)
 
@@ -456,7 +491,10 @@ SCALED = ((multiplied_first, "float32"), (multiplied_in_half, "float16"), (scale
 
 @dataclass(frozen=True)
 class Emulator:
-    """A kernel, the profile it would declare, and the storage type of its cache."""
+    """A kernel, the profile it would declare, and the storage type of its cache.
+
+    features   whether it has windows and sinks: it is searched on kinds of inputs that have them, too
+    """
 
     name: str
     kernel: Callable[[Machine, Row], Result]
@@ -464,12 +502,15 @@ class Emulator:
     declares: dict[str, Any] = field(default_factory=dict)
     storage: str = "float32"
     out: str = "float32"
+    features: bool = False
 
     @property
     def profile(self) -> Profile:
         return Profile(**{"out_format": self.out, **self.declares})
 
     def __call__(self, row: Row) -> Result:
+        if not row.sees_a_key:
+            return np.zeros(row.v.shape[1], np.float32), f32(-np.inf if row.sink is None else row.sink)
         out, lse = self.kernel(self.machine, row)
         return stored(out, self.out), lse
 
@@ -500,7 +541,7 @@ def emulators() -> Iterator[Emulator]:
     )
     yield Emulator("two passes, polynomial", two_pass, Machine(exp=exp_polynomial), {"exp_error": 9e-5})
     for storage in ("int8", "float8_e4m3fn"):
-        narrow = {"storage": storage, "out": "bfloat16"}
+        narrow: Any = {"storage": storage, "out": "bfloat16"}
         yield Emulator(f"{storage} scaled first", first, Machine(), {"tile": 16}, **narrow)
         yield Emulator(f"{storage} scales folded", folded, Machine(exp=exp_ex2), {**divides, "tile": 2**20}, **narrow)
         yield Emulator(
@@ -510,7 +551,7 @@ def emulators() -> Iterator[Emulator]:
             {"q_format": "bfloat16", "k_format": "bfloat16", "v_format": "bfloat16", "tile": 16},
             **narrow,
         )
-    bf16 = {"storage": "bfloat16", "out": "bfloat16"}
+    bf16: Any = {"storage": "bfloat16", "out": "bfloat16"}
     tensor = {"qk_truncates": True, "pv_truncates": True}
     p16 = {"p_format": "bfloat16", "tile": 16, "renormalises": True}
     yield Emulator("float32 P, bfloat16 out", online, Machine(), {"tile": 16}, **bf16)
@@ -598,3 +639,33 @@ def emulators() -> Iterator[Emulator]:
             Machine(exp=exp_ex2),
             {"splits": 5, "tile": 16, **declares},
         )
+    yield Emulator("sink first", online, Machine(), {**ieee, **divides, "tile": 16}, features=True)
+    yield Emulator("sink first, ex2, tile 1", partial(online, tile=1), Machine(exp=exp_ex2), divides, features=True)
+    yield Emulator(
+        "sink last", sink_last, Machine(exp=exp_ex2), {"tile": 16, "splits": 2, "merge_levels": 1}, features=True
+    )
+    yield Emulator("sink as a column", eager, Machine(), ieee, features=True)
+    yield Emulator("sink in two passes", two_pass, Machine(exp=exp_ex2), {}, features=True)
+    yield Emulator(
+        "sink first, bfloat16 P, truncating",
+        online,
+        Machine(exp=exp_ex2, qk=dot_truncating, pv=dot_truncating, p="bfloat16"),
+        {**p16, **tensor, "sum_rounds_p": False},
+        **bf16,
+        features=True,
+    )
+    yield Emulator(
+        "sink as a column, bfloat16 scores and P",
+        eager,
+        Machine(score="bfloat16", p="bfloat16"),
+        {"score_format": "bfloat16", "p_format": "bfloat16"},
+        **bf16,
+        features=True,
+    )
+    yield Emulator(
+        "5 splits, sink in the first",
+        partial(split, splits=5, merge=merge_divided),
+        Machine(exp=exp_ex2),
+        {"splits": 5, "tile": 16, "merge_levels": 1, **divides},
+        features=True,
+    )

@@ -22,13 +22,14 @@ VALUE_DIM = (1, 4, 16, 64)
 
 @dataclass(frozen=True)
 class Draft:
-    """Numbers before they are rounded into the storage type: q [d], k [n, d], v [n, dv], bias [n]."""
+    """Numbers before they are rounded into the storage type: q [d], k [n, d], v [n, dv], bias [n], sink."""
 
     q: Floats
     k: Floats
     v: Floats
     bias: Any = 0.0
     soft_cap: float = 0.0
+    sink: float | None = None
 
     @property
     def position(self) -> Floats:
@@ -45,6 +46,11 @@ class Draft:
         """[n], roughly: the softmax of the scores, the greatest 1."""
         score = self.k @ self.q / np.sqrt(self.q.size)
         return np.asarray(np.exp(score - score.max()))
+
+    @property
+    def greatest(self) -> float:
+        """About the greatest score of a key that is seen."""
+        return float((self.k @ self.q / np.sqrt(self.q.size) + self.bias).max())
 
 
 Change = Callable[[np.random.Generator, Draft], Draft]
@@ -123,11 +129,51 @@ KINDS: dict[str, Change] = {
 """Name -> what it makes of ordinary numbers."""
 
 
+def _windowed(rng: np.random.Generator, x: Draft) -> Draft:
+    """Of the newest keys some are seen; the others are large."""
+    hidden = x.position[:, 0] < len(x.k) - rng.integers(1, len(x.k) + 1)
+    k, v = (np.where(hidden[:, None], 1e3 * a, a) for a in (x.k, x.v))
+    return replace(x, k=k, v=v, bias=np.where(hidden, -np.inf, x.bias))
+
+
+def _sunk(low: float, high: float) -> Change:
+    """A sink so far above the greatest score."""
+    return lambda rng, x: replace(x, sink=x.greatest + rng.uniform(low, high))
+
+
+def _then(*changes: str) -> Change:
+    def change(rng: np.random.Generator, x: Draft) -> Draft:
+        for name in changes:
+            x = (KINDS | FEATURED)[name](rng, x)
+        return x
+
+    return change
+
+
+FEATURED: dict[str, Change] = {
+    "windowed": _windowed,
+    "sink": lambda rng, x: replace(x, sink=rng.uniform(-4, 4)),
+    "sink at the top": _sunk(-1e-3, 1e-3),
+    "dominant sink": _sunk(12, 20),
+    "vanishing sink": _sunk(-26, -9),
+    "sink beside a window": _then("heavy", "windowed", "sink"),
+    "sink beside alibi": _then("alibi", "sink"),
+    "sink beside a cap": _then("capped", "sink"),
+    "dominant sink beside a window and alibi": _then("alibi", "windowed", "dominant sink"),
+}
+"""The same of kernels that have windows and sinks."""
+
+
+def kinds_of(features: bool) -> dict[str, Change]:
+    """The kinds that a kernel is searched on."""
+    return KINDS | FEATURED if features else KINDS
+
+
 def draw(kind: str, rng: np.random.Generator, storage: str, *, largest: int = max(KEYS)) -> Row:
     """A random row of a kind, exact in the storage type, of at most `largest` keys."""
     n, d, dv = (int(rng.choice(sizes)) for sizes in ([n for n in KEYS if n <= largest], HEAD_DIM, VALUE_DIM))
     ordinary = Draft(rng.standard_normal(d), rng.standard_normal((n, d)), rng.standard_normal((n, dv)))
-    drawn = KINDS[kind](rng, ordinary)
+    drawn = (KINDS | FEATURED)[kind](rng, ordinary)
     with np.errstate(over="ignore"):
         if storage in NARROW:
             q, of_k, of_v = stored(drawn.q, "bfloat16"), *(_scales(rng, a) for a in (drawn.k, drawn.v))
@@ -137,7 +183,8 @@ def draw(kind: str, rng: np.random.Generator, storage: str, *, largest: int = ma
             q, k, v = (stored(a, storage) for a in (drawn.q, drawn.k, drawn.v))
             scaled = {}
     bias = np.asarray(drawn.bias, np.float32) if np.ndim(drawn.bias) else drawn.bias
-    return Row(q, k, v, float(np.float32(d**-0.5)), bias, drawn.soft_cap, **scaled)
+    sink = None if drawn.sink is None else float(stored(drawn.sink, "bfloat16"))  # exact in any storage of scores
+    return Row(q, k, v, float(np.float32(d**-0.5)), bias, drawn.soft_cap, sink, **scaled)
 
 
 def codes(a: Floats, storage: str) -> Any:

@@ -18,8 +18,9 @@ from kvconform.specs.row import SCALE
 def bounded(row: Row, profile: Profile, **options: Any) -> Bounded:
     """The oracle's answer for one row."""
     roundings = 0 if row.of_k is None else ROUNDED_BY[SCALE]
-    options = {"bias": row.bias, "soft_cap": row.soft_cap, "k_roundings": roundings, "v_roundings": roundings} | options
-    return attention_bound(row.q, *row.numbers, row.sm_scale, profile, **options)
+    told: dict[str, Any] = {"bias": row.bias, "soft_cap": row.soft_cap, "sink": row.sink}
+    told |= {"k_roundings": roundings, "v_roundings": roundings} | options
+    return attention_bound(row.q, *row.numbers, row.sm_scale, profile, **told)
 
 
 def inside(result: tuple[Any, Any], want: Bounded, profile: Profile) -> bool:

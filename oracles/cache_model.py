@@ -36,7 +36,7 @@ KINDS, PREFILL = 4, 3
 
 @dataclass
 class CacheModel:
-    """What a cache must answer.
+    """What a cache must answer. Of a layer without tokens there is no attention: it refuses.
 
     inputs    tokens and queries
     profile   of the implementation, complete;  conventions: its own
@@ -78,16 +78,24 @@ class CacheModel:
         k, v = (self.inputs.tokens(side, layer, positions) for side in SIDES)
         call = partial(self.do, "append", layer=layer, k=k, v=v)
         if self._pages(layer, self.lens[layer] + count) <= self._room:
-            call()
+            try:
+                call()
+            except Raised as e:
+                raise self._wrong(e.message) from e
             self.lens[layer] += count
             self.done.append(f"append(layer {layer}, {count} token{'s' * (count > 1)})")
             return
+        why = f"the codes of {count} tokens more need more than {self._room} pages"
+        self._refused("append", why, layer=layer, k=k, v=v)
+        self.done.append(f"append(layer {layer}, {count}) is refused")
+
+    def _refused(self, method: str, why: str, **arguments: Any) -> None:
+        """A call that must raise."""
         try:
-            call()
+            self.do(method, **arguments)
         except Raised:
-            self.done.append(f"append(layer {layer}, {count}) is refused")
             return
-        raise self._wrong(f"append of {count} did not raise, though its codes need more than {self._room} pages")
+        raise self._wrong(f"{method} did not raise, though {why}")
 
     @cached_property
     def _room(self) -> int:
@@ -108,6 +116,9 @@ class CacheModel:
             if got != want:
                 raise self._wrong(f"{method} of layer {layer} is {got}, want {want}")
         q = self.inputs.query(len(self.done))
+        if not num_tokens:
+            self._refused("attend", f"layer {layer} holds no tokens", layer=layer, q=q, sm_scale=self.inputs.sm_scale)
+            return
         got = self.do("attend", layer=layer, q=q, sm_scale=self.inputs.sm_scale)
         of = partial(self._attention, layer, q)
         right = self._right(layer)

@@ -52,17 +52,17 @@ class DecodeReading(Reading):
     head_of    [num_q_heads] the kv head of each q head
     sm_scale   factor of q . k
     seq_of     [num_q_rows] the sequence of each query row
-    newer      [num_q_rows] how many of its newest keys a row does not see
+    newer      [num_q_rows] how many keys are newer than a row's own position; below 0 where it stands behind the last
     window     keys that a row sees at most; 0: all;  one_window: counted from the newest key, for all rows
     tree       bool [num_q_rows, columns], or None: which query tokens of its sequence a row sees; all older keys, too
     tree_from  which key the first column is of: the first query token's, or the first one
     tree_alone whether a row sees no older keys beside them
-    causal     whether it sees nothing newer than itself, whatever a tree says
+    causal     whether a row sees nothing newer than itself, whatever a tree says
     soft_cap   what scaled scores are bent to; 0: they are not
     sinks      [num_q_heads] a score each, or None
     slopes     [num_q_heads], or None;  origin: where distances are counted from (convention alibi_from)
     lse_unit   nats in a unit of lse
-    lse_sinks  whether lse counts the sink
+    lse_sinks  whether lse counts the sink;  sink_of_empty: that of a sequence without keys, too
     join       how the partial results of splits become one; None: by log-sum-exp
     cut        with `join`: (kv_len, num_splits, page_size) -> where each split ends
     """
@@ -83,6 +83,7 @@ class DecodeReading(Reading):
     origin: str = "query"
     lse_unit: float = 1.0
     lse_sinks: bool = True
+    sink_of_empty: bool = True
     join: Callable[[list[Bounded]], Bounded] | None = None
     cut: Callable[[int, int, int], list[int]] | None = None
 
@@ -90,13 +91,13 @@ class DecodeReading(Reading):
     def right(inputs: PagedInputs, conventions: Mapping[str, Any]) -> DecodeReading:
         """The right reading of a Case, by an implementation's conventions."""
         case = inputs.case
-        seq_of, newer = inputs.q_rows
         return DecodeReading(
             **vars(Reading.of(inputs)),
             head_of=np.arange(case.num_q_heads) // case.group,
             sm_scale=inputs.sm_scale,
-            seq_of=seq_of,
-            newer=newer,
+            seq_of=inputs.q_rows[0],
+            newer=inputs.newer(conventions["causal"]),
+            causal=conventions["causal"] != "none",
             window=case.window,
             tree=inputs.tree_mask,
             soft_cap=case.soft_cap * (abs(inputs.sm_scale) if conventions["soft_cap_order"] == "unscaled" else 1.0),
@@ -105,7 +106,14 @@ class DecodeReading(Reading):
             origin=conventions["alibi_from"],
             lse_unit=NATS[conventions["lse_base"]],
             lse_sinks=conventions["sinks_in_lse"],
+            sink_of_empty=conventions["empty_with_sink"] == "sink",
         )
+
+    @property
+    def without_sink(self) -> Array:
+        """bool [num_q_rows]: rows in whose lse no sink is counted."""
+        keyless = (_lens(self) == 0)[self.seq_of] & (not self.sink_of_empty)
+        return np.asarray(keyless | (self.sinks is None) | (not self.lse_sinks))
 
     def _keys(self, seq: int) -> tuple[Array, Array]:
         """Positions [keys] that are read of one sequence, and that of each query row, [rows, 1]."""
@@ -191,10 +199,11 @@ def attended(
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
     bounded = partial(attention_bound, inputs.q, profile=profile, **kv, **scored)
     result = bounded(sink=reading.sinks, keep_terms=keep_terms)
-    if reading.sinks is None or reading.lse_sinks:
+    if reading.sinks is None or not reading.without_sink.any():
         return result
-    without = bounded()
-    return replace(result, lse=without.lse, lse_error=without.lse_error)
+    without, at = bounded(), reading.without_sink[:, None]
+    lse, error = ((at, of, one) for of, one in ((without.lse, result.lse), (without.lse_error, result.lse_error)))
+    return replace(result, lse=np.where(*lse), lse_error=np.where(*error))
 
 
 def _lens(reading: DecodeReading) -> Array:
@@ -319,7 +328,12 @@ def features_on(case: Case) -> tuple[str, ...]:
 
 
 def without(feature: str, reading: DecodeReading) -> DecodeReading:
-    """A reading as if one feature were not there; without several query tokens each of them sees all keys."""
+    """A reading as if one feature were not there; without several query tokens each of them sees all keys.
+
+    Where they do so anyhow, none of them sees what is newer than itself.
+    """
+    if feature == "q_lens" and not reading.causal:
+        return replace(reading, causal=True)
     if feature == "q_lens":
         return replace(reading, newer=np.zeros_like(reading.newer), tree=None)
     return replace(reading, **WITHOUT[feature])
@@ -356,7 +370,7 @@ def _exact(q: Array, k: Array, v: Array, reading: DecodeReading) -> dict[str, Ar
     total = weight.sum(-1)
     values = np.where(live[..., None], v, 0.0)
     out = np.matmul(weight[..., None, :], values)[..., 0, :] / (total + of_sink)[..., None]
-    lse = top + np.log(total + of_sink if reading.lse_sinks else total)
+    lse = top + np.log(total + np.where(reading.without_sink[:, None], 0.0, of_sink))
     return {"out": np.where((total + of_sink == 0)[..., None], 0.0, out), "lse": lse / reading.lse_unit}
 
 

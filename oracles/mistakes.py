@@ -160,9 +160,19 @@ def _on(feature: str) -> Callable[[PagedInputs], bool]:
     return lambda inputs: getattr(inputs.case, feature) != DEFAULTS[feature]
 
 
+def _is_keyless_beside_sinks(inputs: PagedInputs) -> bool:
+    """Whether there is a sink, and a sequence without keys."""
+    return _on("sinks")(inputs) and 0 in inputs.case.kv_lens
+
+
+def _causal(choice: str) -> Change:
+    """Positions, and what is seen of newer keys, by another choice of the convention `causal`."""
+    return lambda inputs, right: replace(right, newer=inputs.newer(choice), causal=choice != "none")
+
+
 def _top_left(inputs: PagedInputs, right: Any) -> Any:
-    place = np.array(inputs.case.q_lens)[right.seq_of] - 1 - right.newer
-    return replace(right, newer=right.lens[right.seq_of] - 1 - place)
+    """The same, under a tree mask as well."""
+    return replace(right, newer=right.lens[right.seq_of] - 1 - _token_of(inputs, right))
 
 
 def _tree(change: Callable[[PagedInputs, Any], Array]) -> Change:
@@ -194,7 +204,7 @@ def _padded_tree(inputs: PagedInputs, right: Any) -> Array:
 
 def _token_of(inputs: PagedInputs, right: Any) -> Array:
     """[num_q_rows] which query token of its sequence a row is."""
-    return np.asarray(np.array(inputs.case.q_lens)[right.seq_of] - 1 - right.newer)
+    return np.asarray(np.array(inputs.case.q_lens)[right.seq_of] - 1 - inputs.q_rows[1])
 
 
 def _per_head(name: str, pick: Callable[[PagedInputs], Array]) -> Change:
@@ -525,6 +535,20 @@ MISTAKES: dict[str, Mistake] = {
         applies=_on("sinks"),
         meant=("sinks_in_lse", True),
     ),
+    "sink_is_in_lse_without_keys": Mistake(
+        "lse of a sequence without keys is the sink",
+        ("paged_decode",),
+        (_with(sink_of_empty=True),),
+        applies=_is_keyless_beside_sinks,
+        meant=("empty_with_sink", "sink"),
+    ),
+    "sink_is_not_in_lse_without_keys": Mistake(
+        "the sink is counted where there is a key",
+        ("paged_decode",),
+        (_with(sink_of_empty=False),),
+        applies=_is_keyless_beside_sinks,
+        meant=("empty_with_sink", "lse_of_empty"),
+    ),
     "sinks_are_counted_in_each_split": Mistake(
         "every split counts the sink again",
         ("paged_decode",),
@@ -559,14 +583,23 @@ MISTAKES: dict[str, Mistake] = {
     "causality_is_ignored": Mistake(
         "every query token sees the newest key",
         ("paged_decode",),
-        (lambda inputs, right: replace(right, newer=np.zeros_like(right.newer)),),
+        (_causal("none"), lambda inputs, right: replace(right, newer=np.zeros_like(right.newer))),
         applies=_on("q_lens"),
+        meant=("causal", "none"),
+    ),
+    "causality_is_bottom_right": Mistake(
+        "the last query token of a sequence stands at its last key, and each sees nothing newer than itself",
+        ("paged_decode",),
+        (_causal("bottom_right"),),
+        applies=_on("q_lens"),
+        meant=("causal", "bottom_right"),
     ),
     "causality_is_top_left": Mistake(
         "the first query token of a sequence stands at its first key",
         ("paged_decode",),
-        (_top_left,),
+        (_causal("top_left"), _top_left),
         applies=_on("q_lens"),
+        meant=("causal", "top_left"),
     ),
     "query_token_misses_itself": Mistake(
         "a query token sees only what is older than itself",

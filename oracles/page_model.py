@@ -87,7 +87,9 @@ class PageModel:
             self.done.append(f"{said} is refused")
             self.count()
             return
-        why = "no page is free" if method == "allocate" else f"nobody owns page {arguments['page']}"
+        page = arguments.get("page", 0)
+        why = f"nobody owns page {page}" if 0 <= page < self.num_pages else f"there are {self.num_pages} pages"
+        why = "no page is free" if method == "allocate" else why
         raise self.wrong(f"{said} did not raise, though {why}")
 
     def count(self) -> None:

@@ -152,7 +152,8 @@ def batch(inputs: PQInputs, cache: Mapping[str, Array], reading: PQReading) -> B
         numbers[is_coded] = decoded(inputs, cache, reading, side)
         left = inputs.residual[side].astype(np.float64).swapaxes(1, 2).reshape(len(lens), len(row), inputs.head_dim)
         sides.append(np.concatenate([numbers, left], 1))
-    k, v, live = (a.reshape(-1, heads, *a.shape[1:]) for a in (*sides, there))
+    num_seqs = len(inputs.case.kv_lens)
+    k, v, live = (a.reshape(num_seqs, heads, *a.shape[1:]) for a in (*sides, there))
     return Batch(k, v, live, longest)
 
 

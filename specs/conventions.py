@@ -70,7 +70,7 @@ CONVENTIONS: dict[str, Convention] = {
         ),
         Convention(
             name="lse_of_empty",
-            meaning="lse of a row without keys; one whose lse counts a sink has the sink",
+            meaning="lse of a row without keys; one whose lse counts a sink has the sink, but see empty_with_sink",
             choices=("-inf", "inf"),
             default="-inf",
             sources={
@@ -89,6 +89,17 @@ CONVENTIONS: dict[str, Convention] = {
             },
         ),
         Convention(
+            name="empty_with_sink",
+            meaning="lse, where it counts sinks, of a sequence without keys: the sink, or as lse_of_empty says; a row "
+            "that sees none of the keys of its sequence has the sink in either",
+            choices=("sink", "lse_of_empty"),
+            default="sink",
+            sources={
+                "sink": "FlashAttention 4 on Blackwell (flash_fwd_sm100.py, correction_loop)",
+                "lse_of_empty": "vLLM's FlashAttention 3 (hopper: no block of keys, so store_zero and no finalize_aux)",
+            },
+        ),
+        Convention(
             name="sinks_dtype",
             meaning="dtype in which sinks are given: always the same, or that of q",
             choices=("float32", "q", "bfloat16"),
@@ -97,6 +108,21 @@ CONVENTIONS: dict[str, Convention] = {
                 "float32": "JAX, FlashInfer, llama.cpp",
                 "q": "onnxruntime (head_sink)",
                 "bfloat16": "vLLM's FlashAttention (s_aux)",
+            },
+        ),
+        Convention(
+            name="causal",
+            meaning="what each of several query tokens sees where no tree_mask says it: what is not newer than itself, "
+            "the last one standing at the last key, or the first one at the first key; or newer keys as well",
+            choices=("bottom_right", "top_left", "none"),
+            default="bottom_right",
+            sources={
+                "bottom_right": "FlashAttention since 2.1, FlashInfer, vLLM, SGLang, JAX ragged paged attention, "
+                "torch's causal_lower_right, xformers' BlockDiagonalCausalFromBottomRightMask",
+                "top_left": "torch's is_causal and causal_upper_left, FlashAttention before 2.1, JAX's "
+                "dot_product_attention, xformers' BlockDiagonalCausalMask, TensorRT's kUPPER_LEFT",
+                "none": "FlashAttention and FlashInfer with causal=False, torch's scaled_dot_product_attention without "
+                "a mask, cross attention",
             },
         ),
         Convention(

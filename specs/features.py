@@ -5,10 +5,10 @@ Per query row and key, of the same head:
     t = sm_scale q.k,   s = soft_cap tanh(t / soft_cap) + slope * (key's position - an origin),   masked: -inf
 
 A key is masked where it is newer than the query's own position or older than its window. Query tokens are the newest
-of their sequence: the last one stands at position kv_len - 1. Under a tree mask a query token sees of the query tokens
-its ancestors and itself alone; positions are those of slots all the same, for windows and for ALiBi. A sink is one more
-key of a given score, whose value is zero. What systems decide for themselves about each is a convention
-(specs/conventions.py).
+of their sequence: the last one stands at position kv_len - 1, or, by the convention `causal`, the first one at 0.
+Under a tree mask a query token sees of the query tokens its ancestors and itself alone; positions are those of slots
+all the same, for windows and for ALiBi. A sink is one more key of a given score, whose value is zero. What systems
+decide for themselves about each is a convention (specs/conventions.py).
 """
 
 from __future__ import annotations
@@ -93,6 +93,14 @@ OFF: dict[str, tuple[Any, ...]] = {name: (row.off,) for name, row in FEATURES.it
 def alone(*kept: str) -> dict[str, tuple[Any, ...]]:
     """`OFF` but for some features."""
     return {name: values for name, values in OFF.items() if name not in kept}
+
+
+def from_the_first_key(causal: str, q_lens: tuple[int, ...], tree_mask: str) -> bool:
+    """Whether query tokens stand at the first keys of their sequence, by the convention `causal`; else at the last.
+
+    One query token a sequence is its newest, and so are those of a tree, whose mask has a column for each.
+    """
+    return causal == "top_left" and bool(q_lens) and tree_mask == "none"
 
 
 def possible(row: Mapping[str, Any]) -> bool:

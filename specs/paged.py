@@ -14,6 +14,7 @@ from kvconform.specs import data, families, scales, trees
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import DTYPES, is_floating
+from kvconform.specs.features import from_the_first_key
 from kvconform.specs.operations import SCALES
 from kvconform.specs.row import SCALE, SIDE_NAMES, SIDES, ZERO, K, Part
 from kvconform.specs.tables import told
@@ -159,7 +160,10 @@ class PagedInputs:
         )
 
     def _oldest_seen(self, kv_lens: Array) -> Array:
-        """[num_seqs] position of the oldest key in the window of any query token; below 0 where it is not full."""
+        """[num_seqs] position of the oldest key in the window of any query token; below 0 where it is not full.
+
+        Query tokens at the first keys have no such key: nothing is drawn there that asks for it (`Cell.evicts`).
+        """
         q_lens = np.array(self.case.q_lens or (1,) * len(kv_lens), np.int64)
         return np.asarray(kv_lens - q_lens + 1 - self.case.window)
 
@@ -328,6 +332,16 @@ class PagedInputs:
         q_lens = np.array(self.case.q_lens or (1,) * len(self.case.kv_lens), np.int64)
         seq = np.repeat(np.arange(len(q_lens)), q_lens)
         return seq, np.repeat(np.cumsum(q_lens), q_lens) - 1 - np.arange(len(seq))
+
+    def newer(self, causal: str) -> Array:
+        """[num_q_rows] how many keys of its sequence are newer than each query row's own position.
+
+        causal   the convention: from which end positions are counted
+        """
+        (seq, newer), case = self.q_rows, self.case
+        if not from_the_first_key(causal, case.q_lens, case.tree_mask):
+            return newer
+        return np.asarray((np.array(case.kv_lens, np.int64) - np.array(case.q_lens, np.int64))[seq] + newer)
 
     @cached_property
     def q_lens(self) -> Array | None:

@@ -199,7 +199,7 @@ def _of_window(cell: Cell) -> list[Case]:
     return [
         replace(case, dead=worst[0])
         for case, most in zip(schedule(cell), hiding, strict=True)
-        if case.window and max(case.kv_lens) > most
+        if cell.evicts(vars(case)) and max(case.kv_lens) > most
     ]
 
 
@@ -272,6 +272,9 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
 LONG = 8192 + 3
 """Tokens of a long context: no whole number of pages, tiles or splits."""
 
+MODEST = 16
+"""Dims of a long context at most, where so few are offered: enough for contents that are told apart by them."""
+
 _LONG_FAMILIES = ("read_out", "needle", "zero_sum")
 
 
@@ -287,7 +290,7 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
         return ()
     for axis in ("head_dim", "head_dim_v"):
         if axis in sizes:
-            sizes[axis] = next((n for n in reversed(cell.allowed(axis)) if n <= 64), sizes[axis])
+            sizes[axis] = next((n for n in reversed(cell.allowed(axis)) if n <= MODEST), sizes[axis])
     return tuple(pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
 
 

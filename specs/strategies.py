@@ -21,7 +21,7 @@ from kvconform.specs import families as structured
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.conventions import CONVENTIONS, barred
 from kvconform.specs.dtypes import DTYPES, PACKED, width
-from kvconform.specs.features import FEATURES, covering
+from kvconform.specs.features import FEATURES, covering, from_the_first_key
 from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.offers import holds, is_span, members
 from kvconform.specs.operations import OPERATIONS, ROUNDED
@@ -224,6 +224,12 @@ class Cell:
             among = "" if only is None else f" among {', '.join(map(str, only))}"
             raise OfferError(f"{self.op} on {self.layout} in {self.dtype}: no {axis}{among} to draw from {asked}")
         return pool
+
+    def evicts(self, case: Mapping[str, Any]) -> bool:
+        """Whether what the windows of a Case's query tokens leave behind is seen by none of them."""
+        told = {**DEFAULTS, **case}
+        at_first = from_the_first_key(self.conventions["causal"], told["q_lens"], told["tree_mask"])
+        return bool(told["window"]) and not at_first
 
     def _has_region(self, poison: str) -> bool:
         """Whether what is offered has such a region of dead bytes."""
@@ -512,8 +518,10 @@ def _drawn(
             values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
         values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1), one_of)
         values |= without_room(values)
-    if not values.get("window"):  # nothing is evicted
+    if not cell.evicts(values):
         values.pop("evicted_pages", None)
+        if values.get("window") and values.get("poison") == "evicted":
+            values.pop("poison")
     if "history" in seen:
         values["history"] = tuple(step for step in draw(_HISTORY) if step)
     family, seed = one_of(families), sum(draw(_QUARTER) << 4 * i for i in range(4))

@@ -26,7 +26,7 @@ def test_a_page_has_the_owners_that_it_was_given(subject, case):
 
 
 def _million(cell):
-    """The sizes of MILLION's paged cache: 128 tokens that are not coded, of which 64 fill a page, until two are full."""
+    """The sizes of MILLION's paged cache: 128 tokens that are not coded, of which 64 fill a page; two become full."""
     sizes = {"residual": 128, "moved": 64, "page_size": 64, "num_pages": 3, "num_subspaces": 2}
     many = tuple(4 * (LONGEST - 1) + PREFILL for _ in range(-(-200 // LONGEST)))
     fits = not cell.static and cell.takes(**{axis: (value,) for axis, value in sizes.items()})

@@ -57,10 +57,28 @@ UPDATE_TWICE = "update_agrees_with_append_and_decode"
 UPDATE_REPEATS = "update_repeats_bit_for_bit"
 UPDATE_APART = "update_does_not_see_its_neighbours"
 
+PQ_ENCODE = "pq_encode_chooses_the_nearest_centroid"
+PQ_DECODE = "pq_decode_gives_the_centroids_bit_for_bit"
+PQ_CODES = "pq_append_writes_the_nearest_codes"
+PQ_SLOTS = "pq_append_touches_only_its_slots"
+PQ_BOUND = "pq_attention_is_within_the_bound"
+PQ_DEAD = "pq_attention_ignores_what_is_dead"
+PQ_PAGES = "pq_attention_does_not_see_page_numbers"
+PQ_REPEATS = "pq_attention_repeats_bit_for_bit"
+PQ_SIGN = "pq_attention_turns_with_the_sign_of_v"
+PQ_TOKEN = "pq_token_may_be_coded_or_not"
+PQ_NEIGHBOURS = "pq_attention_does_not_see_its_neighbours"
+PQ_LAYOUTS = "pq_attention_agrees_across_layouts"
+OWNERS = "a_page_has_the_owners_that_it_was_given"
+CACHE = "a_cache_is_a_list_of_tokens"
+
 LARGE = (APPEND_LARGE, GATHER_LARGE, COPY_LARGE)
 """The laws of caches whose elements 31 bits do not count."""
 
-MAIN = (BOUND, APPEND, GATHER, COPY, FUSE, EXTRACT_K, EXTRACT_V, MERGE, UPDATE, UPDATED)
+MAIN = (
+    *(BOUND, APPEND, GATHER, COPY, FUSE, EXTRACT_K, EXTRACT_V, MERGE, UPDATE, UPDATED),
+    *(PQ_ENCODE, PQ_DECODE, PQ_CODES, PQ_BOUND, OWNERS, CACHE),
+)
 """The law of each operation that knows its mistakes by name."""
 
 EVERY_DECODE = (BOUND, DEAD, PAGES, REPEATS)
@@ -151,6 +169,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "p_takes_the_dtype_of_v": ((BOUND,), None),
     "dims_in_chunks_of_16": ((BOUND,), None),
     # new tokens
+    "query_tokens_stand_at_the_first_keys_unsaid": ((BOUND,), "causality_is_top_left"),
     "update_clears_the_rest_of_the_page": ((UPDATE,), None),
     "update_writes_its_pages_back_in_bfloat16": ((UPDATE,), None),
     "update_writes_behind_kv_lens": ((UPDATE,), "newest_tokens_go_behind_kv_lens"),
@@ -358,6 +377,58 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "returns_flat_heads": (EVERY_DECODE, None),
     "one_call_in_seven": ((REPEATS,), None),
     "breaks_after_fifty_calls": ((BOUND,), None),
+    # product quantisation
+    "pq_ties_go_to_the_highest_code": ((PQ_ENCODE,), None),
+    "pq_nearest_is_the_largest_product": ((PQ_ENCODE,), None),
+    "pq_nearest_is_by_absolute_differences": ((PQ_ENCODE,), None),
+    "pq_distances_are_float16": ((PQ_ENCODE,), None),
+    "pq_high_nibble_comes_first": ((PQ_ENCODE,), None),
+    "pq_centroids_are_those_of_subspace_0": ((PQ_DECODE,), None),
+    "pq_subspaces_are_interleaved": ((PQ_DECODE,), None),
+    "pq_centroids_pass_through_another_type": ((PQ_DECODE,), None),
+    "pq_v_is_coded_with_the_codebooks_of_k": ((PQ_CODES,), None),
+    "pq_appended_ties_go_to_the_highest_code": ((PQ_CODES,), None),
+    "pq_tokens_are_coded_in_bfloat16": ((PQ_CODES,), None),
+    "pq_all_heads_go_to_the_slots_of_head_0": ((PQ_CODES,), None),
+    "pq_k_is_transposed_too": ((PQ_CODES, PQ_SLOTS), None),
+    "pq_append_clears_the_page": ((PQ_SLOTS,), None),
+    "pq_append_clears_what_is_behind_its_tokens": ((PQ_SLOTS,), None),
+    "pq_skipped_tokens_go_to_the_last_slot": ((PQ_SLOTS,), None),
+    "pq_sm_scale_is_applied_twice": ((PQ_BOUND,), "sm_scale_counts_twice"),
+    "pq_lse_is_base_2": ((PQ_BOUND,), "lse_is_base_2"),
+    "pq_q_heads_are_dealt_out": ((PQ_BOUND,), "kv_heads_in_turn"),
+    "pq_pages_of_head_0": ((PQ_BOUND, PQ_TOKEN), "pages_of_head_0"),
+    "pq_residual_is_left_out": ((PQ_BOUND, PQ_TOKEN), "residual_is_left_out"),
+    "pq_v_is_not_transposed": ((PQ_BOUND, PQ_TOKEN), None),
+    "pq_v_is_decoded_with_the_codebooks_of_k": ((PQ_BOUND, PQ_TOKEN), None),
+    "pq_partials_are_averaged": ((PQ_BOUND, PQ_TOKEN), None),
+    "pq_order_follows_a_dead_row": ((PQ_DEAD,), None),
+    "pq_order_follows_a_dead_row_of_v": ((PQ_DEAD,), None),
+    "pq_order_follows_a_dead_slot": ((PQ_DEAD,), None),
+    "pq_pages_in_order_of_their_numbers": ((PQ_PAGES,), None),
+    "pq_pages_of_even_numbers_come_first": ((PQ_PAGES,), None),
+    "pq_highest_page_comes_first": ((PQ_PAGES,), None),
+    "pq_repeated_call_sums_from_the_last_key": ((PQ_REPEATS,), None),
+    "pq_repeated_call_scales_q": ((PQ_REPEATS,), None),
+    "pq_repeated_call_sums_dims_from_the_last": ((PQ_REPEATS,), None),
+    "pq_division_rounds_up": ((PQ_SIGN,), None),
+    "pq_values_above_zero_are_summed_apart": ((PQ_SIGN,), None),
+    "pq_dice_are_the_bits_of_the_result": ((PQ_SIGN,), None),
+    "pq_order_follows_codes_of_another": ((PQ_NEIGHBOURS,), None),
+    "pq_order_follows_the_query_of_another": ((PQ_NEIGHBOURS,), None),
+    "pq_order_follows_the_residual_of_another": ((PQ_NEIGHBOURS,), None),
+    "pq_columns_are_summed_from_the_last_key": ((PQ_LAYOUTS,), None),
+    "pq_columns_scale_q": ((PQ_LAYOUTS,), None),
+    "pq_columns_sum_dims_from_the_last": ((PQ_LAYOUTS,), None),
+    "freed_pages_are_never_given_out_again": ((OWNERS,), None),
+    "shared_page_is_freed_by_its_first_owner": ((OWNERS,), None),
+    "page_is_freed_twice": ((OWNERS,), None),
+    "empty_pool_gives_out_page_0": ((OWNERS,), None),
+    "pq_cache_counts_moved_tokens_again": ((CACHE,), None),
+    "pq_cache_shifts_its_residual_onto_itself": ((CACHE,), None),
+    "pq_cache_appends_again_in_its_fallback": ((CACHE,), None),
+    "pq_cache_keeps_page_ids_of_one_head": ((CACHE,), "codes_of_seq_0_and_head_0"),
+    "pq_cache_loses_its_newest_code": ((CACHE,), None),
 }
 
 ALONE: dict[str, tuple[str, ...]] = {
@@ -528,6 +599,63 @@ ALONE: dict[str, tuple[str, ...]] = {
         "update_shares_its_maximum",
         "new_tokens_of_all_are_multiplied_by_zero",
     ),
+    PQ_ENCODE: ("pq_ties_go_to_the_highest_code", "pq_nearest_is_the_largest_product", "pq_distances_are_float16"),
+    PQ_DECODE: (
+        "pq_centroids_are_those_of_subspace_0",
+        "pq_subspaces_are_interleaved",
+        "pq_centroids_pass_through_another_type",
+    ),
+    PQ_CODES: (
+        "pq_v_is_coded_with_the_codebooks_of_k",
+        "pq_appended_ties_go_to_the_highest_code",
+        "pq_tokens_are_coded_in_bfloat16",
+        "pq_all_heads_go_to_the_slots_of_head_0",
+    ),
+    PQ_SLOTS: (
+        "pq_append_clears_the_page",
+        "pq_append_clears_what_is_behind_its_tokens",
+        "pq_skipped_tokens_go_to_the_last_slot",
+    ),
+    PQ_BOUND: ("pq_sm_scale_is_applied_twice", "pq_lse_is_base_2", "pq_q_heads_are_dealt_out"),
+    PQ_DEAD: ("pq_order_follows_a_dead_row", "pq_order_follows_a_dead_row_of_v", "pq_order_follows_a_dead_slot"),
+    PQ_PAGES: (
+        "pq_pages_in_order_of_their_numbers",
+        "pq_pages_of_even_numbers_come_first",
+        "pq_highest_page_comes_first",
+    ),
+    PQ_REPEATS: (
+        "pq_repeated_call_sums_from_the_last_key",
+        "pq_repeated_call_scales_q",
+        "pq_repeated_call_sums_dims_from_the_last",
+    ),
+    PQ_SIGN: (
+        "pq_division_rounds_up",
+        "pq_values_above_zero_are_summed_apart",
+        "pq_dice_are_the_bits_of_the_result",
+    ),
+    PQ_NEIGHBOURS: (
+        "pq_order_follows_codes_of_another",
+        "pq_order_follows_the_query_of_another",
+        "pq_order_follows_the_residual_of_another",
+    ),
+    PQ_LAYOUTS: (
+        "pq_columns_are_summed_from_the_last_key",
+        "pq_columns_scale_q",
+        "pq_columns_sum_dims_from_the_last",
+    ),
+    OWNERS: (
+        "freed_pages_are_never_given_out_again",
+        "shared_page_is_freed_by_its_first_owner",
+        "page_is_freed_twice",
+        "empty_pool_gives_out_page_0",
+    ),
+    CACHE: (
+        "pq_cache_counts_moved_tokens_again",
+        "pq_cache_shifts_its_residual_onto_itself",
+        "pq_cache_appends_again_in_its_fallback",
+        "pq_cache_keeps_page_ids_of_one_head",
+        "pq_cache_loses_its_newest_code",
+    ),
 }
 """Law -> faults that it kills and no other law does: without the law they would live.
 
@@ -555,6 +683,8 @@ IMPLIED: dict[str, str] = {
     "on: tables of every so many-th page, and merges of merges of what paged_decode gave",
     UPDATE_TWICE: "append_decode, append and paged_decode are each held to every byte or to their bound; it stays "
     "because it takes nothing from the oracle but how far apart two results may be",
+    PQ_TOKEN: "pq_decode_attention is held to its bound whatever is in codes and what is not; it stays because it "
+    "takes nothing from the oracle but how far apart two results may be",
 }
 """Law -> why no fault can be left to it alone; every fault that it kills is killed by another law too."""
 
@@ -623,6 +753,9 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "has_every_other_convention": (
         *(BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),
     ),
+    "counts_sinks_beside_keys_alone": (BOUND, DEAD, PAGES, REPEATS, NEIGHBOURS, FORGETS, LONG),
+    "query_tokens_stand_at_the_first_keys": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
+    "query_tokens_see_newer_ones": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
     "attends_to_new_tokens_where_they_come_from": (UPDATE, UPDATED, UPDATE_TWICE, UPDATE_REPEATS, UPDATE_APART),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

@@ -8,7 +8,7 @@ import numpy as np
 from kvconform.claims import pq_error, pq_kv, pq_pages, pq_speed
 from kvconform.claims.claim import CONFIRMED, NOT_MEASURED, REFUTED
 from kvconform.impls import numpy_ref
-from kvconform.impls.pq_caches import PageManager
+from kvconform.impls.host_kernels.pq_caches import PageManager
 from kvconform.oracles import pq
 
 

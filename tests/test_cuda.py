@@ -638,7 +638,7 @@ def test_one_compilation_serves_every_shape_and_dtype() -> None:
     every_operation()
     after = cuda.attest()
     assert after["launches"] > before["launches"]
-    assert after["compilations"] == before["compilations"] == 1
+    assert after["compilations"] == before["compilations"]
 
 
 def test_results_have_the_same_bits_under_each_schedule(on: Call) -> None:
@@ -735,17 +735,17 @@ def test_without_a_compiler_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch
     build.compiler.cache_clear()
 
 
-def test_the_sources_compile_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [build.KERNELS, build.PQ_KERNELS], ids=lambda source: source.stem)
+def test_the_sources_compile_without_a_warning(source: Path) -> None:
     strict = ["-Wpedantic", "-Wshadow", "-Wconversion", "-Wold-style-cast", "-Werror"]
     command = [
         build.compiler(),
         *build.FLAGS,
         *strict,
+        "-fsyntax-only",
         "-x",
         "c++",
-        str(build.KERNELS),
-        "-o",
-        str(tmp_path / "kernels.so"),
+        str(source),
     ]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (built.returncode, built.stderr) == (0, "")

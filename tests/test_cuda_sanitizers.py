@@ -32,6 +32,7 @@ from kvconform.tests.cuda_calls import (
     queries,
     without_barrier,
 )
+from kvconform.tests.cuda_pq_calls import every_operation_on_codes
 
 PROBES = r"""
 #include "cuda_on_cpu.h"
@@ -150,6 +151,10 @@ def sanitized_child(kind: str, task: str, *rest: str, options: str = "") -> tupl
 def in_child_all_operations() -> None:
     for index, strides in ((np.int32, "contiguous"), (np.int64, "outer"), (np.int32, "all")):
         every_operation(index, strides)
+
+
+def in_child_operations_on_codes() -> None:
+    every_operation_on_codes()
 
 
 def _run_in(source: str) -> None:
@@ -273,8 +278,9 @@ def test_thread_sanitizer_sees_each_missing_barrier_of_the_decode_kernel(
 
 
 @pytest.mark.parametrize("kind", build.SANITIZERS)
-def test_a_sanitizer_is_silent_about_every_operation(kind: str) -> None:
-    assert sanitized_child(kind, "in_child_all_operations") == (0, "")
+@pytest.mark.parametrize("operations", ["all_operations", "operations_on_codes"])
+def test_a_sanitizer_is_silent_about_every_operation(operations: str, kind: str) -> None:
+    assert sanitized_child(kind, f"in_child_{operations}") == (0, "")
 
 
 @pytest.mark.parametrize("kind", build.SANITIZERS)

@@ -3,6 +3,7 @@
 import ast
 import json
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,7 @@ from kvconform.faults.kernel import Steps
 from kvconform.faults.of_caches import CACHE_FAULTS
 from kvconform.faults.of_features import FEATURE_FAULTS
 from kvconform.faults.of_tables import TABLE_FAULTS
-from kvconform.harness import power_command
+from kvconform.harness import power_command, power_page
 from kvconform.harness.adapters import find
 from kvconform.harness.booking import CONFORMS, VIOLATES, paste
 from kvconform.harness.cli import commands
@@ -166,6 +167,38 @@ def test_the_command_prints_what_is_seen_and_writes_it(tmp_path):
     assert row["tried"][0]["cases"] > 0
 
 
+def test_the_page_is_made_of_what_the_command_wrote(tmp_path):
+    """Of parts of the whole, as if they were one; a law that misses a seed, and what is equivalent, is told as such."""
+    for number, fault in enumerate(("sinks_are_ignored", "window_is_one_wider")):
+        law = ("--law", "decode_is_within_the_bound", "--law", "decode_repeats_bit_for_bit")
+        assert run("--fault", fault, *law, "--json", str(tmp_path / f"{number}.json")).return_value == 0
+    parts = [part for number in range(2) for part in ("--page", str(tmp_path / f"{number}.json"))]
+    page = CliRunner().invoke(commands, ["power", *parts]).output
+    assert "## `kvconform power --impl numpy_ref --seeds 1`\n\n2 of 2 faults are seen with each of 1 seed.\n" in page
+    assert "| 1 | `decode_is_within_the_bound` | 2 | 2 |\n| 2 | `decode_repeats_bit_for_bit` | 0 | 0 |" in page
+    assert [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")] == [
+        "| `sinks_are_ignored`",
+        "| `window_is_one_wider`",
+    ]
+
+
+def report_of(*tried, **row):
+    some = [asdict(Tried("f", *one, 0.5)) for one in tried]
+    fault = {"fault": "f", "source": "", "equivalent": "", "tried": some} | row
+    return {"impl": "numpy_ref", "seeds": 2, "faults": [fault], "left_out": {"g": "window 3 is not offered"}}
+
+
+def test_the_page_says_what_is_not_seen_what_is_equivalent_and_what_is_left_out():
+    half = report_of(("a", "nhd/float32", 0, 4), ("a", "hnd/float32", 1, 0), ("b", "nhd/float32", 0, 0))
+    page = power_page.markdown([half], ["b", "a"])
+    assert "0 of 1 faults are seen with each of 2 seeds.\n\n- not seen with each: `f`\n" in page
+    assert "| `f` | . | (1/2) | - |" in page
+    assert "- left out: `g`: window 3 is not offered" in page
+    proved = power_page.markdown([report_of(("a", "nhd/float32", 0, 0), equivalent="0 + 0 is 0")], ["a"])
+    assert "0 of 0 faults" in proved
+    assert "not counted, nothing can tell it from a right kernel: `f`: 0 + 0 is 0" in proved
+
+
 def test_a_fault_that_no_law_sees_is_red(monkeypatch):
     monkeypatch.setattr(power_command, "FAULTS", {"nothing": Fault(name="nothing", steps=Steps())})
     assert run("--law", "decode_repeats_bit_for_bit").return_value == 1
@@ -179,6 +212,9 @@ DECLARED = {
     "distance_is_from_the_first_key": 'CONVENTIONS["alibi_from"] = "first_key"',
     "distance_is_from_the_newest_key": 'CONVENTIONS["alibi_from"] = "last_key"',
     "distance_is_from_the_oldest_query_token": 'CONVENTIONS["alibi_from"] = "first_query"',
+    "causality_is_top_left_of_several_query_tokens": 'CONVENTIONS["causal"] = "top_left"',
+    "sinks_are_counted_where_there_are_keys": 'CONVENTIONS["empty_with_sink"] = "lse_of_empty"',
+    "newer_tokens_are_seen": 'CONVENTIONS["causal"] = "none"',
 }
 """Fault -> what to declare if it is none."""
 

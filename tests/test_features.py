@@ -1,7 +1,7 @@
 """Features of attention meet pairwise, show or are no evidence; forms of lse turn into each other and back."""
 
 from dataclasses import replace
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -17,13 +17,14 @@ from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.oracles import paged
-from kvconform.oracles.decode import DecodeReading
+from kvconform.oracles.decode import DecodeReading, attended
 from kvconform.specs import lse, trees
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.conventions import CONVENTIONS, declared
 from kvconform.specs.features import FEATURES, OFF, alone, covering, possible
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import branches, evicted, evicted_pages, far_below, schedule, table_forms
+from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import cases, cells
 from kvconform.suites.calls import attend
 
@@ -290,6 +291,130 @@ def test_a_kernel_of_the_other_form_of_tree_masks_is_judged_by_its_own_form(refe
     searcher.begin(1)
     outcomes = {cell.outcome for law in all_laws().values() if law.op == "paged_decode" for cell in searcher.run(law)}
     assert outcomes <= {CONFORMS, NOT_OFFERED}
+
+
+# --- conventions that are declared wrongly, and kept
+
+
+class Does(FaultySubject):
+    """A right kernel of one choice of a convention that declares another."""
+
+    def __init__(self, subject, convention, does, declares):
+        super().__init__(subject, None)
+        self._does, self._declares = ({**self.conventions, convention: choice} for choice in (does, declares))
+        self.conventions = self._declares
+
+    def call(self, case, op, **arguments):
+        self.conventions = self._does
+        try:
+            return super().call(case, op, **arguments)
+        finally:
+            self.conventions = self._declares
+
+
+def ran(subject, *names):
+    """Every law of attention in one cell, or some."""
+    effort = replace(EFFORTS["default"], examples=24, seconds=3600.0)
+    options = Options(effort, ops=("paged_decode",), layouts=("nhd",), dtypes=("float32",))
+    searcher = Searcher(subject, options)
+    searcher.begin(1)
+    laws = (law for law in all_laws().values() if law.op == "paged_decode" and law.name in (names or all_laws()))
+    return [cell for law in laws for cell in searcher.run(law)]
+
+
+TOLD_APART = ("causal", "empty_with_sink")
+WRONG_WORDS = [(name, *two) for name in TOLD_APART for two in permutations(CONVENTIONS[name].choices, 2)]
+
+
+@pytest.mark.parametrize(("convention", "does", "declares"), WRONG_WORDS)
+def test_a_kernel_of_another_convention_than_it_declares_is_told_what_to_declare(reference, convention, does, declares):
+    (cell,) = ran(Does(reference, convention, does, declares), BOUND)
+    assert cell.meant == f'CONVENTIONS["{convention}"] = "{does}"'
+
+
+@pytest.mark.parametrize(
+    ("convention", "choice"), [(name, one) for name in TOLD_APART for one in CONVENTIONS[name].choices]
+)
+def test_a_kernel_that_keeps_its_word_is_right_by_every_law(reference, convention, choice):
+    cells = ran(Does(reference, convention, choice, choice))
+    assert {cell.outcome for cell in cells} <= {CONFORMS, NOT_OFFERED}
+    (bound,) = (cell for cell in cells if cell.law == BOUND)
+    assert {name: bound.features.get(name, 0) > 0 for name in FEATURES} == dict.fromkeys(FEATURES, True)
+
+
+def test_a_sequence_without_keys_has_the_sink_or_none_and_a_row_that_sees_no_key_has_it(reference):
+    x = inputs(replace(PLAIN, sinks="drawn", kv_lens=(0, 1), q_lens=(1, 2)))
+    cache = paged.filled(x, "zero")
+    told = {}
+    for choice in CONVENTIONS["empty_with_sink"].choices:
+        reading = DecodeReading.right(x, declared({"empty_with_sink": choice}))
+        told[choice] = attended(x, cache, Profile(), reading).lse
+        one = Does(reference, "empty_with_sink", choice, choice)
+        np.testing.assert_allclose(attend(one, x.case, cache)["lse"], told[choice], rtol=1e-6)
+    sink, empty = told["sink"], told["lse_of_empty"]
+    np.testing.assert_array_equal(sink[:2], np.broadcast_to(x.sinks, (2, len(x.sinks))))
+    assert np.isneginf(empty[0]).all()
+    np.testing.assert_array_equal(empty[1:], sink[1:])
+
+
+# --- what several query tokens see
+
+
+CAUSAL = CONVENTIONS["causal"].choices
+
+
+def own_of(case, causal):
+    """[[position of each query token] of each sequence] by the definition."""
+    reading = DecodeReading.right(inputs(case), declared({"causal": causal}))
+    return [[int(reading.lens[0]) - 1 - int(n) for n in reading.newer[reading.seq_of == seq]] for seq in (0, 1)]
+
+
+ROWS = replace(PLAIN, kv_lens=(9, 9), q_lens=(3, 2))
+
+
+def test_query_tokens_stand_at_the_last_keys_or_the_first_ones_but_those_of_a_tree_at_the_last():
+    last, first = [[6, 7, 8], [7, 8]], [[0, 1, 2], [0, 1]]
+    assert {choice: own_of(ROWS, choice) for choice in CAUSAL} == {
+        "bottom_right": last,
+        "top_left": first,
+        "none": last,
+    }
+    assert own_of(replace(ROWS, tree_mask="drawn"), "top_left") == last
+    assert own_of(replace(ROWS, q_lens=()), "top_left") == [[8], [8]]
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_what_is_seen_is_a_triangle_at_either_corner_or_all(window):
+    key = np.arange(9)
+    for choice in CAUSAL:
+        own = np.array(own_of(ROWS, choice)[0])[:, None]
+        seen = DecodeReading.right(inputs(replace(ROWS, window=window)), declared({"causal": choice})).seen(0)
+        old = (key > own - window) | (window == 0)
+        np.testing.assert_array_equal(seen, old & ((key <= own) | (choice == "none")), choice)
+
+
+def test_of_query_tokens_at_the_first_keys_nothing_is_evicted(reference):
+    """Whatever is drawn or pinned; of one query token and of a tree's, older keys than the window are as ever."""
+    cell = replace(cell_of(reference), conventions=reference.conventions | {"causal": "top_left"})
+    several = [case for case in schedule(cell) if case.window and case.q_lens and case.tree_mask == "none"]
+    assert several
+    assert not any(cell.evicts(vars(case)) for case in several)
+    assert all(cell_of(reference).evicts(vars(case)) for case in several)
+    assert cell.evicts({"window": 3})
+    assert cell.evicts({"window": 3, "q_lens": (3, 3), "tree_mask": "drawn"})
+    assert evicted(cell)
+    assert evicted_pages(cell)
+    asked = []
+
+    @given(cases(cell, only={"poison": ("all", "evicted")}))
+    @settings(max_examples=300, database=None)
+    def draw(case):
+        if case.window and (case.poison == "evicted" or case.evicted_pages != "kept"):
+            asked.append(case)
+
+    draw()
+    assert asked
+    assert all(cell.evicts(vars(case)) for case in (*asked, *evicted(cell), *evicted_pages(cell)))
 
 
 FORMS = [dict(zip(lse.OWN, some, strict=True)) for some in product(*(CONVENTIONS[name].choices for name in lse.OWN))]

@@ -150,13 +150,14 @@ def append(cache, k, v, slot_mapping, *, layout):
 MANY = ("nhd", "hnd", "heads_first", "split_x", "token_slots", "kv_first_nhd", "kv_first_hnd", "page_first_nhd")
 
 
-def shared(folder: Path, *words: object, layouts=MANY, wrong=(), crashes=(), device="a CPU"):
+def shared(folder: Path, *words: object, layouts=MANY, wrong=(), crashes=(), device="a CPU", before=(), more=""):
     """The report of a run of an adapter that appends as numpy_ref does, but where it is wrong or crashes."""
     source = SHARED
     for name, value in (("LAYOUTS", set(layouts)), ("WRONG", wrong), ("CRASHES", crashes), ("DEVICE", device)):
         source = source.replace(name, repr(value))
-    (folder / "shared.py").write_text(source)
-    return kvconform(folder, "run", "--impl", "shared.py", "--stall", 5, *words)
+    (folder / "shared.py").write_text(source + more)
+    impls = [word for name in (*before, "shared.py") for word in ("--impl", name)]
+    return kvconform(folder, "run", *impls, "--stall", 5, *words)
 
 
 def processes(run) -> int:
@@ -218,6 +219,28 @@ def test_crash_costs_its_cell_and_the_process_after_it_has_the_same_share(tmp_pa
 def test_another_device_than_a_cpu_is_for_one_process(tmp_path):
     assert processes(shared(tmp_path, "--jobs", 3, device="NVIDIA H200")) == 1
     assert processes(shared(tmp_path, "--jobs", 3, layouts=("nhd",))) == 1  # too few cells
+
+
+COUNTS = """
+import os as _os
+from pathlib import Path as _Path
+
+_here = _Path(__file__).parent
+(_here / f"{_os.getpid()}.pid").touch()
+_alive = sum(_Path("/proc", file.stem).exists() for file in _here.glob("*.pid"))
+with (_here / "counts").open("a") as _file:
+    _file.write(f"{_alive} ")
+"""
+
+
+def test_the_last_implementation_has_the_jobs_that_are_left(tmp_path):
+    (tmp_path / "other.py").write_text((ROGUE / "conforms.py").read_text().replace('"conforms"', '"other"') + COUNTS)
+    first = shared(tmp_path, "--impl", "other.py", "--jobs", 2)
+    last = shared(tmp_path, "--jobs", 2, before=("other.py",), more=COUNTS)
+    assert [impl["impl"] for impl in last.report["impls"]] == ["other", "shared"]
+    assert (processes(first), processes(last)) == (1, 2)
+    assert len(list(tmp_path.glob("*.pid"))) == 1 + 3
+    assert max(map(int, (tmp_path / "counts").read_text().split())) <= 2  # of three, one waits for its turn
 
 
 def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():

@@ -17,9 +17,9 @@ import pytest
 from kvconform.harness import cli, numerics_command
 from kvconform.impls import numpy_ref
 from kvconform.numerics import campaign, page, worst
-from kvconform.numerics.emulators import Emulator, Machine, emulators, online, stored
+from kvconform.numerics.emulators import Emulator, Machine, emulators, merge_divided, online, stored
 from kvconform.numerics.intervals import ONE, Ambiguous, Interval, Recorder, Rounding, enclosed, reached
-from kvconform.numerics.kinds import KINDS, draw
+from kvconform.numerics.kinds import FEATURED, KINDS, draw, kinds_of
 from kvconform.numerics.measured import Measured, declared
 from kvconform.numerics.ratios import used
 from kvconform.numerics.slack import STAGES as SLACK
@@ -37,6 +37,7 @@ from kvconform.specs.strategies import cells
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "numerics.md").read_text()
 WRONG = ROOT / "tests" / "wrong"
+ALL = KINDS | FEATURED
 
 LIAR = Emulator("rounds P without saying so", online, Machine(p="bfloat16"), {"tile": 16, "renormalises": True})
 """A wrong kernel, by its own words."""
@@ -49,7 +50,7 @@ def emulator(name: str) -> Emulator:
 # --- inputs
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_every_kind_of_input_is_exact_in_its_storage(kind):
     for storage in ("float32", "float16", "bfloat16"):
         for seed in range(4):
@@ -57,6 +58,8 @@ def test_every_kind_of_input_is_exact_in_its_storage(kind):
             for a in (row.q, row.k, row.v):
                 assert np.array_equal(stored(a, storage), a, equal_nan=True)
             assert len(row.k) == len(row.v)
+            assert row.sink is None or row.sink == stored(row.sink, "bfloat16")
+            assert row.sees_a_key
     for seed in range(4):
         row = draw(kind, np.random.default_rng(seed), "int8")
         assert all(np.array_equal(a.astype(np.int8), a) for a in (row.k, row.v))
@@ -64,9 +67,21 @@ def test_every_kind_of_input_is_exact_in_its_storage(kind):
 
 
 def test_no_two_kinds_are_the_same():
-    drawn = {kind: draw(kind, np.random.default_rng(7), "float32") for kind in KINDS}
-    texts = {str((a.q.tolist(), a.k.tolist(), a.v.tolist(), np.asarray(a.bias).tolist())) for a in drawn.values()}
-    assert len(texts) >= len(KINDS) - 1  # a cap that is large, and a uniform row, may draw alike
+    drawn = {kind: draw(kind, np.random.default_rng(7), "float32") for kind in ALL}
+    texts = {
+        str((a.q.tolist(), a.k.tolist(), a.v.tolist(), np.asarray(a.bias).tolist(), a.sink)) for a in drawn.values()
+    }
+    assert len(texts) >= len(ALL) - 1  # a cap that is large, and a uniform row, may draw alike
+
+
+def test_windows_and_sinks_are_drawn_for_kernels_that_have_them_and_for_no_other():
+    assert set(kinds_of(False)) == set(KINDS)
+    assert set(kinds_of(True)) == {*KINDS, *FEATURED}
+    for one in emulators():
+        rows = [campaign.searched(one, 0, number) for number in range(2 * len(ALL))]
+        has = any(row.sink is not None for row in rows), any(np.isneginf(row.bias).any() for row in rows)
+        assert has == (one.features, one.features), one.name
+    assert sum(one.features for one in emulators()) >= 6
 
 
 # --- random search and hill climbing
@@ -76,6 +91,34 @@ def test_a_kernel_that_keeps_a_rounding_from_its_profile_is_an_alarm():
     found = campaign.measure(LIAR, 2000, seed=0)
     assert found.alarms
     assert found.worst["out"].ratio > 10
+
+
+def _sink_in_every_split(machine, row):
+    if row.sink is None:
+        return online(machine, row)
+    return merge_divided(machine, [online(machine, row.at(keys)) for keys in (slice(0, None, 2), slice(1, None, 2))])
+
+
+def _sink_in_out_alone(machine, row):
+    return online(machine, row)[0], online(machine, replace(row, sink=None))[1]
+
+
+WRONG_WITH_FEATURES = {
+    "forgets the sink": lambda machine, row: online(machine, replace(row, sink=None)),
+    "has the sink in out alone": _sink_in_out_alone,
+    "counts the sink in every split": _sink_in_every_split,
+    "scales the sink": lambda machine, row: online(machine, replace(row, sink=row.sink and row.sink * row.sm_scale)),
+    "sees what the window hides": lambda machine, row: online(machine, replace(row, bias=np.maximum(row.bias, -8))),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_WITH_FEATURES)
+def test_a_kernel_that_is_wrong_about_windows_or_sinks_is_an_alarm(fault):
+    declares = {"tile": 16, "splits": 2, "merge_levels": 1}
+    with np.errstate(all="ignore"):
+        wrong = Emulator(fault, WRONG_WITH_FEATURES[fault], Machine(), declares, features=True)
+        assert campaign.measure(wrong, 20000, seed=0).alarms
+        assert not campaign.measure(replace(wrong, features=False), 5000, seed=0).alarms
 
 
 def test_the_same_seed_finds_the_same():
@@ -324,7 +367,8 @@ def test_the_page_s_names_are_those_of_the_bound():
 
 def test_the_page_s_counts_are_those_of_the_code():
     attacks = {int(n) for n in re.findall(r"def test_attack_(\d+)_", (ROOT / "tests" / "test_bound.py").read_text())}
-    assert f"inputs of {len(KINDS)} kinds" in PAGE
+    assert f"inputs of {len(KINDS)} kinds, and those that have windows and sinks of nine more" in PAGE
+    assert len(FEATURED) == 9
     assert (max(attacks), "sixteen attacks" in PAGE) == (16, True)
 
 

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from kvconform.harness.subject import Subject  # noqa: E402
 from kvconform.impls import torch_ref, triton_ref  # noqa: E402
 from kvconform.impls.torch_kernels import handles, views  # noqa: E402
+from kvconform.impls.torch_kernels import slots as slots_of  # noqa: E402
 from kvconform.oracles.verdict import Violation  # noqa: E402
 from kvconform.specs.case import Case  # noqa: E402
 from kvconform.specs.layouts import LAYOUTS  # noqa: E402
@@ -252,7 +253,7 @@ def test_joining_what_is_strided_would_be_seen_to_copy():
 
 @given(st.lists(st.sampled_from(range(5)), max_size=12))
 def test_of_several_tokens_for_one_slot_the_last_is_kept(slots):
-    kept = torch_ref._last_of_each(torch.tensor(slots, dtype=torch.int64)).tolist()
+    kept = slots_of.last_of_each(torch.tensor(slots, dtype=torch.int64)).tolist()
     assert sorted(kept) == sorted({slot: token for token, slot in enumerate(slots)}.values())
 
 

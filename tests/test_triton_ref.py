@@ -451,10 +451,14 @@ def test_what_only_the_interpreter_runs_does_not_compile(hopper):
 
 
 def test_compiled_attention_rounds_as_ARITHMETIC_says(hopper):
-    attention = [one for images in hopper["cells"].values() for one in images if one["kernel"] in ("_decode", "_merge")]
-    assert {one["kernel"] for one in attention} == {"_decode", "_merge"}
+    attends = {"_decode", "_split", "_residual", "_merge"}
+    attention = [one for images in hopper["cells"].values() for one in images if one["kernel"] in attends]
+    assert {one["kernel"] for one in attention} == attends
     for one in attention:  # divisions to nearest, logf of libdevice, no tensor core
         assert one["instructions"] == ["div.rn", "ex2.approx.f32"]
+    codes = [one for images in hopper["cells"].values() for one in images if one["kernel"] in ("_encode", "_table")]
+    assert codes
+    assert [one["instructions"] for one in codes if one["instructions"]] == []
 
 
 @pytest.mark.skipif(COMPILED, reason="what it is about is undefined on a GPU")

@@ -28,14 +28,21 @@ from kvconform.suites import (  # noqa: F401  (their laws)
     test_fused,
     test_paged,
     test_pages,
+    test_pq,
     test_states,
     test_update,
 )
 from kvconform.suites.law import LAWS
 
 SIZES = {"page_size": 16, "num_kv_heads": 2, "group": 2, "head_dim": 32, "head_dim_v": 48}
-SERVED = {"group": 8, "head_dim": 128}
-"""As large as models have them, for one cell: the larger, the longer a compiler takes."""
+_MILLION = {"num_subspaces": 64, "sub_dim": 2, "num_centroids": 256}
+SERVED: dict[tuple[str, str], dict[str, Any]] = {
+    ("nhd", "bfloat16"): {"group": 8, "head_dim": 128},
+    ("codes", "uint8"): {"q_dtype": "float16", **_MILLION},
+    ("pq_rows", "uint8"): {"q_dtype": "bfloat16", "num_subspaces": 32, "sub_dim": 4, "num_centroids": 256},
+    ("pq_columns", "uint8"): {"q_dtype": "float16", "group": 4, "page_size": 64, **_MILLION},
+}
+"""As large as models have them, for few cells of an operation: the larger, the longer a compiler takes."""
 VARIANTS = (
     {"strides": "contiguous", "num_splits": 1, "index_dtype": "int32"},
     {"strides": "all", "num_splits": 3, "index_dtype": "int64"},
@@ -100,14 +107,15 @@ def images(adapter: Any, launch: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def asked(cell: Cell) -> list[Case]:
-    """The Cases of a cell; one cell of each operation has more: large sizes, forms of tables, any two features."""
+    """The Cases of a cell; some have more: large sizes, forms of tables, any two features."""
     if cell.op == "paged_decode" and cell.dtype in NARROW:
         which = NARROW[cell.dtype]
         return [sized(cell, VARIANTS[which] | {axis: cell.allowed(axis)[-which] for axis in ("q_dtype", "kv_scales")})]
     variants = [sized(cell, variant) for variant in VARIANTS]
-    if (cell.layout, cell.dtype) != ("nhd", "bfloat16"):
+    if (cell.layout, cell.dtype) not in SERVED:
         return variants
-    return [*variants, sized(cell, SERVED), *(schedule(cell) if cell.op == "paged_decode" else ()), *in_forms(cell)]
+    variants.append(sized(cell, SERVED[cell.layout, cell.dtype]))
+    return [*variants, *(schedule(cell) if cell.op == "paged_decode" else ()), *in_forms(cell)]
 
 
 def in_forms(cell: Cell) -> tuple[Case, ...]:

@@ -110,3 +110,56 @@ struct Convert {
     void* target;        // [count]
     i64 count;
 };
+
+// ---- product quantisation ----
+
+// Integers of 32 bits, or of 64 where they are wide.
+struct Indices {
+    Tensor of;
+    i64 wide;
+};
+
+// Codes [page, slot, subspace]. A byte holds one code, or two of 4 bits that are neighbours along the axis `paired`, the
+// even one in the low half; strides count bytes, so of that axis a stride leads from pair to pair.
+struct Codes {
+    void* data;
+    i64 page, slot, subspace;  // strides
+    i64 paired;                // a Pairing
+};
+
+struct Codebook {
+    Tensor centroids;  // [num_subspaces, count, sub_dim]
+    i64 count;
+};
+
+// One vector of codes is one row: num_tokens are pages of it, num_kv_heads slots.
+struct PqCode {
+    Tensor x;  // [num_tokens, num_kv_heads, num_subspaces * sub_dim]
+    Codes codes;
+    Codebook codebook;
+    i64 num_subspaces, sub_dim;
+};
+
+struct PqAppend {
+    Tensor k, v;  // [num_tokens, num_kv_heads, num_subspaces * sub_dim]
+    Codes k_codes, v_codes;
+    Codebook k_codebook, v_codebook;
+    Indices slot_mapping;  // [num_tokens, num_kv_heads]: page * page_size + slot; nothing is written outside the cache
+    i64 num_slots, page_size, num_subspaces, sub_dim;
+    i64 parity;  // of the slots that a launch writes where two of them share bytes
+};
+
+struct PqAttention {
+    Tensor q;  // [num_seqs, num_q_heads, head_dim]
+    Codes k, v;
+    Codebook k_codebook, v_codebook;
+    Indices page_ids;  // [num_seqs, num_kv_heads, width]
+    Indices lens;      // [num_seqs]: tokens in codes
+    Tensor outs;       // float32 [num_splits, num_seqs, num_q_heads, head_dim]
+    Tensor lses;       // float32 [num_splits, num_seqs, num_q_heads]
+    i64 page_size, head_dim, num_subspaces;
+    i64 num_kv_heads, group;
+    i64 chunk;  // subspaces whose scores are tabulated at a time
+    i64 tile;   // tokens between two updates of the running maximum
+    double sm_scale;
+};

@@ -108,3 +108,50 @@ class MergeStates(ctypes.Structure):
 
 class Convert(ctypes.Structure):
     _fields_ = [*_fields(ctypes.c_void_p, "source target"), ("count", ctypes.c_int64)]
+
+
+class Indices(ctypes.Structure):
+    _fields_ = [("of", Tensor), ("wide", ctypes.c_int64)]
+
+
+class Codes(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), *_fields(ctypes.c_int64, "page slot subspace paired")]
+
+
+PAIRINGS = ("none", "slot", "subspace")
+"""Pairing of pq.cuh, by number."""
+
+
+class Codebook(ctypes.Structure):
+    _fields_ = [("centroids", Tensor), ("count", ctypes.c_int64)]
+
+
+class PqCode(ctypes.Structure):
+    _fields_ = [
+        ("x", Tensor),
+        ("codes", Codes),
+        ("codebook", Codebook),
+        *_fields(ctypes.c_int64, "num_subspaces sub_dim"),
+    ]
+
+
+class PqAppend(ctypes.Structure):
+    _fields_ = [
+        *_fields(Tensor, "k v"),
+        *_fields(Codes, "k_codes v_codes"),
+        *_fields(Codebook, "k_codebook v_codebook"),
+        ("slot_mapping", Indices),
+        *_fields(ctypes.c_int64, "num_slots page_size num_subspaces sub_dim parity"),
+    ]
+
+
+class PqAttention(ctypes.Structure):
+    _fields_ = [
+        ("q", Tensor),
+        *_fields(Codes, "k v"),
+        *_fields(Codebook, "k_codebook v_codebook"),
+        *_fields(Indices, "page_ids lens"),
+        *_fields(Tensor, "outs lses"),
+        *_fields(ctypes.c_int64, "page_size head_dim num_subspaces num_kv_heads group chunk tile"),
+        ("sm_scale", ctypes.c_double),
+    ]

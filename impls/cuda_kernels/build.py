@@ -16,6 +16,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent
 KERNELS = SOURCES / "kernels.cu"
+PQ_KERNELS = SOURCES / "pq_kernels.cu"
 COMPILERS = ("g++", "clang++")
 
 FLAGS = ("-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra")
@@ -66,17 +67,19 @@ def compiler() -> str:
     raise BuildError(f"no C++ compiler on PATH (one of {', '.join(COMPILERS)}) to run the CUDA kernels on this CPU")
 
 
-def library(source: Path = KERNELS, *, sanitizer: str = "") -> Path:
+def library(source: Path = KERNELS, *, sanitizer: str = "", define: str = "") -> Path:
     """Path of the shared library of a .cu source that includes `cuda_on_cpu.h`; compiled unless the cache has it.
 
     source      the .cu file; what it includes lies beside it or beside this module
     sanitizer   one of SANITIZERS; loads only into a process started in `sanitized_environment`. Empty: none
+    define      a macro by which the source chooses some of its kernels; empty: all
 
     Raises BuildError with the compiler's first errors.
     """
     flags = [*FLAGS, *((*SANITIZED, f"-fsanitize={sanitizer}") if sanitizer else OPTIMISED)]
     if sanitizer and _is_clang():
         flags += CLANG_SANITIZED
+    flags += [f"-D{define}"] if define else []
     target = _directory() / f"{source.stem}-{_key(source, flags)}.so"
     if not target.exists():
         _compile(source, flags, target)

@@ -1,6 +1,6 @@
 // CUDA kernels on a plain CPU, for people who have no GPU at hand: the same .cu source, one fiber a thread.
 //
-// A .cu file includes this header before anything else. NVRTC and nvcc see the two macros of the first branch. A host
+// A .cu file includes this header before anything else. NVRTC and nvcc see the macros of the first branch. A host
 // compiler gets the CUDA built-ins that our kernels use, and an extern "C" interface that launches exported kernels by
 // name; a kernel takes one struct. A shared library is one translation unit.
 //
@@ -26,6 +26,7 @@
 
 #define CUDA_EXPORT(kernel)
 #define CUDA_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#define CUDA_ROLLED _Pragma("unroll 1")
 
 #else
 
@@ -93,6 +94,7 @@ extern "C" unsigned char __stop_cuda_shared[] __attribute__((weak, visibility("h
 #define __shared__ static
 #endif
 #define CUDA_DYNAMIC_SHARED(type, name) type* const name = reinterpret_cast<type*>(cuda_on_cpu::engine.dynamic_shared)
+#define CUDA_ROLLED
 
 #define CUDA_ON_CPU_PLACE(operation) (cuda_on_cpu::Place{operation, __FILE__, __LINE__})
 #define __syncthreads() cuda_on_cpu::engine.block_barrier(CUDA_ON_CPU_PLACE("__syncthreads"))

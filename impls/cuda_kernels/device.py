@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,22 +27,28 @@ class DeviceError(RuntimeError):
     """A call of the driver or of the compiler failed."""
 
 
-def compiled(arch: str) -> tuple[bytes, str]:
-    """The cubin of all kernels for an architecture such as `sm_90`, and the compiler's warnings. Raises DeviceError."""
+def compiled(arch: str, source: Path = build.KERNELS, define: str = "") -> tuple[bytes, str]:
+    """The cubin of a source's kernels for an architecture such as `sm_90`, and the compiler's warnings.
+
+    define   a macro by which the source chooses some of its kernels; empty: all
+
+    Raises DeviceError.
+    """
     nvrtc = importlib.import_module("cuda.bindings.nvrtc")
 
     def call(function: str, *arguments: Any) -> Any:
         return _checked(function, getattr(nvrtc, function)(*arguments))
 
     options = [f"--gpu-architecture={arch}", "--std=c++17", f"--include-path={build.SOURCES}"]
-    program = call("nvrtcCreateProgram", build.KERNELS.read_bytes(), build.KERNELS.name.encode(), 0, [], [])
+    options += [f"--define-macro={define}"] if define else []
+    program = call("nvrtcCreateProgram", source.read_bytes(), source.name.encode(), 0, [], [])
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         log = bytearray(call("nvrtcGetProgramLogSize", program))  # bytes would be shared where there is but one
         call("nvrtcGetProgramLog", program, log)
         text = log.rstrip(b"\0\n").decode()
         if int(status):
-            raise DeviceError(f"NVRTC cannot compile {build.KERNELS.name} for {arch}:\n{text}")
+            raise DeviceError(f"NVRTC cannot compile {source.name} for {arch}:\n{text}")
         cubin = bytearray(call("nvrtcGetCUBINSize", program))
         call("nvrtcGetCUBIN", program, cubin)
     finally:
@@ -50,12 +57,17 @@ def compiled(arch: str) -> tuple[bytes, str]:
 
 
 class Device:
-    """The first GPU: its memory, its kernels, its count of launches. Raises NoDevice where there is none."""
+    """The first GPU: its memory, which serves the kernels of all sources; the kernels of one, their count of launches.
+
+    source, define   as `compiled` takes them
+
+    Raises NoDevice where there is none.
+    """
 
     mode = "compiled"
-    compilations = 1  # one module has every kernel
+    compilations = 1  # one module has every kernel of the source
 
-    def __init__(self) -> None:
+    def __init__(self, source: Path = build.KERNELS, define: str = "") -> None:
         self.launches = 0
         self._driver = _driver()
         ordinal = self._call("cuDeviceGet", 0)
@@ -65,7 +77,7 @@ class Device:
         minor = self._call("cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, ordinal)
         self.device = f"{name}, sm_{major}{minor}"
         self._context = self._call("cuDevicePrimaryCtxRetain", ordinal)
-        cubin, _ = compiled(f"sm_{major}{minor}")
+        cubin, _ = compiled(f"sm_{major}{minor}", source, define)
         self._cubin = np.frombuffer(cubin, np.uint8)  # lives as long as the module
         self._module = self._call_here("cuModuleLoadData", self._cubin.ctypes.data)
         self._kernel = cache(lambda kernel: self._call_here("cuModuleGetFunction", self._module, kernel.encode()))

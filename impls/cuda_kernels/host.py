@@ -24,7 +24,7 @@ class Host:
     """A loaded library: its memory, its kernels, its count of launches."""
 
     mode = "emulated"
-    compilations = 1  # one library has every kernel
+    compilations = 1  # one library has every kernel of its source
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -96,12 +96,12 @@ def chosen_sanitizer() -> str:
     return chosen
 
 
-def load() -> Host:
-    """The kernels of this folder on this CPU, built and scheduled as the environment asks."""
+def load(source: Path = build.KERNELS, define: str = "") -> Host:
+    """The kernels of a source on this CPU, built and scheduled as the environment asks."""
     chosen = chosen_sanitizer()
     if chosen:
         _check_that_it_is_loaded(chosen)
-    host = Host(build.library(sanitizer=chosen))
+    host = Host(build.library(source, sanitizer=chosen, define=define))
     if chosen:
         host.device += f", {build.SANITIZERS[chosen].title}"
     host.schedule(os.environ.get("KVCONFORM_CUDA_SCHEDULE", "in turn"))

@@ -8,11 +8,12 @@ import os
 import weakref
 from copy import copy
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from kvconform.impls.cuda_kernels import device, host
+from kvconform.impls.cuda_kernels import build, device, host
 
 Array = np.ndarray[Any, Any]
 
@@ -45,22 +46,40 @@ class Runtime(Protocol):
     ) -> None: ...
 
 
+FURTHER: list[Runtime] = []
+"""Where kernels of other sources than the first run, once any of them was launched."""
+
+
 @cache
 def current() -> Runtime:
     """The GPU where there is one, else this CPU. `KVCONFORM_CUDA=device` or `=emulated` insists."""
+    return _start(build.KERNELS)
+
+
+@cache
+def further(source: Path, define: str) -> Runtime:
+    """The same place for kernels of another source, compiled when somebody asks for them.
+
+    define   a macro by which the source chooses some of its kernels
+    """
+    FURTHER.append(_start(source, define))
+    return FURTHER[-1]
+
+
+def _start(source: Path, define: str = "") -> Runtime:
     wanted, sanitizer = os.environ.get("KVCONFORM_CUDA", ""), host.chosen_sanitizer()
     if wanted not in {"", "device", "emulated"}:
         raise ValueError(f"KVCONFORM_CUDA is {wanted!r}: device, emulated or unset")
     if wanted == "device" and sanitizer:
         raise ValueError(f"KVCONFORM_CUDA_SANITIZE is {sanitizer!r}, for the emulator only, and KVCONFORM_CUDA device")
     if wanted == "emulated" or sanitizer:
-        return host.load()
+        return host.load(source, define)
     try:
-        return device.Device()
+        return device.Device(source, define)
     except device.NoDevice:
         if wanted == "device":
             raise
-        return host.load()
+        return host.load(source, define)
 
 
 class _Storage:

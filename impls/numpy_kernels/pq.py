@@ -4,11 +4,23 @@ Pools are read by plain reshape and transposition, a page of one (sequence, kv h
 index formula.
 """
 
+import math
 from itertools import pairwise
 
 import numpy as np
 
+from kvconform.impls.host_kernels.pq_checks import (
+    require_bytes,
+    require_codebooks,
+    require_codes,
+    require_pages,
+    require_residual,
+    require_slots,
+    require_vectors,
+)
+
 TRANSPOSED = {"pq_columns": {"v"}}  # layout -> pools whose pages are [num_subspaces, page_size]
+BITS = {"uint8": 8, "uint4": 4}
 CHUNK = 1 << 22  # numbers of a table of differences
 
 
@@ -38,18 +50,8 @@ def _nearest(x, codebooks):
     return codes
 
 
-def _require(x, codebooks, what):
-    if codebooks.ndim != 3 or x.shape[-1] != codebooks.shape[0] * codebooks.shape[2]:
-        raise ValueError(
-            f"{what} of {x.shape[-1]} numbers and codebooks {list(codebooks.shape)}: a head is num_subspaces * sub_dim "
-            f"numbers; {codebooks.shape[0]} subspaces do not divide it so"
-        )
-    if np.isnan(x.astype(np.float32)).any():
-        raise ValueError(f"{what} holds NaN, of which no centroid is the nearest")
-
-
 def encode(x, codebooks, dtype):
-    _require(x, codebooks, "x")
+    require_vectors("x", x, codebooks, BITS[dtype])
     codes = _nearest(x.reshape(-1, x.shape[-1]), codebooks).reshape(*x.shape[:2], len(codebooks))
     return _packed(codes, dtype)
 
@@ -61,9 +63,9 @@ def _decoded(codes, codebooks):
 
 
 def decode(codes, codebooks, dtype):
+    require_bytes(codes)
     codes = _unpacked(codes, dtype)
-    if codes.size and codes.max() >= codebooks.shape[1]:
-        raise ValueError(f"a code {codes.max()} of {codebooks.shape[1]} centroids")
+    require_codes(codes, codebooks.shape[1])
     return _decoded(codes, codebooks)
 
 
@@ -74,14 +76,14 @@ def _pages(cache, name, layout, dtype):
 
 
 def append(cache, k, v, books, slot_mapping, layout, dtype):
+    require_bytes(*cache.values())
+    for name, x, book in zip(("k", "v"), (k, v), books, strict=True):
+        require_vectors(name, x[(slot_mapping >= 0)], book, BITS[dtype])
+        require_slots(slot_mapping, math.prod(_pages(cache, name, layout, dtype).shape[:2]))
     live = slot_mapping >= 0
     coded = {}
     for name, x, book in zip(("k", "v"), (k, v), books, strict=True):
-        _require(x, book, name)
         pages = _pages(cache, name, layout, dtype).copy()
-        end = pages.shape[0] * pages.shape[1]
-        if live.any() and slot_mapping.max() >= end:
-            raise ValueError(f"slot {slot_mapping.max()} of a pool of {end} slots")
         page, slot = np.divmod(slot_mapping[live], pages.shape[1])
         pages[page, slot] = _nearest(x[live], book)
         coded[name] = pages
@@ -114,11 +116,16 @@ def _merged(parts):
 
 
 def attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, dtype, sm_scale, num_splits):
+    require_bytes(*cache.values())
+    for book in books:
+        require_codebooks("q", q.shape[-1], book, BITS[dtype])
+    require_residual(residual_lens, residual[0].shape[1])
     num_heads = page_ids.shape[1]
     group, dim = q.shape[1] // num_heads, q.shape[2]
     k_book, v_book = (book.astype(np.float32) for book in books)
     pools = [_pages(cache, name, layout, dtype) for name in ("k", "v")]
     size, subspace = pools[0].shape[1], np.arange(len(k_book))
+    require_pages(page_ids, kv_lens, size, len(pools[0]))
     out, lse = np.zeros(q.shape, np.float32), np.full(q.shape[:2], -np.inf, np.float32)
     for seq in range(len(q)):
         position = np.arange(kv_lens[seq])
@@ -128,6 +135,8 @@ def attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, 
             rows = q[seq, of].astype(np.float32)
             page, slot = page_ids[seq, head][position // size], position % size
             k_codes, v_codes = (pool[page, slot] for pool in pools)
+            for codes, book in ((k_codes, k_book), (v_codes, v_book)):
+                require_codes(codes, book.shape[1])
             table = np.einsum("gmd,mcd->gmc", rows.reshape(group, len(k_book), -1), k_book)
             score = np.float32(sm_scale) * table[:, subspace, k_codes].sum(-1, dtype=np.float32)
             values = _decoded(v_codes, v_book).reshape(len(position), dim)

@@ -8,6 +8,7 @@ that change no bit where it is off: a kernel is compiled once for all of them, a
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -94,19 +95,23 @@ def _unseen(sinks: jax.Array, head_dim_v: int) -> State:
     return sinks, jnp.where(sinks == NO_SINK, 0.0, 1.0), jnp.zeros((*sinks.shape[:2], head_dim_v))
 
 
-def _seen(state: State, scores: jax.Array, v: jax.Array, scale: jax.Array | None) -> State:
-    """The state after the keys of one page; all of a row's may be masked. `scale` of v, as `scores` takes that of k."""
+def seen(state: State, scores: jax.Array, mix: Callable[[jax.Array], jax.Array]) -> State:
+    """The state after some more keys; all of a row's may be masked. `mix` gives weights' sum of v."""
     peak, total, mixed = state
     new_peak = jnp.maximum(peak, scores.max(axis=-1, keepdims=True))
     reference = jnp.where(new_peak == -jnp.inf, 0.0, new_peak)  # -inf - -inf is NaN
     keep, weight = jnp.exp(peak - reference), jnp.exp(scores - reference)
     total = total * keep + weight.sum(axis=-1, keepdims=True)
+    return new_peak, total, mixed * keep + mix(weight)
+
+
+def _mixed(v: jax.Array, scale: jax.Array | None, weight: jax.Array) -> jax.Array:
+    """The weighted sum of the keys of one page. `scale` of v, as `scores` takes that of k."""
     share = weight if scale is None else weight * scale
-    mixed = mixed * keep + jnp.einsum("hrs,hsd->hrd", share, v, precision=EXACT)
-    return new_peak, total, mixed
+    return jnp.einsum("hrs,hsd->hrd", share, v, precision=EXACT)
 
 
-def _result(state: State) -> tuple[jax.Array, jax.Array]:
+def result(state: State) -> tuple[jax.Array, jax.Array]:
     """out and lse of a state: 0 and -inf of rows that saw nothing."""
     peak, total, mixed = state
     nothing = total == 0.0
@@ -218,11 +223,12 @@ def paged_decode(
             k, v = (read(stream, page) for stream, page in by_stream(layout, here))
             k_scale, v_scale = (here[SCALES][side][:, None] if SCALES in here else None for side in (0, 1))
             v_scale = None if v_scale is None else rows.live(v_scale, key, slot_axis=2)
-            return _seen(state, rows.scores(k, k_scale, key), rows.live(v, key, slot_axis=1), v_scale)
+            mix = partial(_mixed, rows.live(v, key, slot_axis=1), v_scale)
+            return seen(state, rows.scores(k, k_scale, key), mix)
 
         pl.when(first < end)(lambda: start(first))
         counted = jnp.where(split == 0, heads[0], NO_SINK)
-        mixed, total = _result(lax.fori_loop(first, end, attend, _unseen(counted, head_dim_v)))
+        mixed, total = result(lax.fori_loop(first, end, attend, _unseen(counted, head_dim_v)))
         out[...], lse[...] = mixed.astype(out.dtype), total
 
     def of_part(last: int) -> pl.BlockSpec:

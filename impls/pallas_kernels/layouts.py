@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 from typing import Any, TypeVar
 
 import jax
@@ -162,6 +163,17 @@ def _packed_slots(field: jax.Array) -> jax.Array:
     return field.reshape(pages, rows * pack, 1, lane)
 
 
+SHORT = 32
+"""Rows of bytes in a tile: as many slots of a long page are brought at a time."""
+
+
+def _short_pages(field: jax.Array) -> jax.Array:
+    """Pages of whole tiles, or of the most slots that cut both; a slot keeps its number among all."""
+    pages, slots, row = field.shape
+    short = gcd(slots, SHORT)
+    return field.reshape(pages * (slots // short), short, row)
+
+
 LAYOUTS: dict[str, Row] = {
     "nhd": Row(_separate(0, 1)),
     "hnd": Row(_separate(0, 2)),
@@ -172,6 +184,9 @@ LAYOUTS: dict[str, Row] = {
     "split_x": Row(_separate(0, 3)),  # of K [page, head, chunk, slot, x] and of V [page, head, dim, slot] alike
     "code_rows": Row((Stream("codes", 0, 1),)),
     "code_columns": Row((Stream("codes", 0, 2),)),
+    "pq_rows": Row(_separate(0, 1)),
+    "pq_columns": Row((Stream("k", 0, 1), Stream("v", 0, 2))),
+    "pq_heads": Row(_separate(0, 1), fold=_short_pages),
     "beside_hnd_diffkv": Row((Stream("kv", 0, 2, cut=_front), Stream("kv", 0, 2, cut=_behind))),
     "mla_aligned": Row(
         (Stream("kv_cache", 0, 1, cut=_latent_and_rope), Stream("kv_cache", 0, 1, cut=_latent)), fold=_packed_slots

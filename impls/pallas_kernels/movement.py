@@ -26,7 +26,7 @@ def _bits(array: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(array, UNSIGNED[array.dtype.itemsize])
 
 
-def _copy(sources: Sequence[Ref], targets: Sequence[Ref], done: Ref) -> None:
+def across(sources: Sequence[Ref], targets: Sequence[Ref], done: Ref) -> None:
     """Start one DMA from each source to its target, then wait for all."""
     copies = [pltpu.make_async_copy(*ends, done) for ends in zip(sources, targets, strict=True)]
     for copy in copies:
@@ -46,7 +46,7 @@ def merge_kv(k: jax.Array, v: jax.Array, *, interpret: Any) -> jax.Array:
 
     def kernel(k_ref: Ref, v_ref: Ref, kv_ref: Ref, done: Ref) -> None:
         halves = [kv_ref.at[:, :, pl.ds(half * head_dim, head_dim)] for half in (0, 1)]
-        _copy((k_ref, v_ref), halves, done)
+        across((k_ref, v_ref), halves, done)
 
     kv = pl.pallas_call(
         kernel,
@@ -69,7 +69,7 @@ def extract(kv: jax.Array, *, half: int, interpret: Any) -> jax.Array:
     num_tokens, rows, head_dim = kv.shape
 
     def kernel(kv_ref: Ref, out_ref: Ref, done: Ref) -> None:
-        _copy([kv_ref.at[:, :, pl.ds(half * head_dim, head_dim)]], [out_ref], done)
+        across([kv_ref.at[:, :, pl.ds(half * head_dim, head_dim)]], [out_ref], done)
 
     out = pl.pallas_call(
         kernel,
@@ -112,7 +112,7 @@ def append(
 
             @pl.when((at >= 0) & (at < num_slots))
             def _() -> None:
-                _copy([rows.at[token] for rows in sources], [side.row(ref, page, slot) for side, ref in streams], done)
+                across([rows.at[token] for rows in sources], [side.row(ref, page, slot) for side, ref in streams], done)
 
         lax.fori_loop(0, slots.shape[0], write, None)
 
@@ -217,7 +217,7 @@ def copy_pages(cache: Cache, page_mapping: jax.Array, *, layout: str, interpret:
                 [paging[name].page_of(ref, at[pair]) for name, ref in zip(fields, side, strict=True)]
                 for side, at in ((sources, from_pages), (targets, to_pages))
             ]
-            _copy(*pages, done)
+            across(*pages, done)
 
         lax.fori_loop(0, from_pages.shape[0], copy, None)
 

@@ -37,3 +37,16 @@ def synchronize(result: Any) -> Any:
 def device_name() -> str:
     """For attest(): the GPU's name, or cpu."""
     return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as integers of the same width."""
+    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[tensor.itemsize])
+
+
+def into(given: torch.Tensor | None, result: torch.Tensor) -> torch.Tensor:
+    """The result, bit for bit in the memory that was given."""
+    if given is None:
+        return result
+    bits(given).copy_(bits(result))
+    return given

@@ -145,6 +145,8 @@ class PQCache:
 
     def attend(self, layer, q, sm_scale):
         """out and lse of a query of each sequence over all tokens of a layer."""
+        if not self.num_tokens(layer):
+            raise ValueError(f"layer {layer} holds no tokens to attend to")
         num_seqs, _ = self._shape
         left = self._left[layer]
         lens = [np.full(num_seqs, n, np.int32) for n in (self._coded[layer], left[0].shape[1])]

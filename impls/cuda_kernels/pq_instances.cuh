@@ -1,0 +1,52 @@
+// Instances of pq::split with sizes as constants: element, its type, bits of a code; q heads of a block; head_dim,
+// num_subspaces, num_centroids. Each is compiled when it is first launched: pq.py reads these lines, and takes the kernel
+// for any sizes where there is none.
+
+SPLIT(float16, Float16, 8, 1, 64, 16, 256);
+SPLIT(float16, Float16, 8, 1, 64, 32, 256);
+SPLIT(float16, Float16, 8, 1, 64, 64, 256);
+SPLIT(float16, Float16, 8, 1, 128, 16, 256);
+SPLIT(float16, Float16, 8, 1, 128, 32, 256);
+SPLIT(float16, Float16, 8, 1, 128, 64, 256);
+SPLIT(float16, Float16, 8, 4, 64, 16, 256);
+SPLIT(float16, Float16, 8, 4, 64, 32, 256);
+SPLIT(float16, Float16, 8, 4, 64, 64, 256);
+SPLIT(float16, Float16, 8, 4, 128, 16, 256);
+SPLIT(float16, Float16, 8, 4, 128, 32, 256);
+SPLIT(float16, Float16, 8, 4, 128, 64, 256);
+SPLIT(float16, Float16, 4, 1, 64, 16, 16);
+SPLIT(float16, Float16, 4, 1, 64, 32, 16);
+SPLIT(float16, Float16, 4, 1, 64, 64, 16);
+SPLIT(float16, Float16, 4, 1, 128, 16, 16);
+SPLIT(float16, Float16, 4, 1, 128, 32, 16);
+SPLIT(float16, Float16, 4, 1, 128, 64, 16);
+SPLIT(float16, Float16, 4, 4, 64, 16, 16);
+SPLIT(float16, Float16, 4, 4, 64, 32, 16);
+SPLIT(float16, Float16, 4, 4, 64, 64, 16);
+SPLIT(float16, Float16, 4, 4, 128, 16, 16);
+SPLIT(float16, Float16, 4, 4, 128, 32, 16);
+SPLIT(float16, Float16, 4, 4, 128, 64, 16);
+SPLIT(bfloat16, BFloat16, 8, 1, 64, 16, 256);
+SPLIT(bfloat16, BFloat16, 8, 1, 64, 32, 256);
+SPLIT(bfloat16, BFloat16, 8, 1, 64, 64, 256);
+SPLIT(bfloat16, BFloat16, 8, 1, 128, 16, 256);
+SPLIT(bfloat16, BFloat16, 8, 1, 128, 32, 256);
+SPLIT(bfloat16, BFloat16, 8, 1, 128, 64, 256);
+SPLIT(bfloat16, BFloat16, 8, 4, 64, 16, 256);
+SPLIT(bfloat16, BFloat16, 8, 4, 64, 32, 256);
+SPLIT(bfloat16, BFloat16, 8, 4, 64, 64, 256);
+SPLIT(bfloat16, BFloat16, 8, 4, 128, 16, 256);
+SPLIT(bfloat16, BFloat16, 8, 4, 128, 32, 256);
+SPLIT(bfloat16, BFloat16, 8, 4, 128, 64, 256);
+SPLIT(bfloat16, BFloat16, 4, 1, 64, 16, 16);
+SPLIT(bfloat16, BFloat16, 4, 1, 64, 32, 16);
+SPLIT(bfloat16, BFloat16, 4, 1, 64, 64, 16);
+SPLIT(bfloat16, BFloat16, 4, 1, 128, 16, 16);
+SPLIT(bfloat16, BFloat16, 4, 1, 128, 32, 16);
+SPLIT(bfloat16, BFloat16, 4, 1, 128, 64, 16);
+SPLIT(bfloat16, BFloat16, 4, 4, 64, 16, 16);
+SPLIT(bfloat16, BFloat16, 4, 4, 64, 32, 16);
+SPLIT(bfloat16, BFloat16, 4, 4, 64, 64, 16);
+SPLIT(bfloat16, BFloat16, 4, 4, 128, 16, 16);
+SPLIT(bfloat16, BFloat16, 4, 4, 128, 32, 16);
+SPLIT(bfloat16, BFloat16, 4, 4, 128, 64, 16);

@@ -1,0 +1,178 @@
+"""Cells take turns: of a law with many each tries a part, none tries nothing, and together they leave nothing out."""
+
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from kvconform.harness.booking import CONFORMS, VIOLATES, Run
+from kvconform.harness.cli import all_laws
+from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.plan import Options
+from kvconform.harness.report import footer
+from kvconform.harness.search import Searcher
+from kvconform.harness.subject import Subject
+from kvconform.harness.turns import Turn
+from kvconform.impls import numpy_ref
+from kvconform.oracles.verdict import Violation
+from kvconform.specs.pinned import high_pages, pinned
+from kvconform.suites.law import Law
+from kvconform.tests.power import BOUND
+
+QUICK = EFFORTS["quick"]
+FEW = QUICK.whole_cells
+PINNED = tuple(f"pinned {i}" for i in range(26))
+FAMILIES = tuple(f"family {i}" for i in range(19))
+LAYOUTS = (
+    "nhd",
+    "hnd",
+    "heads_first",
+    "page_first_hnd",
+    "token_slots",
+    "kv_first_nhd",
+    "kv_first_hnd",
+    "page_first_nhd",
+)
+WIDE = {"append": {"layout": set(LAYOUTS), "dtype": {"float32", "bfloat16", "int8"}}}
+
+
+def turns(num, effort=QUICK, static=False):
+    return [Turn(place, num, effort, static) for place in range(num)]
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["free", "static"])
+@pytest.mark.parametrize("num", [1, 2, 7, 8, 9, 10, 27, 81, 123, 500])
+def test_together_they_try_each_pinned_case_and_each_family_as_often_as_a_few_whole_cells(num, static):
+    some = turns(num, static=static)
+    pinned_cases = Counter(case for turn in some for case in turn.pinned(PINNED))
+    assert set(pinned_cases) == set(PINNED)
+    assert min(pinned_cases.values()) >= min(num, FEW)
+    owed = Counter()
+    for turn in some:
+        owed.update(turn.families(FAMILIES))
+        assert turn.planned(PINNED, FAMILIES) <= turn.alone.planned(PINNED, FAMILIES)
+    if owed and num > FEW:
+        assert min(owed[family] for family in FAMILIES) >= (num // len(FAMILIES) if static else QUICK.each_family)
+    drawn = sum(turn.planned((), FAMILIES) for turn in some)
+    assert drawn >= min(num, FEW) * some[0].examples
+
+
+@pytest.mark.parametrize("num", [1, 9, 123])
+def test_no_cell_is_left_without_a_case(num):
+    for turn in turns(num):
+        for one in (turn, turn.shortest):
+            assert one.pinned(PINNED)
+            assert not one.pinned(())
+            assert one.planned((), FAMILIES)
+
+
+def test_cells_that_are_few_and_those_of_longer_runs_try_all():
+    for turn in (*turns(FEW), *turns(500, EFFORTS["default"]), *turns(500, EFFORTS["thorough"])):
+        assert turn.whole
+        assert turn.pinned(PINNED) == PINNED
+        assert not turn.passes_over_the_simplest
+        assert not turn.draws_first
+
+
+def test_a_run_that_owes_no_family_draws_as_many_cases_as_it_says():
+    some = turns(1, replace(QUICK, each_family=0))
+    assert [turn.planned((), FAMILIES) for turn in some] == [QUICK.examples]
+
+
+def searched(law, effort=QUICK, seconds=3600.0, offers=WIDE, **options):
+    """What is booked of a law on an adapter that has two dozen cells."""
+    adapter = SimpleNamespace(OFFERS=offers, CONVENTIONS=numpy_ref.CONVENTIONS, append=numpy_ref.append)
+    searcher = Searcher(Subject(adapter, "some", "some.py"), Options(replace(effort, seconds=seconds), **options))
+    searcher.begin(1)
+    return searcher.run(law)
+
+
+def some_pinned(cell):
+    """Four cases, told apart by their seeds."""
+    return tuple(pinned(cell, seed=1000 + i, kv_lens=(3,)) for i in range(4))
+
+
+def test_a_cell_tries_what_it_is_booked_for_and_says_that_it_takes_turns():
+    cells = searched(Law("all_is_well", "append", lambda subject, case: None, pinned=some_pinned))
+    assert len(cells) > FEW
+    assert {cell.outcome for cell in cells} == {CONFORMS}
+    assert {cell.examples for cell in cells} == {cell.planned for cell in cells} == {2 + 3}
+    assert {cell.whole for cell in cells} == {4 + 6}
+    run = Run("some", cells={cell.key: cell for cell in cells})
+    assert f"; {len(cells)} cells take turns, each with a part of the cases" in footer(run)
+    alone = searched(Law("all_is_well", "append", lambda subject, case: None, pinned=some_pinned), layouts=("nhd",))
+    assert {(cell.examples, cell.planned, cell.whole) for cell in alone} == {(10, 10, 10)}
+    assert "turns" not in footer(Run("some", cells={cell.key: cell for cell in alone}))
+
+
+@pytest.mark.parametrize("seconds", [3600.0, 0.0], ids=["with time", "without"])
+@pytest.mark.parametrize("number", range(4))
+def test_what_is_wrong_in_one_pinned_case_is_seen_in_some_cell(number, seconds):
+    def check(subject, case):
+        if case.seed == 1000 + number:
+            raise Violation("wrong")
+
+    cells = searched(Law("one_is_wrong", "append", check, pinned=some_pinned), seconds=seconds)
+    assert VIOLATES in {cell.outcome for cell in cells}
+    assert CONFORMS in {cell.outcome for cell in cells}
+
+
+@pytest.mark.parametrize("seconds", [3600.0, 0.0], ids=["with time", "without"])
+@pytest.mark.parametrize("family", ["plain", "bits"])
+def test_what_is_wrong_in_one_family_is_seen_in_some_cell(family, seconds):
+    def check(subject, case):
+        if case.family == family and case.seed not in range(1000, 1004):
+            raise Violation("wrong")
+
+    cells = searched(Law("one_is_wrong", "append", check, pinned=some_pinned), seconds=seconds)
+    assert VIOLATES in {cell.outcome for cell in cells}
+
+
+@pytest.mark.parametrize("seconds", [3600.0, 0.0], ids=["with time", "without"])
+def test_most_cells_are_tried_on_more_than_the_simplest_case(seconds):
+    seen = []
+    cells = searched(Law("all_is_well", "append", lambda subject, case: seen.append(case)), seconds=seconds)
+    least = [case for case in seen if case.kv_lens == (1,) and case.seed == 0]
+    assert len(seen) == sum(cell.examples for cell in cells)
+    assert 1 <= len(least) <= 3
+    assert all(cell.examples for cell in cells)
+
+
+def test_a_cell_that_violates_everywhere_has_the_simplest_case_for_a_witness():
+    def check(subject, case):
+        raise Violation("wrong")
+
+    for cell in searched(Law("all_is_wrong", "append", check)):
+        assert (cell.outcome, cell.counterexample["kv_lens"], cell.counterexample["seed"]) == (VIOLATES, [1], 0)
+
+
+def test_a_cell_whose_family_shows_nothing_is_tried_on_others():
+    def check(subject, case):
+        if case.family == "bits":
+            subject.saw_nothing()
+
+    cells = searched(Law("bits_show_nothing", "append", check), layouts=LAYOUTS[:4])
+    assert len(cells) > FEW
+    assert {cell.outcome for cell in cells} == {CONFORMS}
+
+
+def test_where_time_is_up_a_cell_says_that_it_is_cut_short():
+    for cell in searched(Law("all_is_well", "append", lambda subject, case: None, pinned=some_pinned), seconds=0.0):
+        assert cell.message == f"cut short 1/{cell.planned}"
+
+
+def test_high_pages_of_both_numbers_are_tried():
+    cells = searched(all_laws()["append_reaches_high_pages"])
+    law = all_laws()["append_reaches_high_pages"]
+    assert law.pinned is high_pages
+    assert {cell.planned for cell in cells} == {1}
+    assert {cell.whole for cell in cells} == {2}
+
+
+def test_the_bound_of_one_cell_is_tried_on_all_that_is_pinned():
+    subject = Subject(numpy_ref, "numpy_ref", "numpy_ref.py")
+    searcher = Searcher(subject, Options(QUICK, layouts=("nhd",), dtypes=("float32",), laws=(BOUND,)))
+    searcher.begin(1)
+    (cell,) = searcher.run(all_laws()[BOUND])
+    assert cell.planned == cell.whole
