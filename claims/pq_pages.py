@@ -329,8 +329,8 @@ def allocation_takes_constant_steps(seed: int, make: MakeManager = numpy_ref.pag
                 _listed(f"{one:.2f}" for one in _growth(times)), "first to last"
             ),
         },
-        "Of a stack of free pages (impls/host_kernels/pq_caches.py), all but 200 of them handed out: no step depends on "
-        "how many pages there are, and time grows with an exponent that is nearer to 0 than to 1."
+        "Of a stack of free pages (impls/host_kernels/pq_caches.py), all but 200 handed out: no step depends on how "
+        "many pages there are, and time grows with an exponent that is nearer to 0 than to 1."
         if constant and level
         else "Larger pools take more steps."
         if not constant

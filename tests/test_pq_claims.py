@@ -1,5 +1,6 @@
 """What the judges of system 3 build on: forms of p . V that count, runs that can be void, faiss that may be absent."""
 
+import importlib
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from kvconform.claims import pq_error, pq_kv, pq_pages, pq_speed, quantised
 from kvconform.claims.claim import NOT_MEASURED
 from kvconform.claims.counting import Meter
 from kvconform.harness import cli
-from kvconform.impls import numpy_ref, torch_ref
+from kvconform.impls import numpy_ref
 from kvconform.impls.torch_kernels import beside
 
 TINY = pq_speed.Geometry(
@@ -107,11 +108,11 @@ def test_without_faiss_errors_are_not_measured_and_no_picture_is_drawn(monkeypat
 # --- speed
 
 
-@pytest.mark.parametrize("adapter", [numpy_ref, torch_ref], ids=lambda adapter: adapter.NAME)
-def test_a_tiny_run_times_both_layouts_beside_torch_and_a_copy(adapter):
-    found = pq_speed.measure(adapter, (16, 64), TINY)
-    assert found.void == ""
-    assert list(found.seconds) == [16, 64]
+@pytest.mark.parametrize("name", ["numpy_ref", "torch_ref", *pq_speed.ADAPTERS])
+def test_a_tiny_run_times_both_layouts_beside_torch_and_a_copy(name):
+    found = pq_speed.measure(importlib.import_module(f"kvconform.impls.{name}"), (8, 16), TINY)
+    assert (found.impl, found.void) == (name, "")
+    assert list(found.seconds) == [8, 16]
     for took in found.seconds.values():
         assert set(took) == {pq_speed.ROWS, pq_speed.COLUMNS, pq_speed.SDPA}
         assert min(took.values()) > 0
@@ -150,6 +151,11 @@ def test_without_torch_nothing_is_measured_and_it_says_so(monkeypatch):
 def test_with_a_gpu_every_adapter_that_offers_it_is_measured(monkeypatch):
     (found,) = here(monkeypatch, ("numpy_ref", "torch_sdpa_math", "no_such_adapter"))
     assert (found.impl, found.device, found.void) == ("numpy_ref", "some GPU", "")
+
+
+def test_what_runs_on_the_host_is_not_measured_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr(numpy_ref, "attest", lambda: {"device": "cpu", "mode": "emulated"})
+    assert here(monkeypatch, ("numpy_ref",)) == "numpy_ref is emulated"
 
 
 def test_where_no_adapter_is_measured_each_says_why(monkeypatch):
