@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -14,19 +15,11 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 import kvconform
-from kvconform.harness import findings_page, offers_page, reference, report
+from kvconform.harness import report
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest, of_backend
 from kvconform.harness.booking import USAGE_EXIT
-from kvconform.harness.claims_command import claims
-from kvconform.harness.compare_command import compare_layouts
-from kvconform.harness.convert_command import convert
-from kvconform.harness.diagnose_command import diagnose_command
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
-from kvconform.harness.expect_command import expect
 from kvconform.harness.laws import all_laws
-from kvconform.harness.layout_commands import layouts, show
-from kvconform.harness.numerics_command import numerics
-from kvconform.harness.power_command import power_command
 from kvconform.harness.supervisor import supervise_all, usable_cores
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -57,7 +50,35 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+LATE = {
+    "claims": "claims_command:claims",
+    "compare": "compare_command:compare_layouts",
+    "convert": "convert_command:convert",
+    "diagnose": "diagnose_command:diagnose_command",
+    "expect": "expect_command:expect",
+    "layouts": "layout_commands:layouts",
+    "numerics": "numerics_command:numerics",
+    "power": "power_command:power_command",
+    "show": "layout_commands:show",
+}
+"""Command -> where it is, beside this module; imported when it is asked for: a run needs none of them."""
+
+
+class _Group(click.Group):
+    """The commands that are here and those of `LATE`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *LATE})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in LATE:
+            return super().get_command(ctx, name)
+        module, _, command = LATE[name].partition(":")
+        found: click.Command = getattr(importlib.import_module(f"kvconform.harness.{module}"), command)
+        return found
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(kvconform.__version__)
 def commands() -> None:
     """Conformance tests for KV-cache layouts and decode-attention kernels.
@@ -249,6 +270,8 @@ def _judge(
 @click.option("--markdown", is_flag=True, help="Print docs/reference.md instead; with --offers docs/offers.md.")
 def list_(offers: bool, markdown: bool) -> None:
     """Show implementations (and why one is blocked), operations, layouts and laws."""
+    from kvconform.harness import offers_page, reference
+
     if offers:
         text = offers_page.markdown(offers_page.subjects())
         click.echo(text, nl=False) if markdown else out.print(Markdown(text))
@@ -289,11 +312,6 @@ def list_(offers: bool, markdown: bool) -> None:
 @click.argument("report_file", metavar="REPORT", type=click.Path(dir_okay=False, path_type=Path))
 def findings(report_file: Path) -> None:
     """Print what kernels do differently, as a page: REPORT is a file that `kvconform run --json` wrote."""
+    from kvconform.harness import findings_page
+
     click.echo(findings_page.markdown(report.read_json(report_file)), nl=False)
-
-
-commands.add_command(expect)
-
-
-for command in (claims, compare_layouts, convert, diagnose_command, layouts, numerics, power_command, show):
-    commands.add_command(command)

@@ -70,9 +70,8 @@ def power_command(
     Exit codes: 0 some law sees every fault with each seed; 1 one is not seen; 2 bad usage or a bad adapter.
     """
     if reports:
-        click.echo(
-            power_page.markdown([json.loads(file.read_text("utf-8")) for file in reports], list(all_laws())), nl=False
-        )
+        written = [json.loads(file.read_text("utf-8")) for file in reports]
+        click.echo(power_page.markdown(written, list(all_laws()), FAULTS), nl=False)
         return OK_EXIT
     faults = _named("fault", names, FAULTS)
     laws = {name: law for name, law in _named("law", law_names, all_laws()).items() if law.op == OP}

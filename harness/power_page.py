@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kvconform.harness.power import Tried, best, to_kill, told
@@ -23,15 +23,21 @@ Rows = dict[str, dict[str, list[Tried]]]
 """Fault -> law -> what was tried."""
 
 
-def markdown(reports: Sequence[Report], laws: Sequence[str]) -> str:
-    """The whole page; `laws`: every one, in their order. Reports of one implementation and as many seeds are joined."""
+def markdown(reports: Sequence[Report], laws: Sequence[str], faults: Collection[str]) -> str:
+    """The whole page; reports of one implementation and as many seeds are joined.
+
+    laws     every one, in their order
+    faults   every one
+    """
     parts: dict[tuple[str, int], list[Report]] = {}
     for report in reports:
         parts.setdefault((report["impl"], report["seeds"]), []).append(report)
-    return "\n".join([_HEAD, *(text for of, some in parts.items() for text in _part(*of, some, laws))])
+    return "\n".join([_HEAD, *(text for of, some in parts.items() for text in _part(*of, some, laws, faults))])
 
 
-def _part(impl: str, seeds: int, reports: Sequence[Report], laws: Sequence[str]) -> Iterator[str]:
+def _part(
+    impl: str, seeds: int, reports: Sequence[Report], laws: Sequence[str], faults: Collection[str]
+) -> Iterator[str]:
     rows = {row["fault"]: row for report in reports for row in report["faults"]}
     seen: Rows = {name: _by_law(row["tried"]) for name, row in rows.items()}
     asked = [law for law in laws if any(law in of_laws for of_laws in seen.values())]
@@ -41,19 +47,22 @@ def _part(impl: str, seeds: int, reports: Sequence[Report], laws: Sequence[str])
     if len(asked) == 1:
         command += f" --law {asked[0]}"
     of_seeds = f"{seeds} seed{'s' * (seeds > 1)}"
-    yield f"## `{command}`\n\n{len(found)} of {len(counted)} faults are seen with each of {of_seeds}.\n"
-    for name in counted:
-        if name not in found:
-            yield f"- not seen with each: `{name}`"
+    reasons = {name: why for report in reports for name, why in report["left_out"].items()}
+    untried = len({*faults} - {*rows, *reasons})
+    yield f"## `{command}`\n\n{len(found)} of {len(counted)} faults are seen with each of {of_seeds}" + (
+        f"; {untried} others were not tried.\n" if untried else ".\n"
+    )
     of, of_law = f"{impl}, {of_seeds}", ("", "law", "faults seen", "that no other law sees")
-    yield page_table(f"Laws: {of}", of_law, _of_laws(asked, counted, seen))
+    if len(asked) > 1:
+        yield page_table(f"Laws: {of}", of_law, _of_laws(asked, counted, seen))
     of_fault = ("fault", *(str(n) for n in range(1, len(asked) + 1)), "seconds")
     yield page_table(f"Faults: {of}", of_fault, [_row(name, seen[name], asked) for name in rows])
-    for name, row in rows.items():
-        if row["equivalent"]:
-            yield f"- not counted, nothing can tell it from a right kernel: `{name}`: {row['equivalent']}"
-    for name, reason in {name: why for report in reports for name, why in report["left_out"].items()}.items():
-        yield f"- left out: `{name}`: {reason}"
+    told_of = [f"- not seen with each seed: `{name}`" for name in counted if name not in found]
+    proofs = ((name, row["equivalent"]) for name, row in rows.items() if row["equivalent"])
+    told_of += [f"- not counted, nothing can tell it from a right kernel: `{name}`: {proof}" for name, proof in proofs]
+    told_of += [f"- left out: `{name}`: {reason}" for name, reason in reasons.items()]
+    if told_of:
+        yield "\n".join(told_of) + "\n"
 
 
 def _by_law(tried: Sequence[Mapping[str, Any]]) -> dict[str, list[Tried]]:

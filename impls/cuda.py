@@ -78,7 +78,7 @@ OFFERS = {
     "pq_decode": {"q_dtype": ROUNDED, **_STRIDED},
     "pq_append": {"q_dtype": ROUNDED, **_INDEXED},
     "pq_decode_attention": {"q_dtype": ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_INDEXED},
-    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": ROUNDED},
+    "pq_cache": {"q_dtype": ROUNDED},
 }
 WHY_NOT = {
     "page_manager": "bookkeeping of the host, that no kernel takes part in: numpy_ref's",
@@ -112,12 +112,14 @@ CONVENTIONS = {
     "deterministic": True,
 }
 ARITHMETIC = {
-    "tile": 8,  # attention.cuh, TILE
+    "tile": 8,  # attention.cuh, TILE; over codes it is pq.TILE or more, and over the residual this one again
     "exp_error": 2.0**-22,  # expf of CUDA and of glibc: at most 2 ulp
     "normalises_first": False,  # one division, when the last key is in
     "merge_levels": 1,
     "renormalises": True,  # the merge divides by the sum of its own weights
     "flushes_subnormals": False,
+    "expands_distance": False,  # pq.cuh: differences, squared
+    "table_format": None,  # its entries are float32 sums, to which the sum over subspaces adds no longer a chain
 }
 IN_PLACE = {"append": "cache", "copy_pages": "cache", "append_decode": "cache", "pq_append": "cache"}
 

@@ -62,8 +62,8 @@ OFFERS = {
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_append": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
-    "page_manager": {"layout": {"pq_columns"}},
-    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
+    "page_manager": {},
+    "pq_cache": {"q_dtype": _ROUNDED},
 }
 CONVENTIONS = {
     "lse_base": "e",

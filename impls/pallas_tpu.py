@@ -57,14 +57,12 @@ _ATTENTION = {
 _CODES = {
     "dtype": {"uint8", "uint4"},
     "q_dtype": _ROUNDED | {"float16"},  # float32 to the kernels, and bits to the one that decodes
-    "num_kv_heads": _HEADS["num_kv_heads"],
+    "num_kv_heads": {1, 2},  # each is interpreted by itself
     "static": True,
 }
-if launch.COMPILED:
-    _CODES |= {"num_subspaces": {32, 64}, "num_centroids": {16, 256}}
 _CODE_PAGES = {
     "layout": {"pq_rows", "pq_columns", "pq_heads"},
-    "page_size": {64} if launch.COMPILED else {1, 2, 3, 4, 6},  # 6: a page of pq_heads is three
+    "page_size": {6, 64} if launch.COMPILED else {1, 2, 3, 4, 6},  # 6: a page of pq_heads is three
     **_INDEX,
     **_CODES,
 }
@@ -365,6 +363,8 @@ def _numbers(*handles: Handle) -> jax.Array:
 def _codes_of(sides: tuple[Handle, ...], books: tuple[Handle, ...], dtype: str) -> jax.Array:
     """Codes one a byte [side, token, head, subspace] of vectors [token, head, head_dim] of each side."""
     shape = (*sides[0].bits.shape[:2], pq.num_subspaces(sides[0].bits.shape[-1], books[0].bits, dtype))
+    if not sides[0].bits.size:
+        return jnp.zeros((len(sides), *shape), jnp.uint8)
     x = _numbers(*sides).reshape(len(sides), -1, *books[0].bits.shape[::2])
     return launch.launch(pq.encode, x, _numbers(*books)).reshape(len(sides), *shape)
 
@@ -375,8 +375,12 @@ def pq_encode(x: Handle, codebooks: Handle, *, dtype: str) -> Handle:
 
 def pq_decode(codes: Handle, codebooks: Handle, *, dtype: str) -> Handle:
     single = pq.unpacked(codes.bits, dtype)
+    shape = (*single.shape[:-1], single.shape[-1] * codebooks.bits.shape[2])
+    pq.num_subspaces(shape[-1], codebooks.bits, dtype)
+    if not single.size:
+        return Handle(jnp.zeros(shape, codebooks.bits.dtype), codebooks.dtype)
     found = launch.launch(pq.decode, single.reshape(-1, single.shape[-1]), codebooks.bits)
-    return Handle(found.reshape(*single.shape[:-1], -1), codebooks.dtype)
+    return Handle(found.reshape(shape), codebooks.dtype)
 
 
 def pq_append(
@@ -394,7 +398,9 @@ def pq_append(
 ) -> dict[str, Handle]:
     """The pools and codebooks tell what `page_size` and `num_subspaces` do."""
     codes = _codes_of((k, v), (k_codebooks, v_codebooks), dtype)
-    of_heads = jnp.swapaxes(codes, 1, 2).reshape(2, -1, num_subspaces), slot_mapping.T.reshape(-1)  # page after page
+    if not slot_mapping.size:
+        return dict(cache)
+    of_heads = jnp.swapaxes(codes, 1, 2).reshape(2, -1, codes.shape[-1]), slot_mapping.T.reshape(-1)  # page after page
     written = launch.launch(pq.write, _bits(cache), *of_heads, layout=layout, dtype=dtype)
     return {name: Handle(pool, cache[name].dtype) for name, pool in written.items()}
 

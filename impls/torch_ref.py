@@ -71,7 +71,7 @@ OFFERS = {
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_append": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode_attention": {"q_dtype": _ROUNDED, "num_splits": range(1, 65), "into": {"out", "lse"}, **_ANY},
-    "pq_cache": {"layout": {"pq_rows", "pq_columns"}, "q_dtype": _ROUNDED},
+    "pq_cache": {"q_dtype": _ROUNDED},
 }
 CONVENTIONS = {
     "lse_base": "e",

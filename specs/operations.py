@@ -41,6 +41,7 @@ class Operation:
     returns      names of the results
     holds        what the layouts it works on hold (specs/row.py)
     attends      whether only those of them whose tokens have a K and a V (specs/row.py, `attends`)
+    paged        whether only those of them in which a sequence has as many pages as it needs
     only         storage types it is restricted to
     case_axes    fields of a Case that shape its inputs, beside op, layout, dtype, seed and family
     optional     keywords that are passed only where OFFERS lists them, with the value that silence means
@@ -61,6 +62,7 @@ class Operation:
     returns: tuple[str, ...]
     holds: str
     attends: bool = False
+    paged: bool = False
     case_axes: tuple[str, ...]
     optional: Mapping[str, Any] = field(default_factory=dict)
     follows: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +96,8 @@ class Operation:
         return tuple(row for row in LAYOUTS.values() if row.holds == self.holds and self._takes(row))
 
     def _takes(self, row: Layout) -> bool:
-        return bool(not self.attends or all(row.attended)) and (not self.only or bool(set(row.dtypes) & set(self.only)))
+        in_place = (not self.attends or all(row.attended)) and not (self.paged and row.contiguous)
+        return bool(in_place) and (not self.only or bool(set(row.dtypes) & set(self.only)))
 
 
 CODES = "code_pages"
@@ -309,6 +312,7 @@ OPERATIONS: dict[str, Operation] = {
                 "num_free": ((), ("num_free",)),
             },
             holds=CODES,
+            paged=True,
             only=("uint8",),
             case_axes=("num_pages", "history"),
         ),
@@ -328,6 +332,7 @@ OPERATIONS: dict[str, Operation] = {
                 "num_coded": (("layer",), ("num_coded",)),
             },
             holds=CODES,
+            paged=True,
             unasked=_OF_CODES,
             case_axes=(
                 *("page_size", "num_pages", "num_layers", "num_seqs", "num_kv_heads", "group", *_CODEBOOK),

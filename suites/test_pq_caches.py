@@ -38,7 +38,6 @@ def _million(cell):
     families=("plain",),
     pinned=_million,
     only={"residual": (1, 3, 8, 4)},
-    rows=lambda row: not row.contiguous,
 )
 def test_a_cache_is_a_list_of_tokens(subject, case):
     """After every append, counts and attention are those of all tokens, the oldest in codes: none lost or doubled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from kvconform.impls import cuda
-from kvconform.impls.cuda_kernels import build, device, host, pq, runtime
+from kvconform.impls.cuda_kernels import arguments, build, device, host, pq, runtime
 from kvconform.oracles.bound import attention_bound
 from kvconform.oracles.verdict import Interval, Violation, by_axes, require
 from kvconform.specs.profile import profile_of
@@ -468,9 +469,16 @@ def test_a_wrong_kernel_is_outside_the_bound(name: str, tmp_path: Path, on: Call
 
 
 def test_ties_that_go_to_the_highest_are_seen(tmp_path: Path, on: Callable[..., None]) -> None:
+    """In that kernel a number is its distance from 255, so that of several equals the last one is the least."""
     x, books = integers((5, 2, 8), "float32", 1), integers((4, 16, 2), "float32", 2)
-    on(rebuilt("pq_encode_float32_8", swap("others < best", "others > best"), tmp_path))
-    assert not np.array_equal(call("pq_encode", x, books), nearest(x, books))
+    on(
+        rebuilt(
+            "pq_encode_float32_8",
+            swap("<< 32 | static_cast<Nearest>(c)", "<< 32 | static_cast<Nearest>(255 - c)"),
+            tmp_path,
+        )
+    )
+    assert not np.array_equal(255 - call("pq_encode", x, books), nearest(x, books))
 
 
 TRIED = replace(CALLS["tile after tile"], lens=(300, 131), residual=(1, 0), heads=1)
@@ -529,10 +537,12 @@ def test_every_type_has_kernels_for_any_sizes() -> None:
     assert sorted(ANY_SIZES) == sorted([*coded, *attends])
 
 
-def test_instances_cover_the_published_table() -> None:
-    """MILLION's: float16, codes of 8 bits, head_dim 64 and 128, 32 and 64 subspaces, 256 centroids."""
-    wanted = {f"pq_split_float16_8_{h}_{d}_{m}_256" for h in (1, pq.HEADS) for d in (64, 128) for m in (32, 64)}
-    assert wanted <= set(pq.INSTANCES)
+def test_instances_cover_the_published_table_and_its_neighbours() -> None:
+    """MILLION's are float16, codes of 8 bits, head_dim 64 and 128, 32 and 64 subspaces, and 256 centroids."""
+    axes = (("float16", "bfloat16"), ("8", "4"), ("1", "4"), ("64", "128"), ("16", "32", "64"))
+    centroids = {"8": "256", "4": "16"}
+    wanted = {"_".join(["pq_split", *sizes, centroids[sizes[1]]]) for sizes in product(*axes)}
+    assert wanted == set(pq.INSTANCES)
 
 
 def compiled(arch: str, define: str = "") -> set[str]:
@@ -557,7 +567,11 @@ def test_nvrtc_compiles_an_instance_alone_as_a_gpu_asks_for_it(kernel: str, arch
     assert compiled(arch, pq.define_of(kernel)) == {kernel}
 
 
-@needs_nvrtc
 def test_kernels_for_any_sizes_are_compiled_together_without_the_other_instances() -> None:
-    assert pq.define_of("pq_append_float16_4") == pq.define_of("pq_split_float16_4_1_0_0_0")
-    assert compiled("sm_90", pq.define_of("pq_append_float16_4")) == set(ANY_SIZES)
+    define = pq.define_of("pq_append_float16_4")
+    assert {pq.define_of(kernel) for kernel in ANY_SIZES} == {define}
+    place = host.load(build.PQ_KERNELS, define)
+    for kernel in KERNELS:
+        complaint = "no kernel of that name" if kernel in pq.INSTANCES else "bytes of arguments, not 24"
+        with pytest.raises(host.LaunchError, match=complaint):
+            place.launch(kernel, (1, 1, 1), (1, 1, 1), 0, arguments.Convert(0, 0, 0))

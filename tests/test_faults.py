@@ -174,7 +174,9 @@ def test_the_page_is_made_of_what_the_command_wrote(tmp_path):
         assert run("--fault", fault, *law, "--json", str(tmp_path / f"{number}.json")).return_value == 0
     parts = [part for number in range(2) for part in ("--page", str(tmp_path / f"{number}.json"))]
     page = CliRunner().invoke(commands, ["power", *parts]).output
-    assert "## `kvconform power --impl numpy_ref --seeds 1`\n\n2 of 2 faults are seen with each of 1 seed.\n" in page
+    assert (
+        f"--seeds 1`\n\n2 of 2 faults are seen with each of 1 seed; {len(FAULTS) - 2} others were not tried.\n" in page
+    )
     assert "| 1 | `decode_is_within_the_bound` | 2 | 2 |\n| 2 | `decode_repeats_bit_for_bit` | 0 | 0 |" in page
     assert [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")] == [
         "| `sinks_are_ignored`",
@@ -190,12 +192,12 @@ def report_of(*tried, **row):
 
 def test_the_page_says_what_is_not_seen_what_is_equivalent_and_what_is_left_out():
     half = report_of(("a", "nhd/float32", 0, 4), ("a", "hnd/float32", 1, 0), ("b", "nhd/float32", 0, 0))
-    page = power_page.markdown([half], ["b", "a"])
-    assert "0 of 1 faults are seen with each of 2 seeds.\n\n- not seen with each: `f`\n" in page
-    assert "| `f` | . | (1/2) | - |" in page
-    assert "- left out: `g`: window 3 is not offered" in page
-    proved = power_page.markdown([report_of(("a", "nhd/float32", 0, 0), equivalent="0 + 0 is 0")], ["a"])
-    assert "0 of 0 faults" in proved
+    page = power_page.markdown([half], ["b", "a"], ("f", "g"))
+    assert "0 of 1 faults are seen with each of 2 seeds.\n" in page
+    row = "| `f` | . | (1/2) | - |\n"
+    assert f"{row}\n- not seen with each seed: `f`\n- left out: `g`: window 3 is not offered\n" in page
+    proved = power_page.markdown([report_of(("a", "nhd/float32", 0, 0), equivalent="0 + 0 is 0")], ["a"], "fgh")
+    assert "0 of 0 faults are seen with each of 2 seeds; 1 others were not tried." in proved
     assert "not counted, nothing can tell it from a right kernel: `f`: 0 + 0 is 0" in proved
 
 

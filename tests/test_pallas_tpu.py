@@ -5,6 +5,7 @@ that movement keeps every bit pattern there is, and that the kernels lower for a
 """
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ pltpu = pytest.importorskip("jax.experimental.pallas.tpu")
 sharding = pytest.importorskip("jax.sharding")
 # our own modules are imported plainly: one that no longer imports is a failure, not a skip
 from kvconform.impls import pallas_tpu  # noqa: E402
-from kvconform.impls.pallas_kernels import decode, launch, merge, movement  # noqa: E402
+from kvconform.impls.pallas_kernels import decode, launch, merge, movement, pq  # noqa: E402
 
 interpreted_only = pytest.mark.skipif(launch.COMPILED, reason="the interpreter's alarms; there is a TPU here")
 
@@ -362,6 +363,102 @@ def test_a_latent_is_v_and_with_what_is_beside_it_k(dtype):
         np.testing.assert_array_equal(lse[seq], np.full(4, latent.sum() + 16 * 64, np.float32))
 
 
+# --- codes of product quantisation
+
+
+def test_vectors_are_coded_in_blocks_of_which_the_last_are_not_full():
+    """Twelve subspaces are a block and a half, 150 tokens a block and a sixth."""
+    rng = np.random.default_rng(1)
+    book = rng.integers(-8, 9, (12, 5, 3)).astype(np.float32)
+    want = rng.integers(0, 5, (75, 2, 12)).astype(np.uint8)
+    distinct = [np.unique(one, axis=0, return_index=True, return_inverse=True)[1:] for one in book]
+    for m, (first, at) in enumerate(distinct):  # of equal centroids the first
+        want[..., m] = first[at.reshape(-1)][want[..., m]]
+    x = book[np.arange(12), want].reshape(75, 2, 36)
+    codes = pallas_tpu.pq_encode(on_device(x), on_device(book), dtype="uint8")
+    np.testing.assert_array_equal(pallas_tpu.to_host(codes), want)
+    same_bits(pallas_tpu.pq_decode(codes, on_device(book), dtype="uint8"), x)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint4"])
+def test_codes_are_written_in_blocks_of_tokens_that_may_share_a_page(dtype):
+    """Of 140 tokens the first block ends within a page; V lies slot after slot, two in a byte of uint4."""
+    rng, per = np.random.default_rng(1), {"uint8": 1, "uint4": 2}[dtype]
+    books = [rng.permutation(np.arange(2 * 16)).reshape(2, 16, 1).astype(np.float32) for _ in "kv"]
+    codes = [rng.integers(0, 16, (140, 1, 2)) for _ in "kv"]
+    x = [book[np.arange(2), one][..., 0] for book, one in zip(books, codes, strict=True)]
+    before = {"k": np.zeros((15, 10, 2 // per), np.uint8), "v": np.zeros((15, 2, 10 // per), np.uint8)}
+    slots = np.arange(140, dtype=np.int32)[:, None] + 10
+    told = {"layout": "pq_columns", "dtype": dtype, "page_size": 10, "num_subspaces": 2}
+    got = pallas_tpu.pq_append(*map(on_device, (before, *x, *books, slots)), **told)
+    want = [np.concatenate([np.zeros((10, 2), int), one[:, 0]]).reshape(15, 10, 2) for one in codes]
+    for name, pages in zip("kv", (want[0], want[1].swapaxes(1, 2)), strict=True):
+        stored = pages if per == 1 else pages[..., 0::2] | pages[..., 1::2] << 4
+        np.testing.assert_array_equal(pallas_tpu.to_host(got[name]), stored)
+
+
+def test_of_no_tokens_there_is_nothing_to_code():
+    book, none = on_device(np.zeros((2, 16, 3), np.float32)), np.zeros((0, 1, 6), np.float32)
+    codes = pallas_tpu.pq_encode(on_device(none), book, dtype="uint4")
+    assert pallas_tpu.to_host(codes).shape == (0, 1, 1)
+    same_bits(pallas_tpu.pq_decode(codes, book, dtype="uint4"), none)
+    cache = {name: on_device(np.full((2, 4, 1), 7, np.uint8)) for name in "kv"}
+    told = {"layout": "pq_rows", "dtype": "uint4", "page_size": 4, "num_subspaces": 2}
+    nowhere = on_device(np.zeros((0, 1), np.int32))
+    got = pallas_tpu.pq_append(cache, on_device(none), on_device(none), book, book, nowhere, **told)
+    for name in "kv":
+        same_bits(got[name], np.full((2, 4, 1), 7, np.uint8))
+
+
+def contiguous_codes(q_dtype="float32", **changed):
+    """Arguments of pq_decode_attention over 12 tokens of each of two sequences, in pages of 12 slots."""
+    rng = np.random.default_rng(1)
+    given = {"q": rng.standard_normal((2, 4, 16)), "k_codebooks": rng.standard_normal((8, 16, 2))}
+    given |= {"v_codebooks": rng.standard_normal((8, 16, 2)), "residual_k": rng.standard_normal((2, 3, 2, 16))}
+    given |= {"residual_v": rng.standard_normal((2, 3, 2, 16))}
+    given = {name: array.astype(DTYPES[q_dtype]) for name, array in given.items()}
+    given["cache"] = {name: rng.integers(0, 16, (4, 12, 8)).astype(np.uint8) for name in "kv"}
+    given |= {"page_ids": np.arange(4, dtype=np.int32).reshape(2, 2, 1)}
+    given |= {"kv_lens": np.array([12, 9], np.int32), "residual_lens": np.array([3, 0], np.int32)} | changed
+    told = {"layout": "pq_heads", "dtype": "uint8", "page_size": 12, "num_subspaces": 8, "sm_scale": 0.5}
+    return {name: on_device(value) for name, value in given.items()} | told
+
+
+def test_a_contiguous_page_is_cut_among_the_splits():
+    """Not the first one has it all: each, and the residual of the sequence that has one, counts for something."""
+    given = contiguous_codes()
+    q = pallas_tpu._numbers(given["q"])[0]
+    books = pallas_tpu._numbers(given["k_codebooks"], given["v_codebooks"])
+    left = pallas_tpu._numbers(given["residual_k"], given["residual_v"])
+    of_pages = pallas_tpu._bits(given["cache"]), books, given["page_ids"], given["kv_lens"]
+    told = {"layout": "pq_heads", "dtype": "uint8", "num_splits": 3}
+    _, lse = launch.launch(pq.attend, q, *of_pages, left, given["residual_lens"], 0.5, **told)
+    there = np.isfinite(np.asarray(lse)).all(-1)
+    np.testing.assert_array_equal(there, [[True, True], [True, True], [True, True], [True, False]])
+
+
+def test_one_compilation_serves_every_type_of_q():
+    pallas_tpu.pq_decode_attention(**contiguous_codes(), num_splits=2)
+    before = launch.compilations()
+    for q_dtype in ("float16", "bfloat16"):
+        out, _ = pallas_tpu.pq_decode_attention(**contiguous_codes(q_dtype), num_splits=2)
+        assert out.dtype == DTYPES[q_dtype]
+    assert launch.compilations() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"q": np.zeros((2, 4, 24), np.float32)}, "8 subspaces of 2 numbers do not make a head of 24"),
+        (dict.fromkeys(("k_codebooks", "v_codebooks"), np.zeros((8, 257, 2), np.float32)), "of 257 centroids"),
+        ({"cache": dict.fromkeys("kv", np.zeros((4, 12, 4), np.uint8))}, "pages of k of 4 subspaces in uint8"),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused_in_a_sentence(changed, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        pallas_tpu.pq_decode_attention(**contiguous_codes(**changed), num_splits=2)
+
+
 # --- every bit pattern
 
 
@@ -507,12 +604,31 @@ LOWERED = {
         attending(1, q=192, pages=LATENT),
         PARTS | {"layout": "mla_aligned", "page_size": 7},
     ),
+    "pq.encode": (pq.encode, (abstract((2, 150, 12, 4), "float32"), abstract((2, 12, 256, 4), "float32")), {}),
+    "pq.decode": (pq.decode, (abstract((150, 12), "uint8"), abstract((12, 256, 4))), {}),
     "merge_states": (
         merge.merge_states,
         (abstract((3, 2, 4, 128)), abstract((3, 2, 4), "uint32")),
         {"dtype": jnp.dtype("bfloat16"), "out_dtype": jnp.dtype("bfloat16")},
     ),
 }
+
+
+def coded(layout, dtype):
+    """What is lowered over pages of codes of 32 subspaces, 64 slots each."""
+    last = {"uint8": 1, "uint4": 2}[dtype]
+    k, columns = abstract((7, 64, 32 // last), "uint8"), abstract((7, 32, 64 // last), "uint8")
+    cache, told = {"k": k, "v": columns if layout == "pq_columns" else k}, {"layout": layout, "dtype": dtype}
+    books, left = abstract((2, 32, 16, 4), "float32"), abstract((2, 2, 5, 2, 128), "float32")
+    asked = (abstract((2, 4, 128), "float32"), cache, books, abstract((2, 2, 3), "int32"), LENS, left, LENS, 0.5)
+    return {
+        f"pq.write {layout} {dtype}": (pq.write, (cache, abstract((2, 5, 32), "uint8"), abstract((5,), "int32")), told),
+        f"pq.attend {layout} {dtype}": (pq.attend, asked, told | {"num_splits": 2}),
+    }
+
+
+for one in itertools.product(("pq_rows", "pq_columns", "pq_heads"), ("uint8", "uint4")):
+    LOWERED |= coded(*one)
 
 
 @pytest.mark.parametrize("operation", LOWERED)

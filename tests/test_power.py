@@ -46,15 +46,15 @@ def laws_for(name: str) -> tuple[str, ...]:
 
 
 @cache
-def booked(name: str, laws: tuple[str, ...] = (), seed: int = 0) -> tuple[Booked, ...]:
-    """Every cell of an adapter, under some laws or those that it is judged by."""
+def booked(name: str, laws: tuple[str, ...] = (), seed: int = 0, **options) -> tuple[Booked, ...]:
+    """Every cell of an adapter, under some laws or those that it is judged by; options: fields of Options."""
     laws = laws or laws_for(name)
     found = located(name)
     if "torch" in found.literals["REQUIRES"]:
         # threads that wait by spinning for tensors this small: ten times as slow on a machine that is busy
         importlib.import_module("torch").set_num_threads(1)
     subject = Subject(found.load(), found.name, str(found.path))
-    asked, others = (Searcher(subject, Options(effort, seed, laws=laws)) for effort in (EFFORT, OTHERS))
+    asked, others = (Searcher(subject, Options(effort, seed, laws=laws, **options)) for effort in (EFFORT, OTHERS))
     asked.begin(1)
     others.begin(1)
     sees = {*FAULTS[name][0], *MAIN} if name in FAULTS else laws
@@ -134,9 +134,19 @@ def test_law_kills_at_least_one(law):
 
 @pytest.mark.parametrize("name", NULLS)
 def test_null_implementation_fails_every_cell_that_it_claims(name):
-    cells = booked(name, laws=MAIN)
+    cells = booked(name, laws=MAIN, explains=False)
     assert {cell.op for cell in cells} == set(located(name).load().OFFERS)
     assert {cell.key: cell.outcome for cell in cells} == {cell.key: VIOLATES for cell in cells}
+
+
+KINDS = ("fused", "nhd", "split_x", "packed", "token_slots", "mla", "kivi", "code_columns")
+"""Layouts of different kinds."""
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_null_implementation_is_taken_for_what_it_is_or_for_nothing(name):
+    cells = booked(name, laws=MAIN, layouts=KINDS)
+    assert {cell.outcome for cell in cells} == {VIOLATES}
     assert {cell.looks_like for cell in cells} <= {None, NULLS[name]}
 
 

@@ -75,6 +75,11 @@ def test_cells_that_are_few_and_those_of_longer_runs_try_all():
         assert not turn.draws_first
 
 
+def test_of_cells_whose_calls_are_slow_every_other_one_tries_the_simplest_case():
+    assert sum(turn.passes_over_the_simplest for turn in turns(80)) == 79
+    assert sum(turn.passes_over_the_simplest for turn in turns(80, static=True)) == 40
+
+
 def test_a_run_that_owes_no_family_draws_as_many_cases_as_it_says():
     some = turns(1, replace(QUICK, each_family=0))
     assert [turn.planned((), FAMILIES) for turn in some] == [QUICK.examples]
@@ -139,12 +144,19 @@ def test_most_cells_are_tried_on_more_than_the_simplest_case(seconds):
     assert all(cell.examples for cell in cells)
 
 
-def test_a_cell_that_violates_everywhere_has_the_simplest_case_for_a_witness():
-    def check(subject, case):
-        raise Violation("wrong")
+def test_a_cell_that_violates_everywhere_has_the_simplest_case_for_a_witness_at_once():
+    seen = []
 
-    for cell in searched(Law("all_is_wrong", "append", check)):
+    def check(subject, case):
+        seen.append(case)
+        if case.layout == "hnd":
+            raise Violation("wrong")
+
+    wrong = [cell for cell in searched(Law("one_is_wrong", "append", check)) if cell.layout == "hnd"]
+    for cell in wrong:
         assert (cell.outcome, cell.counterexample["kv_lens"], cell.counterexample["seed"]) == (VIOLATES, [1], 0)
+    first = [case for case in seen if (case.layout, case.dtype) == (wrong[0].layout, wrong[0].dtype)]
+    assert len(first) == 2  # the one that was drawn, and the simplest
 
 
 def test_a_cell_whose_family_shows_nothing_is_tried_on_others():
@@ -152,8 +164,10 @@ def test_a_cell_whose_family_shows_nothing_is_tried_on_others():
         if case.family == "bits":
             subject.saw_nothing()
 
-    cells = searched(Law("bits_show_nothing", "append", check), layouts=LAYOUTS[:4])
+    few = replace(QUICK, examples=1)
+    cells = searched(Law("bits_show_nothing", "append", check), few, layouts=LAYOUTS[:3])
     assert len(cells) > FEW
+    assert {cell.planned for cell in cells} == {1}
     assert {cell.outcome for cell in cells} == {CONFORMS}
 
 

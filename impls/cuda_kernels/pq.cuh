@@ -60,44 +60,45 @@ __device__ inline int index_of(int code, i64 count) {
     return code < count ? code : static_cast<int>(count) - 1;
 }
 
-// Number of the nearest centroid of one subspace, found by a whole warp; ties go to the lowest. Differences are squared
-// and added up dim by dim. Where nothing is nearer than infinity it is 0.
+using Nearest = unsigned long long;  // a distance and behind it a number: the least is the nearest, of several the first
+
+// The nearest centroid of one subspace to a vector, among every LANES-th from `lane` on. Differences are squared and
+// added up dim by dim; what is no number is as far as infinity.
 template <typename Element>
-__device__ int nearest(const Tensor& x, const Codebook& codebook, i64 token, i64 head, i64 subspace, i64 sub_dim) {
-    float least = -minus_infinity();
-    i64 best = codebook.count;
-    for (i64 c = threadIdx.x % WARP; c < codebook.count; c += WARP) {
+__device__ Nearest nearest(const Tensor& x, const Codebook& codebook, i64 token, i64 head, i64 subspace, i64 sub_dim,
+                           i64 lane) {
+    const float infinity = -minus_infinity();
+    Nearest least = ~Nearest{0};
+    for (i64 c = lane; c < codebook.count; c += LANES) {
         float distance = 0.0f;
         for (i64 dim = 0; dim < sub_dim; ++dim) {
             const float off = widen(at<const Element>(x, token, head, subspace * sub_dim + dim)) -
                               widen(at<const Element>(codebook.centroids, subspace, c, dim));
             distance += off * off;
         }
-        if (distance < least) {
-            least = distance;
-            best = c;
-        }
+        const u32 bits = __float_as_uint(distance < infinity ? distance : infinity);
+        const Nearest one = static_cast<Nearest>(bits) << 32 | static_cast<Nearest>(c);
+        least = one < least ? one : least;
     }
-    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
-        const float other = __shfl_xor_sync(ALL_LANES, least, lanes);
-        const i64 others = __shfl_xor_sync(ALL_LANES, best, lanes);
-        if (other < least || (other == least && others < best)) {
-            least = other;
-            best = others;
-        }
-    }
-    return best < codebook.count ? static_cast<int>(best) : 0;
+    return least;
 }
 
-// The codes of one vector, by one block, to a page and slot. Shared: a byte a subspace. Codes that share a byte are
-// written by one thread.
+// The codes of one vector, by one block, to a page and slot; LANES threads find one. Shared: a byte a subspace. Codes
+// that share a byte are written by one thread.
 template <typename Element, int BITS>
 __device__ void encode_row(const Tensor& x, const Codebook& codebook, i64 token, i64 head, const Codes& codes, i64 page,
                            i64 slot, i64 num_subspaces, i64 sub_dim) {
     CUDA_DYNAMIC_SHARED(u8, found);
-    for (i64 subspace = threadIdx.x / WARP; subspace < num_subspaces; subspace += WARPS) {
-        const int code = nearest<Element>(x, codebook, token, head, subspace, sub_dim);
-        if (threadIdx.x % WARP == 0) found[subspace] = static_cast<u8>(code);
+    const i64 lane = threadIdx.x % LANES;
+    for (i64 first = 0; first < num_subspaces; first += THREADS / LANES) {
+        const i64 subspace = first + threadIdx.x / LANES;
+        Nearest least = ~Nearest{0};
+        if (subspace < num_subspaces) least = nearest<Element>(x, codebook, token, head, subspace, sub_dim, lane);
+        for (int distance = LANES / 2; distance > 0; distance /= 2) {  // every lane of the warp, whatever it holds
+            const Nearest other = __shfl_xor_sync(ALL_LANES, least, distance);
+            least = other < least ? other : least;
+        }
+        if (lane == 0 && subspace < num_subspaces) found[subspace] = static_cast<u8>(least);
     }
     __syncthreads();
     const i64 each = codes.paired == BY_SUBSPACE ? 2 : 1;

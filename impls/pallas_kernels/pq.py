@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kvconform.impls.pallas_kernels.decode import EXACT, State, result, seen
 from kvconform.impls.pallas_kernels.launch import compiled
-from kvconform.impls.pallas_kernels.layouts import Cache, Ref, Scalar, by_stream, fold
+from kvconform.impls.pallas_kernels.layouts import Cache, Ref, Scalar, Stream, by_stream, fold
 from kvconform.impls.pallas_kernels.movement import IN_HBM, across
 
 SUBSPACES, TOKENS = 8, 128
@@ -58,7 +58,7 @@ def unpacked(array: jax.Array, dtype: str) -> jax.Array:
     """The inverse of packed."""
     if per_byte(dtype) == 1:
         return array
-    return jnp.stack([array & 15, array >> 4], axis=-1).reshape(*array.shape[:-1], -1)
+    return jnp.stack([array & 15, array >> 4], axis=-1).reshape(*array.shape[:-1], 2 * array.shape[-1])
 
 
 def _blocks(subspaces: int, num_tokens: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -140,6 +140,17 @@ def decode(codes: jax.Array, codebooks: jax.Array, *, interpret: Any) -> jax.Arr
 # --- pages of codes
 
 
+def _pools(layout: str, cache: Cache, subspaces: int, dtype: str) -> list[tuple[Stream, jax.Array]]:
+    """The pools of K and of V; raises ValueError unless their pages have room for so many subspaces."""
+    sides = by_stream(layout, fold(layout, cache))
+    for stream, pool in sides:
+        axis = 3 - stream.slot  # of pages [slot, byte] the last one is packed, of pages [subspace, byte] slots are
+        has = pool.shape[axis] * (per_byte(dtype) if axis == 2 else 1)
+        if has != subspaces:
+            raise ValueError(f"pages of {stream.field} of {has} subspaces in {dtype} for codes of {subspaces}")
+    return sides
+
+
 @compiled(static_argnames=("layout", "dtype", "interpret"))
 def write(
     cache: Cache, codes: jax.Array, slot_mapping: jax.Array, *, layout: str, dtype: str, interpret: Any
@@ -154,9 +165,7 @@ def write(
     Pages are brought and taken back whole, which every tile allows: a page once for all tokens of it that follow each
     other. Of two tokens with one slot the later stays.
     """
-    pools = fold(layout, cache)
-    sides = by_stream(layout, pools)
-    per = per_byte(dtype)
+    sides, per = _pools(layout, cache, codes.shape[-1], dtype), per_byte(dtype)
     rows, shared = [], []  # of each side: codes as its pages take them, and slots in one byte
     for (stream, _), one in zip(sides, codes, strict=True):
         is_row = stream.slot == 1
@@ -164,9 +173,12 @@ def write(
         shared.append(1 if is_row else per)
     slots_a_page = sides[0][1].shape[1]
     num_slots = sides[0][1].shape[0] * slots_a_page
+    num_tokens = len(slot_mapping)
+    size, blocks = min(num_tokens, TOKENS), pl.cdiv(num_tokens, TOKENS)
 
     def kernel(slots: Ref, *refs: Ref) -> None:
         tokens, _, targets, buffers, (done,) = (refs[2 * i : 2 * i + 2] for i in range(5))
+        first = pl.program_id(0) * size
 
         def pages(page: Scalar) -> list[Ref]:
             return [stream.page_of(ref, page) for (stream, _), ref in zip(sides, targets, strict=True)]
@@ -175,7 +187,7 @@ def write(
             pl.when(held >= 0)(lambda: across(buffers, pages(held), done))
 
         def put(token: Scalar, held: Scalar) -> Scalar:
-            at = slots[token]
+            at = slots[first + token]
             page, slot = lax.div(at, slots_a_page), lax.rem(at, slots_a_page)
             live = (at >= 0) & (at < num_slots)
 
@@ -196,14 +208,19 @@ def write(
 
             return jnp.where(live, page, held)
 
-        take_back(lax.fori_loop(0, slots.shape[0], put, jnp.int32(-1)))
+        take_back(lax.fori_loop(0, jnp.minimum(size, num_tokens - first), put, jnp.int32(-1)))
 
     written = pl.pallas_call(
         kernel,
-        out_shape=[jax.ShapeDtypeStruct(pool.shape, pool.dtype) for pool in pools.values()],
+        out_shape=[jax.ShapeDtypeStruct(pool.shape, pool.dtype) for _, pool in sides],
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            in_specs=[*[pl.BlockSpec(memory_space=pltpu.VMEM)] * 2, IN_HBM, IN_HBM],
+            grid=(blocks,),
+            in_specs=[
+                *(pl.BlockSpec((size, *side.shape[1:]), lambda block, *_: (block, 0, 0)) for side in rows),
+                IN_HBM,
+                IN_HBM,
+            ],
             out_specs=[IN_HBM, IN_HBM],
             scratch_shapes=[
                 *(pltpu.VMEM(stream.page_shape(pool.shape), pool.dtype) for stream, pool in sides),
@@ -212,8 +229,10 @@ def write(
         ),
         input_output_aliases={3: 0, 4: 1},
         interpret=interpret,
-    )(slot_mapping, *rows, *pools.values())
-    return {name: pool.reshape(cache[name].shape) for name, pool in zip(pools, written, strict=True)}
+    )(slot_mapping, *rows, *(pool for _, pool in sides))
+    return {
+        stream.field: pool.reshape(cache[stream.field].shape) for (stream, _), pool in zip(sides, written, strict=True)
+    }
 
 
 # --- attention
@@ -273,9 +292,8 @@ def attend(
     returns        out float32 [num_splits + 1, num_seqs, num_q_heads, head_dim], lse float32 without the last axis,
                    natural; of a part without a token 0 and -inf
     """
-    pools = fold(layout, cache)
-    sides, per = by_stream(layout, pools), per_byte(dtype)
-    short = sides[0][1].shape[0] // next(iter(cache.values())).shape[0]
+    sides, per = _pools(layout, cache, codebooks.shape[1], dtype), per_byte(dtype)
+    short = sides[0][1].shape[0] // cache[sides[0][0].field].shape[0]
     page_ids = (page_ids[..., None] * short + jnp.arange(short)).reshape(-1, page_ids.shape[2] * short)
     slots_a_page = sides[0][1].shape[1]
     (num_seqs, num_q_heads, head_dim), capacity = q.shape, residual.shape[2]
@@ -377,7 +395,7 @@ def attend(
         by_row,
         books,
         left,
-        *pools.values(),
+        *(pool for _, pool in sides),
     )
     out = jnp.swapaxes(out, 2, 3).reshape(num_splits + 1, num_seqs, num_q_heads, head_dim)
     return out, lse.reshape(out.shape[:3])
