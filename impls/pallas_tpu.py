@@ -383,6 +383,14 @@ def pq_decode(codes: Handle, codebooks: Handle, *, dtype: str) -> Handle:
     return Handle(found.reshape(shape), codebooks.dtype)
 
 
+def _pools(cache: Cache) -> dict[str, jax.Array]:
+    """The bits of pools of codes; integers of other types are no handles of theirs."""
+    for pool in cache.values():
+        if pool.dtype != np.uint8:
+            raise ValueError(f"codes are {pool.dtype}, not uint8")
+    return _bits(cache)
+
+
 def pq_append(
     cache: Cache,
     k: Handle,
@@ -397,11 +405,12 @@ def pq_append(
     num_subspaces: int,
 ) -> dict[str, Handle]:
     """The pools and codebooks tell what `page_size` and `num_subspaces` do."""
+    pools = _pools(cache)
     codes = _codes_of((k, v), (k_codebooks, v_codebooks), dtype)
     if not slot_mapping.size:
         return dict(cache)
     of_heads = jnp.swapaxes(codes, 1, 2).reshape(2, -1, codes.shape[-1]), slot_mapping.T.reshape(-1)  # page after page
-    written = launch.launch(pq.write, _bits(cache), *of_heads, layout=layout, dtype=dtype)
+    written = launch.launch(pq.write, pools, *of_heads, layout=layout, dtype=dtype)
     return {name: Handle(pool, cache[name].dtype) for name, pool in written.items()}
 
 
@@ -424,11 +433,12 @@ def pq_decode_attention(
     num_splits: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """The pools and codebooks tell what `page_size` and `num_subspaces` do."""
+    pools = _pools(cache)
     pq.num_subspaces(q.bits.shape[-1], k_codebooks.bits, dtype)
     parts = launch.launch(
         pq.attend,
         _numbers(q)[0],
-        _bits(cache),
+        pools,
         _numbers(k_codebooks, v_codebooks),
         page_ids,
         kv_lens,

@@ -20,6 +20,7 @@ import numpy as np
 from kvconform.impls.cuda_kernels import arguments, build, runtime
 from kvconform.impls.cuda_kernels.launches import launch, merge, tensor
 from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
+from kvconform.impls.host_kernels.pq_checks import require_numbers, require_slots
 
 Cache = Mapping[str, DeviceArray]
 
@@ -95,12 +96,16 @@ def pq_append(
     page_size: int | None = None,
     num_subspaces: int | None = None,
 ) -> Cache:
-    """A slot of -1, or one that the cache has not, takes nothing."""
+    """A slot of -1 takes nothing."""
     k_book, v_book = _books(k_codebooks, v_codebooks, dtype, num_subspaces)
     k_book.check_vectors("k", k)
     v_book.check_vectors("v", v, k.shape)
     pages = _Pages.of(cache, layout, k_book, page_size)
     slots = _indices("slot_mapping", slot_mapping, k.shape[:2])
+    require_slots(slot_mapping.numpy(), pages.num_pages * pages.page_size)
+    live = slot_mapping.numpy() >= 0
+    for name, rows in (("k", k), ("v", v)):
+        require_numbers(name, rows.numpy()[live])
     parities = range(2 if arguments.PAIRINGS.index("slot") in (pages.k.paired, pages.v.paired) else 1)
     for parity in parities:  # slots that share a byte are written one launch after the other
         told = arguments.PqAppend(

@@ -9,6 +9,11 @@ import numpy as np
 def require_vectors(what, x, codebooks, bits):
     """x [..., head_dim] can be encoded by codebooks [num_subspaces, num_centroids, sub_dim] into codes of some bits."""
     require_codebooks(what, x.shape[-1], codebooks, bits)
+    require_numbers(what, x)
+
+
+def require_numbers(what, x):
+    """No element is NaN."""
     if np.isnan(x.astype(np.float32)).any():
         raise ValueError(f"{what} holds NaN, of which no centroid is the nearest")
 
