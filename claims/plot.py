@@ -79,7 +79,7 @@ def pq_error(figure: Figure, seed: int) -> None:
             *zip(quantised.UNIFORM, _OTHERS, strict=True),
         ):
             product = name in quantised.PRODUCT
-            label = name.capitalize() if product else f"Uniform, {name}"
+            label = name if product else f"uniform, {name}"
             style = "--" if name == quantised.OPQ else "-"
             axes.step(
                 np.sort(found[name]), share, where="post", color=color, lw=1.6 if product else 1, ls=style, label=label

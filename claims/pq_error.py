@@ -6,7 +6,7 @@ import numpy as np
 
 from kvconform.claims import training
 from kvconform.claims.claim import NOT_MEASURED, Claim, Figure, Judged, settled, share
-from kvconform.claims.quantised import BITS_OF_SCALES, OPQ, PQ, UNIFORM, Coder, Errors, bits_of, errors
+from kvconform.claims.quantised import BITS_OF_SCALES, PQ, PRODUCT, UNIFORM, Coder, bits_of, errors
 from kvconform.impls import numpy_ref
 from kvconform.specs.data import Array
 
@@ -30,23 +30,28 @@ def _beats_uniform(seed: int, num_subspaces: int, coder: Coder) -> Judged:
     bits, best = bits_of(num_subspaces), min(UNIFORM, key=found.median)
     better = found.median(PQ) < found.median(best)
     figures = {
-        f"error of {PQ} quantisation": _quantiles(found.out[PQ]),
-        f"error of the best uniform one, {best}": _quantiles(found.out[best]),
+        "median error, product against the best uniform": Figure(
+            f"{found.median(PQ):.3g} against {found.median(best):.3g}", f"of attention's own norm; uniform, {best}"
+        ),
         **{
-            f"queries nearer by {PQ} than uniform {name}": share(
+            f"queries nearer by product than by uniform, {name}": share(
                 int((found.out[PQ] < found.out[name]).sum()), len(found.out[PQ]), "queries"
             )
             for name in UNIFORM
         },
-        f"error of {OPQ}": _quantiles(found.out[OPQ]),
+        **{f"error, {name}": _quantiles(found.out[name], "") for name in PRODUCT},
         **{
-            f"error of uniform, {name}": Figure(
-                _quantiles(found.out[name]).value, f"and {bits} + {BITS_OF_SCALES[name]:.2g} bits with its scales"
+            f"error, uniform, {name}": _quantiles(
+                found.out[name], f"; {bits + BITS_OF_SCALES[name]:.3g} bits with scales"
             )
             for name in UNIFORM
-            if name != best
         },
-        **_of_keys(found, best),
+        "error of K, product against the best uniform": Figure(
+            f"{found.k[PQ]:.3g} against {found.k[best]:.3g}", "root mean square, relative"
+        ),
+        "the same, keys weighted by their attention": Figure(
+            f"{found.k_seen[PQ]:.3g} against {found.k_seen[best]:.3g}", "root mean square, relative"
+        ),
     }
     return Judged(
         settled(better),
@@ -57,25 +62,16 @@ def _beats_uniform(seed: int, num_subspaces: int, coder: Coder) -> Judged:
             "The median query is nearer to full precision by product quantisation than by any uniform one."
             if better
             else "The median query is nearer by a uniform one. Product quantisation leaves less error in K than that, "
-            "but more of it in the keys that get the attention: those far from every centroid."
+            "but more of it in the keys that get the attention."
             if found.k[PQ] < found.k[best] and found.k_seen[PQ] > found.k_seen[best]
             else "The median query is nearer by a uniform one."
         ),
     )
 
 
-def _quantiles(error: Array) -> Figure:
+def _quantiles(error: Array, more: str) -> Figure:
     shown = ", ".join(f"{one:.3g}" for one in np.quantile(error, QUANTILES))
-    return Figure(shown, "of attention's norm; 5th, 50th, 95th of 100 queries")
-
-
-def _of_keys(found: Errors, best: str) -> dict[str, Figure]:
-    return {
-        f"error of K, {PQ} against that one": Figure(f"{found.k[PQ]:.3g} against {found.k[best]:.3g}", "rms, relative"),
-        "the same, keys weighted by attention": Figure(
-            f"{found.k_seen[PQ]:.3g} against {found.k_seen[best]:.3g}", "rms, relative"
-        ),
-    }
+    return Figure(shown, f"5th, 50th, 95th percentile of queries{more}")
 
 
 CLAIMS = (

@@ -182,7 +182,7 @@ def instances_cover_the_adaptive_rule(seed: int, instances: Sequence[Instance] =
             ),
         },
         "The rule wants one split up to 64 tokens, and the table begins at two: a cache that has just filled its first "
-        "page has no kernel and falls back. How the rule goes between 64 and 2048 tokens is not stated."
+        "page has no kernel. How the rule goes between 64 and 2048 tokens is not stated."
         if without
         else "Every num_splits that the rule is known to ask for has an instance.",
     )

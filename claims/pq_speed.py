@@ -29,6 +29,9 @@ from kvconform.specs.profile import profile_of
 OP = "pq_decode_attention"
 ROWS, COLUMNS, SDPA = "pq_rows", "pq_columns", "scaled_dot_product_attention"
 ADAPTERS = ("cuda", "triton_ref")
+NO_DEVICE = ("emulated", "interpreted", "eager")
+"""Modes that an adapter attests to where its kernels run on the host."""
+
 CONTEXTS = tuple(1 << n for n in range(11, 18))
 """2 K to 128 K."""
 
@@ -304,6 +307,9 @@ def measured_here(seed: int) -> list[Measured] | str:
             continue
         if not {ROWS, COLUMNS} <= _layouts(adapter):
             why.append(f"{name} does not offer {OP} over {ROWS} and {COLUMNS}")
+            continue
+        if (mode := adapter.attest().get("mode")) in NO_DEVICE:
+            why.append(f"{name} is {mode}")
             continue
         one = measure(adapter, seed=seed, device=device)
         if one.void:

@@ -22,19 +22,21 @@ class Searching(PageManager):
 
 
 class SearchingUnseen(PageManager):
-    """The same in one step that numpy takes."""
+    """Hands out the lowest page, which it looks for in one line that no list sees."""
 
     def __init__(self, num_pages):
         super().__init__(num_pages)
-        self._array = np.zeros(num_pages, np.int64)
+        self._pages = set(range(num_pages))
 
     def allocate(self):
-        page = int(np.flatnonzero(self._array == 0)[0])
-        self._array[page] = self._owners[page] = 1
+        page = min(self._pages)
+        self._pages.remove(page)
+        self._owners[page] = 1
         return page
 
     def free(self, page):
-        self._array[page] = self._owners[page] = 0
+        self._pages.add(page)
+        self._owners[page] = 0
 
 
 class Slow(PageManager):
@@ -97,7 +99,7 @@ TURNED = [
     (pq_pages.page_overhead_below_5_percent, {"page_size": 1}, CONFIRMED),
     (pq_pages.allocation_takes_constant_steps, {"make": Searching}, REFUTED),
     (pq_pages.allocation_takes_constant_steps, {"make": SearchingUnseen}, REFUTED),
-    (pq_pages.allocation_takes_less_than_1_ms, {"make": Slow, "sizes": (1000,)}, REFUTED),
+    (pq_pages.allocation_takes_less_than_1_ms, {"make": Slow, "sizes": (300,)}, REFUTED),
     (pq_kv.transposition_changes_no_value, {"impl": impl(pq_append=reshaped)}, REFUTED),
     (pq_kv.transposition_changes_no_value, {"impl": impl(pq_decode_attention=other_splits)}, REFUTED),
     (pq_kv.there_are_40_instances, {"instances": WITH_ONE_SPLIT}, REFUTED),

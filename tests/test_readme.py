@@ -81,7 +81,7 @@ def test_every_backend_has_a_tox_environment_and_an_extra_of_its_name():
     tox.read(ROOT / "tox.ini")
     assert {name.strip() for name in tox["tox"]["env_list"].split(",")} == backends
     assert any(set(re.findall(r"\w+", section)) == {"testenv", *backends} for section in tox.sections())
-    beside = {"bench", "expect", "plots", "all"}
+    beside = {"bench", "expect", "plots", "codebooks", "all"}
     assert set(EXTRAS) == backends | beside
     assert set(re.findall(r"\w+", EXTRAS["all"][0].partition("[")[2])) == backends | beside - {"all"}
 

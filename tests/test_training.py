@@ -2,14 +2,13 @@
 
 import sys
 
+import faiss
 import numpy as np
 import pytest
 
 from kvconform.claims import training
 from kvconform.claims.training import Codebooks, NoTrainer, train_codebooks
 from kvconform.impls import numpy_ref
-
-faiss = pytest.importorskip("faiss", reason="faiss-cpu trains them")
 
 
 def vectors(n, head_dim, seed=0):
