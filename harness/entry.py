@@ -21,6 +21,13 @@ def main() -> int:
         )
         return 2
     except LineError as e:
-        print(f"kvconform: specs/layouts.py: {e}", file=sys.stderr)
-        return 2
-    return cli()
+        return _unreadable(e)
+    try:
+        return cli()
+    except LineError as e:  # a command that is imported late, and works a row out as it is
+        return _unreadable(e)
+
+
+def _unreadable(error: LineError) -> int:
+    print(f"kvconform: specs/layouts.py: {error}", file=sys.stderr)
+    return 2

@@ -23,6 +23,7 @@ from kvconform.harness.search import Searcher
 from kvconform.harness.session import HOST_FILE, STATE, State, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
 from kvconform.harness.where_time_goes import Sampler, time_line
+from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.strategies import Cell, cells
 from kvconform.suites.law import LAWS, Law
 
@@ -87,13 +88,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _generate_benchmarks(metafunc: pytest.Metafunc) -> None:
-    """One item for each implementation, operation and layout, in the first dtype that is offered."""
+    """One item for each implementation, operation and layout, in the first dtype that is offered; objects have none."""
     state = metafunc.config.stash[STATE]
     chosen: dict[str, tuple[Searcher, Cell]] = {}
     for searcher in state.searchers.values():
         for op, offer in searcher.subject.offers.items():
             for cell in cells(op, offer, searcher.subject.conventions):
-                if not state.options.ops or op in state.options.ops:
+                if not OPERATIONS[op].methods and (not state.options.ops or op in state.options.ops):
                     chosen.setdefault(f"{searcher.subject.name}-{op}-{cell.layout}", (searcher, cell))
     metafunc.parametrize("timed", list(chosen.values()), indirect=True, ids=list(chosen))
 

@@ -311,6 +311,9 @@ def bench_case(cell: Cell) -> Case:
         "head_dim": 64,
         "head_dim_v": 64,
         "num_subspaces": 32,
+        "sub_dim": 2,
+        "num_centroids": 256,
+        "residual": 8,
         "num_splits": 2,
     }
     wish |= {"num_parts": 8, "num_seqs": 4, "num_tokens": 256, "spare_pages": 1}
