@@ -158,8 +158,12 @@ def batch(inputs: PQInputs, cache: Mapping[str, Array], reading: PQReading) -> B
 
 
 def rounding(profile: Profile, inputs: PQInputs) -> Profile:
-    """The adapter's profile, completed by the Case: the result's format, and the residual as one more split."""
-    return replace(profile, out_format=inputs.case.result_dtype, splits=inputs.case.num_splits + 1)
+    """The adapter's profile, completed by the Case: the result's format, and the residual as one more split.
+
+    Chains of additions that it declares are those of its other kernel: sums over a table, and over keys, go by length.
+    """
+    by_length = replace(profile, qk_depth=None, pv_depth=None)
+    return replace(by_length, out_format=inputs.case.result_dtype, splits=inputs.case.num_splits + 1)
 
 
 def expected(inputs: PQInputs, cache: Mapping[str, Array], profile: Profile, reading: PQReading) -> dict[str, Interval]:
