@@ -20,7 +20,7 @@ class _Owner(Protocol):
     file: str
     conventions: dict[str, Any]
 
-    def guarded(self, op: str, call: Callable[[], Any]) -> Any: ...
+    def guarded(self, op: str, call: Callable[..., Any], /, *arguments: Any) -> Any: ...
     def to_device(self, copy: Array) -> Any: ...
     def checked(self, op: str, name: str, handle: Any, want: Signature) -> Array: ...
 
@@ -47,11 +47,7 @@ class Made:
         what, (names, returns) = f"{self.row.name}.{method}", self.row.methods[method]
         given = [self._placed(arguments[name]) for name in names]
 
-        def call() -> Any:
-            found = getattr(self.made, method)
-            return found(*given) if callable(found) else found
-
-        raw = self.owner.guarded(what, call)
+        raw = self.owner.guarded(what, self._asked, method, given)
         if not returns:
             return {}
         values = raw if isinstance(raw, tuple) else (raw,)
@@ -59,6 +55,10 @@ class Made:
             raise Violation(f"{what} returned {len(values)} result(s), want {', '.join(returns)} ({self.owner.file})")
         found = {name: self._result(what, name, value, arguments) for name, value in zip(returns, values, strict=True)}
         return lse.in_own_form(found, self.owner.conventions)
+
+    def _asked(self, method: str, given: list[Any]) -> Any:
+        found = getattr(self.made, method)
+        return found(*given) if callable(found) else found
 
     def _placed(self, value: Any) -> Any:
         return self.owner.to_device(value.copy()) if isinstance(value, np.ndarray) else value

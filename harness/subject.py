@@ -209,15 +209,15 @@ class Subject:
                 )
 
     def _run(self, op: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
-        return self.guarded(op, lambda: getattr(self.adapter, op)(*positional, **keywords))
+        return self.guarded(op, getattr(self.adapter, op), *positional, **keywords)
 
-    def guarded(self, op: str, call: Callable[[], Any]) -> Any:
+    def guarded(self, op: str, call: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
         """What a call of the implementation gives. Raises Raised whatever it raises."""
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return call()
+                return call(*arguments, **keywords)
         except BaseException as e:
             # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
             raise Raised(f"{op} raised {type(e).__name__}: {e}") from e

@@ -305,8 +305,9 @@ class CacheInputs(CodebookInputs):
     def query(self, step: int) -> Array:
         """[num_seqs, num_q_heads, head_dim]."""
         case = self.case
-        at = data.grid(case.num_seqs, case.num_kv_heads * case.group, self.head_dim)
-        return data.values(case.result_dtype, case.family, "q", data.hashes(case.seed, "query", step, *at))
+        row, head, dim = data.grid(case.num_seqs, case.num_kv_heads * case.group, self.head_dim)
+        h = data.hashes(case.seed, "query", step, row, head, dim)
+        return families.values(case.result_dtype, case.family, "q", h, self.place(row, dim=dim))
 
     def arrays(self) -> dict[str, Array]:
         """What the Case determines at first, for its digest."""
