@@ -36,7 +36,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "group": (1, 2, 3, 4),
     "head_dim": (1, 3, 4, 8, 16, 24, 40),
     "head_dim_v": (1, 4, 3, 16, 8, 24, 40),  # no order of head_dim: Hypothesis copies draws from one pool to its like
-    "num_subspaces": (1, 2, 3, 8, 32, 16, 64),
+    "num_subspaces": (1, 2, 3, 8, 16, 64, 32),
     "sub_dim": (1, 2, 3, 4, 8),
     "num_centroids": (2, 3, 16, 256),
     "codes": ("in_order", "mixed"),

@@ -18,7 +18,8 @@ def _online_softmax(q, k, v, sm_scale):
     if not len(k):
         return right._online_softmax(q, k, v, sm_scale)
     score = np.einsum("hgd,nhd->hgn", q, k) * np.float32(sm_scale)
-    own, seq = score.max(-1), (q.shape, k[0].tobytes())  # a sequence is known by its first key
+    _LAST["seq"] += 1
+    own, seq = score.max(-1), (q.shape, _LAST["seq"], k[0].tobytes())  # known by its place and its first key
     kept = _KEPT[seq] = np.maximum(own, _KEPT.get(seq, own))
     top = np.where(kept <= own + NEAR, kept, own)
     p = np.exp(score - top[..., None])
@@ -28,7 +29,7 @@ def _online_softmax(q, k, v, sm_scale):
 def paged_decode(q, cache, *arguments, **options):
     if _LAST.pop("k", None) != (now := cache["k"].tobytes()):
         _KEPT.clear()
-    _LAST["k"] = now
+    _LAST.update(k=now, seq=0)
     return _wrong.paged_decode(q, cache, *arguments, **options)
 
 

@@ -26,17 +26,12 @@ def _late(operation):
     def null(*arguments, **options):
         result = operation(*arguments, **options)
         if isinstance(result, dict):
-            return {name: late(name, array) for name, array in result.items()}
-        if isinstance(result, tuple):
-            return tuple(None if array is None else late(i, array) for i, array in enumerate(result))
-        return late(0, result)
+            return late("", result)
+        some = result if isinstance(result, tuple) else (result,)
+        found = tuple(None if array is None else late(i, array) for i, array in enumerate(some))
+        return found if isinstance(result, tuple) else found[0]
 
     return null
 
 
-merge_kv, extract_k, extract_v = map(_late, (right.merge_kv, right.extract_k, right.extract_v))
-append, gather, copy_pages = map(_late, (right.append, right.gather, right.copy_pages))
-paged_decode, append_decode = map(_late, (right.paged_decode, right.append_decode))
-merge_states = _late(right.merge_states)
-pq_encode, pq_decode = map(_late, (right.pq_encode, right.pq_decode))
-pq_append, pq_decode_attention = map(_late, (right.pq_append, right.pq_decode_attention))
+globals().update({op: _late(getattr(right, op)) for op in OFFERS})
