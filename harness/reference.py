@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from kvconform.oracles import cache_model, page_model, pq_mistakes
 from kvconform.oracles.mistakes import FUSED, MERGES, MISTAKES
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.families import CLAIMS
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.operations import OPERATIONS, Operation
 from kvconform.specs.strategies import POOL
 from kvconform.suites.law import Law
 
@@ -41,7 +42,7 @@ def _operations() -> Iterable[tuple[str, ...]]:
         yield (
             f"`{op.name}`",
             f"`{', '.join(op.arguments)}`",
-            f"`{', '.join(op.returns)}`",
+            f"`{', '.join(op.returns) or _object(op)}`",
             ", ".join(op.dtypes),
             op.claim,
         )
@@ -67,9 +68,17 @@ def _all(values: Iterable[Any]) -> str:
 def _mistakes() -> Iterable[tuple[str, ...]]:
     for name, mistake in MISTAKES.items():
         yield f"`{name}`", mistake.claim, ", ".join(mistake.ops)
-    for table, ops in ((FUSED, "merge_kv, extract_k, extract_v"), (MERGES, "merge_states")):
+    of_pq = {name: mistake.claim for name, mistake in pq_mistakes.MISTAKES.items()}
+    tables = {"merge_kv, extract_k, extract_v": FUSED, "merge_states": MERGES, "pq_decode_attention": of_pq}
+    tables |= {"page_manager": page_model.MISTAKES, "pq_cache": cache_model.MISTAKES}
+    for ops, table in tables.items():
         for name, claim in table.items():
             yield f"`{name}`", claim, ops
+
+
+def _object(op: Operation) -> str:
+    """An object's methods."""
+    return "an object: " + ", ".join(f"{name}({', '.join(takes)})" for name, (takes, _) in op.methods.items())
 
 
 def _families() -> Iterable[tuple[str, ...]]:

@@ -27,6 +27,23 @@ from kvconform.specs.row import SIDES
 
 Floats = npt.NDArray[np.float64]
 
+MISTAKES = {
+    "moved_tokens_are_counted_twice": "tokens are counted when they are appended and again when they become codes",
+    "moved_tokens_are_not_counted": "tokens that became codes are no longer counted",
+    "last_token_before_a_flush_is_appended_again": "the token that fills the residual is appended by two paths",
+    "moved_tokens_are_kept_too": "tokens that became codes stay in the residual",
+    "moved_tokens_are_lost": "tokens leave the residual and are not in codes",
+    "newest_token_is_lost": "the newest token never reaches the result",
+    "newest_token_is_there_twice": "the newest token counts twice",
+    "residual_is_lost": "tokens that are not in codes never reach the result",
+    "codes_are_lost": "tokens in codes never reach the result",
+    "residual_is_not_shifted": "the residual begins with tokens that became codes",
+    "residual_is_shifted_onto_itself": "what is left is moved by an overlapping copy, and is one token again and again",
+    "codes_of_head_0": "all heads have the codes of head 0",
+    "codes_of_seq_0_and_head_0": "all heads of all sequences have the codes of the first one of the first",
+}
+"""Mistakes of caches: what they would count, or give."""
+
 LONGEST = 16
 """Tokens of the longest prefill of a history."""
 

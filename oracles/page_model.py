@@ -12,6 +12,14 @@ from typing import Any
 
 from kvconform.oracles.verdict import Raised, Violation
 
+MISTAKES = {
+    "freed_pages_are_lost": "pages that are given back are never free again",
+    "pages_are_free_and_owned": "a page is free while somebody owns it",
+    "what_nobody_owns_is_shared_or_freed": "a page that nobody owns, or that there is not, is taken back or shared",
+    "empty_pool_gives_out_a_page": "where no page is free, one is given out all the same",
+}
+"""Mistakes of page managers; which it is says what was seen."""
+
 Do = Callable[..., dict[str, Any]]
 """Calls a method of the object under test: (method, **arguments) -> results by name."""
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kvconform.harness.adapters import find
 from kvconform.harness.subject import Subject
-from kvconform.oracles import paged, pq
+from kvconform.oracles import cache_model, page_model, paged, pq, pq_mistakes
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.cache_model import LONGEST, CacheModel
 from kvconform.oracles.nearest import nearest
@@ -25,6 +25,7 @@ from kvconform.specs.pq import of_side
 from kvconform.specs.profile import Profile
 from kvconform.specs.row import SIDES, K, V
 from kvconform.suites.test_pq_caches import SIZES
+from kvconform.tests.power import CACHE, FAULTS, OWNERS, PQ_BOUND
 
 CASE = Case(
     op="pq_decode_attention",
@@ -258,6 +259,13 @@ def test_slots_that_two_tokens_own_are_refused(reference):
 
 
 # --- objects as machines
+
+
+def test_every_mistake_that_is_named_has_a_claim():
+    known = {**page_model.MISTAKES, **cache_model.MISTAKES, **pq_mistakes.MISTAKES}
+    said = {mistake for laws, mistake in FAULTS.values() if set(laws) & {OWNERS, CACHE, PQ_BOUND} and mistake}
+    assert {name for name in said if not name.startswith("taken_for_")} <= set(known)
+    assert len(said) >= 15
 
 
 class Pages(RuleBasedStateMachine):
