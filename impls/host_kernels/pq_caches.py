@@ -87,7 +87,7 @@ class PQCache:
         none = np.zeros((num_seqs, 0, num_kv_heads, self._subspaces * inner), books[0].dtype)
         self._left = [(none, none) for _ in range(num_layers)]
         self._pools = self._empty_pools(num_pages)
-        self._offered = adapter.OFFERS["pq_decode_attention"]["num_splits"]
+        self._offered = adapter.OFFERS["pq_decode_attention"].get("num_splits", 1)
 
     def _empty_pools(self, num_pages):
         row, dtype = LAYOUTS[self._told["layout"]], self._told["dtype"]
@@ -158,7 +158,7 @@ class PQCache:
         room = ((0, 0), (0, self._residual - left[0].shape[1]), (0, 0), (0, 0))
         k, v = (self._to_device(np.pad(side, room)) for side in left)
         ids, kv_lens, left_lens = (self._to_device(np.ascontiguousarray(a)) for a in (ids, *lens))
-        num_splits = max(n for n in self._offered if n <= num_splits_for(self._coded[layer]))
+        num_splits = num_splits_for(self._coded[layer], self._offered)
         options = {**self._told, "sm_scale": sm_scale, "num_splits": num_splits}
         coded, left = (q, self._pools, *self._books, ids, kv_lens), (k, v, left_lens)
         return self._adapter.pq_decode_attention(*coded, *left, **options)
