@@ -31,40 +31,32 @@ def require_attention(page_ids, kv_lens, residual_lens, *, page_size, num_pages,
 
 def require_nearest(name, rows, codebooks, is_kept=None):
     """A nearest centroid for rows [num_tokens, num_kv_heads, head_dim]; what is not kept may be anything."""
-    found = np.argwhere(_is_strange(codebooks))
-    if len(found):
-        subspace, centroid, _ = found[0]
-        value = codebooks[tuple(found[0])]
-        raise ValueError(f"the codebooks of {name} hold {value} in subspace {subspace}, centroid {centroid}")
-    strange = _is_strange(rows)
-    found = np.argwhere(strange if is_kept is None else strange & is_kept[..., None])
-    if len(found):
-        token, head, dim = found[0]
-        value = rows[tuple(found[0])]
+    at = _first(~np.isfinite(codebooks))
+    if at:
+        subspace, centroid, _ = at
+        raise ValueError(f"the codebooks of {name} hold {codebooks[at]} in subspace {subspace}, centroid {centroid}")
+    strange = ~np.isfinite(rows)
+    at = _first(strange if is_kept is None else strange & is_kept[..., None])
+    if at:
+        token, head, dim = at
         raise ValueError(
-            f"{name} of token {token}, head {head} holds {value} at dim {dim}, of which no centroid is the nearest"
+            f"{name} of token {token}, head {head} holds {rows[at]} at dim {dim}, of which no centroid is the nearest"
         )
-
-
-def _is_strange(array):
-    return ~np.isfinite(array)
 
 
 def require_codes(what, codes, num_centroids, is_live=True):
     """Every code [..., num_subspaces] has a centroid; what is not live [...] may be anything."""
-    found = np.argwhere((codes >= num_centroids) & np.asarray(is_live)[..., None])
-    if len(found):
-        place = tuple(found[0].tolist())
-        raise ValueError(f"{what} hold {codes[place]} at {list(place)}, and there are {num_centroids} centroids")
+    at = _first((codes >= num_centroids) & np.asarray(is_live)[..., None])
+    if at:
+        raise ValueError(f"{what} hold {codes[at]} at {list(at)}, and there are {num_centroids} centroids")
 
 
 def require_slots(slots, num_slots):
     """No slot [num_tokens, num_kv_heads] lies past the pool, and none is given to two; below 0 they are skipped."""
-    found = np.argwhere(slots >= num_slots)
-    if len(found):
-        token, head = found[0]
-        slot = slots[token, head]
-        raise ValueError(f"slot_mapping of token {token}, head {head} is {slot}, and there are {num_slots} slots")
+    at = _first(slots >= num_slots)
+    if at:
+        token, head = at
+        raise ValueError(f"slot_mapping of token {token}, head {head} is {slots[at]}, and there are {num_slots} slots")
     twice = _twice(slots[slots >= 0])
     if twice is not None:
         raise ValueError(f"slot {twice} is given to {np.count_nonzero(slots == twice)} tokens")
@@ -72,25 +64,31 @@ def require_slots(slots, num_slots):
 
 def require_lengths(name, lens, room):
     """Lengths [num_seqs] are of as many tokens as there is room for."""
-    found = np.flatnonzero((lens < 0) | (lens > room))
-    if len(found):
-        raise ValueError(f"{name} of sequence {found[0]} is {lens[found[0]]}, and there is room for 0 to {room} tokens")
+    at = _first((lens < 0) | (lens > room))
+    if at:
+        raise ValueError(f"{name} of sequence {at[0]} is {lens[at]}, and there is room for 0 to {room} tokens")
 
 
 def require_pages(page_ids, kv_lens, page_size, num_pages):
     """Pages that hold tokens are in the pool, and each belongs to one (sequence, kv head)."""
     owned = np.arange(page_ids.shape[2]) < -(-kv_lens.astype(np.int64) // page_size)[:, None, None]
     there = np.broadcast_to(owned, page_ids.shape)
-    found = np.argwhere(there & ((page_ids < 0) | (page_ids >= num_pages)))
-    if len(found):
-        seq, head, column = found[0]
+    at = _first(there & ((page_ids < 0) | (page_ids >= num_pages)))
+    if at:
+        seq, head, column = at
         raise ValueError(
-            f"page_ids of sequence {seq}, head {head} has {page_ids[seq, head, column]} at {column}, and the pool has "
+            f"page_ids of sequence {seq}, head {head} has {page_ids[at]} at {column}, and the pool has "
             f"{num_pages} pages"
         )
-    twice = _twice(page_ids[there])
+    pages = page_ids[there]
+    twice = _twice(pages)
     if twice is not None:
-        raise ValueError(f"page {twice} is owned {np.count_nonzero(page_ids[there] == twice)} times")
+        raise ValueError(f"page {twice} is owned {np.count_nonzero(pages == twice)} times")
+
+
+def _first(wrong):
+    """The index of the first element that is, or nothing."""
+    return tuple(map(int, np.unravel_index(wrong.argmax(), wrong.shape))) if wrong.any() else ()
 
 
 def _twice(numbers):
