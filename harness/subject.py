@@ -144,9 +144,7 @@ class Subject:
             self._guards_unchanged(op, name, one)
             if name != WORKSPACE:
                 self._is_the_result(op, name, one, got[name])
-        if "lse" in got:
-            got["lse"] = lse.convert(got["lse"], self.conventions, lse.OWN, numbers=False)
-        return got
+        return lse.in_own_form(got, self.conventions)
 
     def make(self, case: Case, op: str, **arguments: Any) -> Made:
         """An object of the adapter's own, made of copies of host arrays."""
@@ -211,15 +209,15 @@ class Subject:
                 )
 
     def _run(self, op: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
-        return self.guarded(op, lambda: getattr(self.adapter, op)(*positional, **keywords))
+        return self.guarded(op, getattr(self.adapter, op), *positional, **keywords)
 
-    def guarded(self, op: str, call: Callable[[], Any]) -> Any:
+    def guarded(self, op: str, call: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
         """What a call of the implementation gives. Raises Raised whatever it raises."""
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return call()
+                return call(*arguments, **keywords)
         except BaseException as e:
             # pytest.skip, sys.exit, hypothesis.reject, Ctrl-C: raised by a kernel, they are its own
             raise Raised(f"{op} raised {type(e).__name__}: {e}") from e
@@ -307,14 +305,14 @@ class Subject:
         if op == "gather":
             named = self._parts(case.row, named)
         cache = {"cache": self._fields(op, named.pop("cache"), arguments["cache"], want)} if "cache" in named else {}
-        return {n: self._checked(op, n, value, want[n]) for n, value in named.items()} | cache
+        return {n: self.checked(op, n, value, want[n]) for n, value in named.items()} | cache
 
     def _fields(self, op: str, raw: Any, given: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, Array]:
         """A cache that was returned, by field: those that were given."""
         if not isinstance(raw, dict) or set(raw) != set(given):
             shown = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
             raise Violation(f"{op} returned {shown}, want the cache's fields {sorted(given)} ({self.file})")
-        return {name: self._checked(op, name, raw[name], want[name]) for name in given}
+        return {name: self.checked(op, name, raw[name], want[name]) for name in given}
 
     def _parts(self, row: Layout, sides: Mapping[str, Any]) -> dict[str, Any]:
         """What gather returned for K and for V, by part."""
@@ -329,7 +327,8 @@ class Subject:
             parts |= value if len(names) > 1 else dict.fromkeys(names, value)
         return parts
 
-    def _checked(self, op: str, name: str, handle: Any, want: Any) -> Array:
+    def checked(self, op: str, name: str, handle: Any, want: Any) -> Array:
+        """A result on the host, of the shape and dtype that the operation says."""
         got = self.to_host(f"{op}'s {name}", handle)
         shape, dtype = want
         if got.shape != shape or got.dtype != dtype:

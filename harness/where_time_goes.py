@@ -1,7 +1,7 @@
 """Where the time of a run goes: the main thread is interrupted every few milliseconds, and what it does is counted.
 
 Nothing that is timed knows of it. What a moment belongs to is told by the innermost of our own frames on the stack that
-has a place in `PLACES`; a kernel's own frames lie inside `Subject._run`, which stands for the implementation.
+has a place in `PLACES`; a kernel's own frames lie inside `Subject.guarded`, which stands for the implementation.
 
 It is interrupted by a signal, not looked at by another thread. That would have to wait for the interpreter's lock, and
 would get it where the main thread lets go of it, as large operations of numpy and torch do: far too often in those.
@@ -21,10 +21,10 @@ from kvconform.harness.adapters import ROOT
 EVERY_SECONDS = 0.005
 
 PLACES = {
-    "implementation": ("harness/subject.py:_run",),
+    "implementation": ("harness/subject.py:guarded",),
     "bound": ("oracles/bound.py",),
     "oracle": ("oracles/",),
-    "inputs": ("specs/paged.py", "specs/fused.py", "specs/states.py", "specs/families.py", "specs/data.py"),
+    "inputs": (*(f"specs/{name}.py" for name in ("paged", "fused", "states", "pq", "families", "data")),),
     "drawing": ("specs/strategies.py", "harness/drawing.py"),
     "calling": ("harness/subject.py",),
 }

@@ -18,15 +18,16 @@ from kvconform.oracles.bound import attention_bound
 from kvconform.oracles.decode import LOCATE
 from kvconform.oracles.nearest import nearest
 from kvconform.oracles.page_model import Do, told
+from kvconform.oracles.pq import rounding
 from kvconform.oracles.verdict import Interval, Raised, Violation, require
 from kvconform.specs.lse import NATS
 from kvconform.specs.pq import CacheInputs
 from kvconform.specs.profile import Profile
-from kvconform.specs.row import SIDES, K
+from kvconform.specs.row import SIDES
 
 Floats = npt.NDArray[np.float64]
 
-LONGEST = 7
+LONGEST = 16
 """Tokens of the longest prefill of a history."""
 
 
@@ -45,8 +46,10 @@ class CacheModel:
     """What a cache must answer. Of a layer without tokens there is no attention: it refuses.
 
     inputs    tokens and queries
-    profile   of the implementation, complete;  conventions: its own
+    profile   of the implementation;  conventions: its own
     lens      tokens of each layer;  known: the centroids that a token is made into, by side, layer and position
+    flushes   appends of each layer after which tokens became codes
+    disputed  whether some token could have become other codes
     """
 
     inputs: CacheInputs
@@ -56,9 +59,12 @@ class CacheModel:
     lens: list[int] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     known: dict[tuple[int, int, int], Floats] = field(default_factory=dict)
+    flushes: list[int] = field(default_factory=list)
+    disputed: bool = False
 
     def __post_init__(self) -> None:
         self.lens = [0] * self.inputs.case.num_layers
+        self.flushes = [0] * self.inputs.case.num_layers
 
     @property
     def moved(self) -> int:
@@ -86,7 +92,8 @@ class CacheModel:
             try:
                 call()
             except Raised as e:
-                raise self._wrong(e.message) from e
+                raise Raised(self._wrong(e.message).message) from e
+            self.flushes[layer] += self.coded(self.lens[layer] + count) > self.coded(self.lens[layer])
             self.lens[layer] += count
             self.done.append(f"append(layer {layer}, {count} token{'s' * (count > 1)})")
             return
@@ -119,7 +126,8 @@ class CacheModel:
         for method, want in (("num_tokens", num_tokens), ("num_coded", self.coded(num_tokens))):
             got = self.do(method, layer=layer)[method]
             if got != want:
-                raise self._wrong(f"{method} of layer {layer} is {got}, want {want}")
+                said = self._wrong(f"{method} of layer {layer} is {got}, want {want}")
+                raise Violation(said.message, self._miscounts(layer, method, got))
         q = self.inputs.query(len(self.done))
         if not num_tokens:
             self._refused("attend", f"layer {layer} holds no tokens", layer=layer, q=q, sm_scale=self.inputs.sm_scale)
@@ -150,6 +158,7 @@ class CacheModel:
             "residual_is_lost": (coded, []),
             "codes_are_lost": ([], left),
             "residual_is_not_shifted": (coded, [*coded[-self.moved :], *left][: len(left)]),
+            "residual_is_shifted_onto_itself": (coded, left[:1] * len(left)),
         }
         found = {f"{name}/0": partial(of, *some) for name, some in lists.items() if some != (coded, left)}
         found["codes_of_head_0/0"] = partial(of, coded, left, first_head=True)
@@ -178,11 +187,12 @@ class CacheModel:
             tokens = np.stack([*of_codes, *as_they_came]) if coded or left else none
             sides.append(np.repeat(np.moveaxis(tokens, 0, 2), case.group, 1))
         k, v = sides
-        found = attention_bound(q, k, v, self.inputs.sm_scale, self.profile)
+        profile = rounding(self.profile, case.result_dtype, max(1, len(coded)))  # however it splits them
+        found = attention_bound(q, k, v, self.inputs.sm_scale, profile)
         unit = NATS[self.conventions["lse_base"]]
         return {
-            "out": Interval(found.out, found.out_error, self.profile.out_format, LOCATE["out"]),
-            "lse": Interval(found.lse / unit, found.lse_error / unit, self.profile.lse_format, LOCATE["lse"]),
+            "out": Interval(found.out, found.out_error, profile.out_format, LOCATE["out"]),
+            "lse": Interval(found.lse / unit, found.lse_error / unit, profile.lse_format, LOCATE["lse"]),
         }
 
     def _decoded(self, side: int, layer: int, position: int) -> Floats:
@@ -190,15 +200,22 @@ class CacheModel:
         key = side, layer, position
         if key not in self.known:
             choice = nearest(self.inputs.token(*key), self.inputs.codebooks[side], self.profile)
+            self.disputed |= bool((choice.allowed.sum(-1) > 1).any())
             codes = choice.distance.argmin(-1).astype(np.uint8)
             self.known[key] = self.inputs.decoded(codes, side).astype(np.float64)
         return self.known[key]
 
-    @property
-    def is_beyond_dispute(self) -> bool:
-        """Whether of every token that can come there is one code for each subspace."""
-        token = self.inputs.token(K, 0, 0)
-        return bool((nearest(token, self.inputs.codebooks[K], self.profile).allowed.sum(-1) == 1).all())
+    def _miscounts(self, layer: int, method: str, got: int) -> dict[str, Callable[[], bool]]:
+        """Mistakes that a count tells."""
+        num_tokens, flushes = self.lens[layer], self.flushes[layer]
+        counts = {
+            "moved_tokens_are_counted_twice": num_tokens + self.coded(num_tokens),
+            "moved_tokens_are_not_counted": num_tokens - self.coded(num_tokens),
+            "last_token_before_a_flush_is_appended_again": num_tokens + flushes,
+        }
+        if method != "num_tokens":
+            return {}
+        return {f"{name}/0": partial(int.__eq__, got, count) for name, count in counts.items()}
 
     def _wrong(self, what: str) -> Violation:
         return Violation(f"{what}; {told(self.done)}")

@@ -36,13 +36,14 @@ def nearest(x: Array, codebooks: Array, profile: Profile) -> Choice:
     allowed = distance - error <= (distance + error).min(-1, keepdims=True)
     lowest = np.arange(distance.shape[-1]) == distance.argmin(-1)[..., None]
     exact = ~error.any(-1, keepdims=True)
-    return Choice(np.where(exact, lowest, allowed), distance, by_axes(*AXES))
+    return Choice(np.where(exact, lowest, allowed), distance, error, by_axes(*AXES))
 
 
 def _error(distance: Floats, size: Floats, cut: Floats, book: Floats, profile: Profile) -> Floats:
     """E: sub_dim + 1 sums, products, and the difference twice; of operands that are rounded before, of all they hold.
 
     From squares and products, and from rounded operands, it is relative to the sum of (|x| + |c|)^2, which cancels.
+    Three dots, one of them doubled, may each underflow in every product and every sum.
     """
     depth = cut.shape[-1]
     u = arithmetic_unit(profile.qk_accumulator, truncates=profile.qk_truncates)
@@ -50,7 +51,7 @@ def _error(distance: Floats, size: Floats, cut: Floats, book: Floats, profile: P
     arithmetic = (1 + u) ** (depth + 4)
     cancels = profile.expands_distance or operands > 1
     relative: Floats = (operands * arithmetic - 1) * (size if cancels else distance)
-    lost = (depth + 2) * underflow(profile.qk_accumulator, profile)
+    lost = (5 * depth + 4) * underflow(profile.qk_accumulator, profile)
     of_operands = operand_underflow(profile.q_format, profile) + operand_underflow(profile.k_format, profile)
     error: Floats = relative + 2 * lost + 4 * of_operands * (np.abs(cut) + np.abs(book)).sum(-1)
     return error
@@ -59,15 +60,30 @@ def _error(distance: Floats, size: Floats, cut: Floats, book: Floats, profile: P
 def _is_exact(cut: Floats, book: Floats, size: Floats, profile: Profile) -> npt.NDArray[np.bool_]:
     """Whether no step of either form rounds: all numbers are multiples of one step, of which squares count few enough.
 
+    Formats that operands are rounded into round none that they hold. A root that is taken of the distances keeps them
+    apart as long as they count fewer than half of the bits' steps, which those of few bits do.
+
     bool [num_tokens, num_kv_heads, num_subspaces]
     """
-    if profile.q_format or profile.k_format or profile.qk_error:
+    if profile.qk_error:
         return np.zeros(size.shape[:-1], bool)
+    kept = _holds(cut, profile.q_format).all((-1, -2)) & _holds(book, profile.k_format).all((-1, -2))
     step = np.minimum(_last_bit(cut).min((-1, -2)), _last_bit(book).min((-1, -2)))
     target = FORMATS[profile.qk_accumulator]
     with np.errstate(over="ignore"):
         counted = size.max(-1) <= np.ldexp(1 / target.unit, np.minimum(2 * step, 900))
-    return np.asarray(counted & (2 * step >= target.min_exp) | (step == _OF_ZERO))
+    halves = 2 * step - 1 >= target.min_exp  # of 0.5 |c|^2 - x.c
+    return np.asarray(kept & (counted & halves | (step == _OF_ZERO)))
+
+
+def _holds(numbers: Floats, format: str | None) -> npt.NDArray[np.bool_]:
+    """Whether a format has each number as it is."""
+    if format is None:
+        return np.ones(numbers.shape, bool)
+    target, last = FORMATS[format], _last_bit(numbers)
+    first = np.frexp(numbers)[1] - 1
+    fits = (first - last < target.bits) & (last >= target.min_exp) & (np.abs(numbers) <= target.largest)
+    return np.asarray(fits | (numbers == 0))
 
 
 _OF_ZERO = 1 << 20

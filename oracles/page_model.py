@@ -89,14 +89,18 @@ class PageModel:
             return
         page = arguments.get("page", 0)
         why = f"nobody owns page {page}" if 0 <= page < self.num_pages else f"there are {self.num_pages} pages"
-        why = "no page is free" if method == "allocate" else why
-        raise self.wrong(f"{said} did not raise, though {why}")
+        name = "what_nobody_owns_is_shared_or_freed"
+        if method == "allocate":
+            why, name = "no page is free", "empty_pool_gives_out_a_page"
+        raise Violation(self.wrong(f"{said} did not raise, though {why}").message, {f"{name}/0": lambda: True})
 
     def count(self) -> None:
         """Nothing is lost, and nothing there twice."""
         free, want = self.do("num_free")["num_free"], self.num_pages - len(self.owners)
         if free != want:
-            raise self.wrong(f"num_free is {free}, want {want} of {self.num_pages}: {len(self.owners)} are owned")
+            said = self.wrong(f"num_free is {free}, want {want} of {self.num_pages}: {len(self.owners)} are owned")
+            name = "freed_pages_are_lost" if free < want else "pages_are_free_and_owned"
+            raise Violation(said.message, {f"{name}/0": lambda: True})
 
     def wrong(self, what: str) -> Violation:
         """A violation that says how it came about."""

@@ -157,13 +157,13 @@ def batch(inputs: PQInputs, cache: Mapping[str, Array], reading: PQReading) -> B
     return Batch(k, v, live, longest)
 
 
-def rounding(profile: Profile, inputs: PQInputs) -> Profile:
-    """The adapter's profile, completed by the Case: the result's format, and the residual as one more split.
+def rounding(profile: Profile, dtype: str, num_splits: int) -> Profile:
+    """The adapter's profile, completed by the result's format and the number of splits: the residual is one more.
 
     Chains of additions that it declares are those of its other kernel: sums over a table, and over keys, go by length.
     """
     by_length = replace(profile, qk_depth=None, pv_depth=None)
-    return replace(by_length, out_format=inputs.case.result_dtype, splits=inputs.case.num_splits + 1)
+    return replace(by_length, out_format=dtype, splits=num_splits + 1)
 
 
 def expected(inputs: PQInputs, cache: Mapping[str, Array], profile: Profile, reading: PQReading) -> dict[str, Interval]:
@@ -228,10 +228,13 @@ def named(inputs: PQInputs, at: Array, side: int) -> Locate:
 # --- two other forms of the same sum
 
 
-def by_table(inputs: PQInputs, of: Batch, reading: PQReading, codes: tuple[Array, Array]) -> dict[str, Floats]:
-    """out and lse from a table of q against the centroids, V by the weight that falls on each centroid, in float64.
+def by_table(
+    inputs: PQInputs, of: Batch, reading: PQReading, codes: tuple[Array, Array], by_masses: bool = True
+) -> dict[str, Floats]:
+    """out and lse from a table of q against the centroids, in float64.
 
-    codes   of K and V of every (sequence, kv head), one after another, as `coded` gives them
+    codes       of K and V of every (sequence, kv head), one after another, as `coded` gives them
+    by_masses   whether V comes by the weight that falls on each centroid, and is never decoded
     """
     q, heads = inputs.q.astype(np.float64), inputs.case.num_kv_heads
     books = [inputs.codebooks[side].astype(np.float64) for side in SIDES]
@@ -252,8 +255,12 @@ def by_table(inputs: PQInputs, of: Batch, reading: PQReading, codes: tuple[Array
         weight = np.exp(score - top)
         lse[seq, q_head] = top + np.log(weight.sum())
         p = weight / weight.sum()
-        mass = np.zeros(books[V].shape[:2])
-        for m in subspace:
-            np.add.at(mass[m], v_codes[:, m], p[: len(v_codes)])
-        out[seq, q_head] = np.einsum("mc,mcd->md", mass, books[V]).reshape(-1) + p[len(v_codes) :] @ v_left
+        if by_masses:
+            mass = np.zeros(books[V].shape[:2])
+            for m in subspace:
+                np.add.at(mass[m], v_codes[:, m], p[: len(v_codes)])
+            of_codes = np.einsum("mc,mcd->md", mass, books[V]).reshape(-1)
+        else:
+            of_codes = np.einsum("n,nd->d", p[: len(v_codes)], of.v[seq, head, : len(v_codes)])
+        out[seq, q_head] = of_codes + p[len(v_codes) :] @ v_left
     return {"out": out, "lse": lse}

@@ -121,11 +121,12 @@ class Choice:
     """An output of numbers of which each must be one of those that a correct kernel can choose.
 
     allowed    bool [*shape of the output, how many there are to choose from]
-    distance   like allowed: what it chooses the least of
+    distance   like allowed: what it chooses the least of;  error: how far a correct kernel's may be from each
     """
 
     allowed: Array
     distance: Array
+    error: Array
     locate: Locate
 
     @property
@@ -144,9 +145,12 @@ class Choice:
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         distance, allowed = self.distance[index], np.flatnonzero(self.allowed[index])
         code = int(got[index])
-        there = f"at distance {distance[code]:.9g}" if code < len(distance) else f"of {len(distance)}"
+        there = f"of {len(distance)}"
+        if code < len(distance):
+            there = f"at distance {distance[code]:.9g} +- {self.error[index][code]:.3g}"
         listed = " or ".join(f"{one} at {distance[one]:.9g}" for one in allowed[:3])
-        return f"are not the nearest, first at {self.locate(index)}: got {code} {there}, want {listed}"
+        more = f" or {len(allowed) - 3} more" if len(allowed) > 3 else ""
+        return f"are not the nearest, first at {self.locate(index)}: got {code} {there}, want {listed}{more}"
 
 
 Expected = Mapping[str, Exact | Interval | Choice]

@@ -43,3 +43,10 @@ def convert(lse: Array, source: Mapping[str, Any], target: Mapping[str, Any], *,
     factor = NATS[source["lse_base"]] / NATS[target["lse_base"]]
     with np.errstate(over="ignore"):  # what is too large for the target is infinite there
         return (lse.astype(np.float64) * factor).astype(DTYPES[target["lse_dtype"]])
+
+
+def in_own_form(results: dict[str, Array], form: Mapping[str, Any]) -> dict[str, Array]:
+    """Results whose lse, where there is one, has the axes and empty rows of the suite; its base and dtype stay."""
+    if "lse" not in results:
+        return results
+    return results | {"lse": convert(results["lse"], form, OWN, numbers=False)}

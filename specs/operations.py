@@ -336,7 +336,7 @@ OPERATIONS: dict[str, Operation] = {
             unasked=_OF_CODES,
             case_axes=(
                 *("page_size", "num_pages", "num_layers", "num_seqs", "num_kv_heads", "group", *_CODEBOOK),
-                *("residual", "moved", "history"),
+                *("residual", "moved", "sm_scale", "history"),
             ),
             rounds=True,
         ),

@@ -19,12 +19,16 @@ import numpy as np
 from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
-from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.dtypes import DTYPES, FORMATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.row import SIDE_NAMES, SIDES, K, Part
 
-BESIDE = 2.0**-6
-"""How far a vector beside the middle of two centroids is from it, as a share of their distance."""
+BESIDE = range(6, 21)
+"""How far a vector beside the middle of two centroids is from it: 2 ** -one of these of their distance, by token."""
+
+
+FINEST = 9
+"""Bits behind the point of a cache's tokens, where their type has so many: squares of differences count 24."""
 
 
 def of_side(side: int) -> str:
@@ -101,7 +105,8 @@ class CodebookInputs:
             return one
         with np.errstate(all="ignore"):
             a, b = one.astype(np.float64), other.astype(np.float64)
-            aside = BESIDE * (b - a) if case.vectors == "beside" else 0.0
+            away = data.hashes(case.seed, f"{name} beside", token[..., :1], head[..., :1]) % np.uint64(len(BESIDE))
+            aside = 2.0 ** -(BESIDE[0] + away.astype(np.float64)) * (b - a) if case.vectors == "beside" else 0.0
             return np.asarray((0.5 * a + 0.5 * b + aside).astype(DTYPES[case.result_dtype]))
 
 
@@ -277,7 +282,8 @@ class PQInputs(CodebookInputs):
 class CacheInputs(CodebookInputs):
     """Inputs of pq_cache: tokens by (layer, position), all of whose distances to centroids are exact, and queries.
 
-    Numbers are eighths, so that which centroid is the nearest is beyond dispute.
+    Centroids are eighths and tokens have a few bits more, so that which centroid is the nearest is beyond dispute where
+    nothing is narrowed, and a token that is narrowed shows.
     """
 
     def token(self, side: int, layer: int, position: int) -> Array:
@@ -285,7 +291,9 @@ class CacheInputs(CodebookInputs):
         case = self.case
         at = data.grid(case.num_seqs, case.num_kv_heads, self.head_dim)
         h = data.hashes(case.seed, f"{SIDE_NAMES[side]} token", layer, position, *at)
-        return data.values(case.result_dtype, case.family, SIDE_NAMES[side], h)
+        bits = min(FINEST, FORMATS[case.result_dtype].bits - 1)
+        numbers = (h >> np.uint64(63 - bits)).astype(np.int64) - (1 << bits)
+        return np.asarray(np.ldexp(numbers.astype(np.float64), -bits).astype(DTYPES[case.result_dtype]))
 
     def tokens(self, side: int, layer: int, positions: range) -> Array:
         """The same of several, [num_seqs, len(positions), num_kv_heads, head_dim]."""
@@ -297,8 +305,9 @@ class CacheInputs(CodebookInputs):
     def query(self, step: int) -> Array:
         """[num_seqs, num_q_heads, head_dim]."""
         case = self.case
-        at = data.grid(case.num_seqs, case.num_kv_heads * case.group, self.head_dim)
-        return data.values(case.result_dtype, case.family, "q", data.hashes(case.seed, "query", step, *at))
+        row, head, dim = data.grid(case.num_seqs, case.num_kv_heads * case.group, self.head_dim)
+        h = data.hashes(case.seed, "query", step, row, head, dim)
+        return families.values(case.result_dtype, case.family, "q", h, self.place(row, dim=dim))
 
     def arrays(self) -> dict[str, Array]:
         """What the Case determines at first, for its digest."""

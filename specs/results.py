@@ -44,8 +44,7 @@ def results(
         (tokens, heads, _), (subspaces, _, inner) = (arguments[name].shape for name in ("codes", "codebooks"))
         return {"x": ((tokens, heads, subspaces * inner), arguments["codebooks"].dtype)}
     if op == "pq_decode_attention":
-        q = arguments["q"]
-        return {"out": (q.shape, q.dtype), "lse": lse.signature(q.shape[:2], lse_form)}
+        return attended(arguments["q"], lse_form)
     if op in ("paged_decode", "append_decode"):
         q = arguments["q"]
         cache = results("append", case, arguments) if op == "append_decode" else {}
@@ -53,6 +52,11 @@ def results(
         return {"out": (out, q.dtype), "lse": lse.signature(q.shape[:2], lse_form), **cache}
     outs = arguments["outs"]
     return {"out": (outs.shape[1:], outs.dtype), "lse": lse.signature(outs.shape[1:-1], lse_form)}
+
+
+def attended(q: Any, lse_form: Mapping[str, Any] = lse.OWN) -> dict[str, Signature]:
+    """out and lse of queries whose heads are as wide as those of V."""
+    return {"out": (q.shape, q.dtype), "lse": lse.signature(q.shape[:2], lse_form)}
 
 
 def has_work(arguments: Mapping[str, Any]) -> bool:

@@ -1,8 +1,6 @@
 """Objects that keep a product-quantised cache: page managers and caches, after every operation of a history."""
 
-from dataclasses import replace
-
-from kvconform.oracles.cache_model import LONGEST, PREFILL, CacheModel
+from kvconform.oracles.cache_model import KINDS, LONGEST, PREFILL, CacheModel
 from kvconform.oracles.page_model import PageModel
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import pinned
@@ -28,7 +26,7 @@ def test_a_page_has_the_owners_that_it_was_given(subject, case):
 def _million(cell):
     """The sizes of MILLION's paged cache: 128 tokens that are not coded, of which 64 fill a page; two become full."""
     sizes = {"residual": 128, "moved": 64, "page_size": 64, "num_pages": 3, "num_subspaces": 2}
-    many = tuple(4 * (LONGEST - 1) + PREFILL for _ in range(-(-200 // LONGEST)))
+    many = tuple(KINDS * (LONGEST - 1) + PREFILL for _ in range(-(-200 // LONGEST)))
     fits = not cell.static and cell.takes(**{axis: (value,) for axis, value in sizes.items()})
     return (pinned(cell, history=many, num_seqs=1, **sizes),) if fits else ()
 
@@ -44,11 +42,10 @@ def test_a_cache_is_a_list_of_tokens(subject, case):
     x = inputs(case)
     given = {name: getattr(case, name) for name in SIZES} | {of_side(side): x.codebooks[side] for side in SIDES}
     pages = case.num_pages * case.num_layers * case.num_seqs * case.num_kv_heads
-    profile = replace(subject.profile(case.result_dtype), out_format=case.result_dtype, splits=2)
     moved = min(case.moved, case.residual)
     made = subject.make(case, "pq_cache", **given, num_pages=pages, moved=moved)
-    model = CacheModel(x, made.do, profile, subject.conventions)
+    model = CacheModel(x, made.do, subject.profile(case.result_dtype), subject.conventions)
     for number in case.history:
         model.step(number)
-    if not any(model.lens) or not model.is_beyond_dispute:
+    if not any(model.lens) or model.disputed:
         subject.saw_nothing()

@@ -400,7 +400,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "pq_pages_of_head_0": ((PQ_BOUND, PQ_TOKEN), "pages_of_head_0"),
     "pq_residual_is_left_out": ((PQ_BOUND, PQ_TOKEN), "residual_is_left_out"),
     "pq_v_is_not_transposed": ((PQ_BOUND, PQ_TOKEN), None),
-    "pq_v_is_decoded_with_the_codebooks_of_k": ((PQ_BOUND, PQ_TOKEN), None),
+    "pq_v_is_decoded_with_the_codebooks_of_k": ((PQ_BOUND, PQ_TOKEN), "codebooks_are_swapped"),
     "pq_partials_are_averaged": ((PQ_BOUND, PQ_TOKEN), None),
     "pq_order_follows_a_dead_row": ((PQ_DEAD,), None),
     "pq_order_follows_a_dead_row_of_v": ((PQ_DEAD,), None),

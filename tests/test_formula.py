@@ -13,7 +13,7 @@ ROWS = pytest.mark.parametrize("row", LAYOUTS.values(), ids=list(LAYOUTS))
 SIZES = (
     {"page": 3, "slot": 4, "head": 3, "dim": 32, "dim_v": 16, "subspace": 5, "token": 6, "part": 2, "seq": 3},
     {"page": 2, "slot": 3, "head": 5, "dim": 12, "dim_v": 6, "subspace": 4, "token": 5, "part": 3, "seq": 2},
-    {"page": 2, "slot": 64, "head": 4, "dim": 256, "dim_v": 128, "subspace": 3, "token": 2, "part": 2, "seq": 2},
+    {"page": 2, "slot": 64, "head": 4, "dim": 256, "dim_v": 128, "subspace": 6, "token": 2, "part": 2, "seq": 2},
 )
 UP = {"up": pattern.up, "__builtins__": {}}
 SLOT, SIZE = Term("coordinate", ("slot",)), Term("size", ("page_size",))

@@ -83,11 +83,13 @@ def test_decoded_tokens_a_table_of_q_and_masses_of_centroids_are_one_sum(values)
     reading = PQReading.right(x, declared({}))
     of = pq.batch(x, cache, reading)
     found = pq.attended(x, of, FLOAT64, reading)
-    other = pq.by_table(x, of, reading, tuple(pq.coded(x, cache, reading, side) for side in SIDES))
-    assert (np.abs(other["out"] - found.out) <= found.out_error).all()
+    codes = tuple(pq.coded(x, cache, reading, side) for side in SIDES)
     finite = np.isfinite(found.lse)
-    assert (np.abs(other["lse"][finite] - found.lse[finite]) <= found.lse_error[finite]).all()
-    assert np.isneginf(other["lse"][~finite]).all()
+    for by_masses in (False, True):
+        other = pq.by_table(x, of, reading, codes, by_masses)
+        assert (np.abs(other["out"] - found.out) <= found.out_error).all()
+        assert (np.abs(other["lse"][finite] - found.lse[finite]) <= found.lse_error[finite]).all()
+        assert np.isneginf(other["lse"][~finite]).all()
 
 
 def test_the_bound_tells_a_table_of_another_codebook_from_the_right_one():
@@ -322,8 +324,7 @@ class Tokens(RuleBasedStateMachine):
         x = inputs(case)
         given = {name: getattr(case, name) for name in SIZES} | {of_side(side): x.codebooks[side] for side in SIDES}
         made = self.subject.make(case, "pq_cache", **given, num_pages=8 * 8, moved=moved)
-        profile = replace(self.subject.profile("float32"), splits=2)
-        self.model = CacheModel(x, made.do, profile, self.subject.conventions)
+        self.model = CacheModel(x, made.do, self.subject.profile("float32"), self.subject.conventions)
 
     @rule(layer=st.integers(0, 1), count=st.integers(1, LONGEST))
     def append(self, layer, count):

@@ -15,5 +15,8 @@ class page_manager(PageManager):
         self._given = set()
 
     def free(self, page):
+        self._require_owned(page)
         if page in self._given:
             super().free(page)
+        else:
+            self._owners[page] -= 1

@@ -11,6 +11,8 @@ CONVENTIONS, ARITHMETIC = right.CONVENTIONS, {}
 
 class page_manager(PageManager):
     def free(self, page):
+        if not 0 <= page < len(self._owners):
+            raise ValueError(f"there is no page {page}")
         self._owners[page] = max(0, self._owners[page] - 1)
         if not self._owners[page]:
             self._free.append(page)

@@ -12,7 +12,7 @@ CONVENTIONS, ARITHMETIC = right.CONVENTIONS, {}
 class _Cache(PQCache):
     def attend(self, layer, q, sm_scale):
         left, coded = self._left[layer], self._coded[layer]
-        if coded and not left[0].shape[1]:
+        if coded > 1 and not left[0].shape[1]:
             self._coded[layer] -= 1
         try:
             return super().attend(layer, q, sm_scale)
