@@ -53,8 +53,8 @@ class PageManager:
 class PQCache:
     """Tokens of several layers: the oldest in pages of codes, the newest as they came.
 
-    adapter   pq_append and pq_decode_attention, how many splits it offers, and to_device and to_host where arrays are
-              not numpy's
+    adapter   pq_append and pq_decode_attention; OFFERS where it takes several splits, and to_device and to_host where
+              arrays are not numpy's
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class PQCache:
         none = np.zeros((num_seqs, 0, num_kv_heads, self._subspaces * inner), books[0].dtype)
         self._left = [(none, none) for _ in range(num_layers)]
         self._pools = self._empty_pools(num_pages)
-        self._offered = adapter.OFFERS["pq_decode_attention"].get("num_splits", 1)
+        self._offered = getattr(adapter, "OFFERS", {}).get("pq_decode_attention", {}).get("num_splits", 1)
 
     def _empty_pools(self, num_pages):
         row, dtype = LAYOUTS[self._told["layout"]], self._told["dtype"]
