@@ -18,6 +18,7 @@ from kvconform.oracles.pq import Batch, Floats, PQReading
 from kvconform.oracles.rounding import admissible
 from kvconform.specs.case import Case
 from kvconform.specs.data import Array
+from kvconform.specs.dtypes import width
 from kvconform.specs.pq import PQInputs
 from kvconform.specs.profile import Profile
 from kvconform.specs.row import SIDE_NAMES, SIDES, V
@@ -123,10 +124,8 @@ def _attended(impl: Codes, x: PQInputs, cache: Cache) -> tuple[Array, Array]:
 
 
 def _unpacked(pool: Array, dtype: str) -> Array:
-    """Codes one a byte; of two in a byte the low half is the first."""
-    if dtype == "uint8":
-        return pool
-    return np.stack([pool & 15, pool >> 4], -1).reshape(*pool.shape[:-1], -1)
+    """Codes one a byte, as the layout of codes alone has them, [page, row, code]."""
+    return pq.loaded(pool, (*pool.shape[:2], pool.shape[2] * 8 // width(dtype)), dtype)
 
 
 def _by_published_address(x: PQInputs, pool: Array) -> Array:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from kvconform.claims.claim import Claim, Figure, Judged, settled, share
 from kvconform.impls import numpy_ref
+from kvconform.oracles import cache_model
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.layouts import LAYOUTS
 
@@ -98,8 +99,7 @@ class Kept:
 
     def coded(self, length: int) -> int:
         """Tokens of a sequence that are in pages by then."""
-        over = length - self.capacity
-        return 0 if over < 0 else self.moved * (over // self.moved + 1) if self.capacity else length
+        return cache_model.coded(length, self.capacity, self.moved) if self.capacity else length
 
     def parts(self, length: int) -> dict[str, int]:
         """Bytes of K and V together, by what they are for."""

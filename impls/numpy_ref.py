@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from kvconform.impls.host_kernels.pq_caches import PageManager, PQCache
+from kvconform.impls.host_kernels.pq_checks import require_pools
 from kvconform.impls.numpy_kernels import pq
 from kvconform.impls.numpy_kernels.attended import LAYOUTS, keys_and_values, page_size_of, sequence
 from kvconform.impls.numpy_kernels.parts import SIZES, Told
@@ -359,6 +360,7 @@ def pq_decode(codes, codebooks, *, dtype):
 
 
 def pq_append(cache, k, v, k_codebooks, v_codebooks, slot_mapping, *, layout, dtype, page_size, num_subspaces):
+    require_pools(cache, layout, dtype, page_size, num_subspaces)
     return pq.append(cache, k, v, (k_codebooks, v_codebooks), slot_mapping, layout, dtype)
 
 
@@ -383,6 +385,7 @@ def pq_decode_attention(
     lse=None,
 ):
     books, residual = (k_codebooks, v_codebooks), (residual_k, residual_v)
+    require_pools(cache, layout, dtype, page_size, num_subspaces)
     options = layout, dtype, sm_scale, num_splits
     mean, total = pq.attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, *options)
     return _into(out, mean), _into(lse, total)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from kvconform.impls.host_kernels import pq_checks
 from kvconform.impls.pallas_kernels import decode, launch, layouts, merge, movement, pq
 from kvconform.impls.pallas_kernels.layouts import fold, page_size
 
@@ -369,7 +370,14 @@ def _codes_of(sides: tuple[Handle, ...], books: tuple[Handle, ...], dtype: str) 
     return launch.launch(pq.encode, x, _numbers(*books)).reshape(len(sides), *shape)
 
 
+def _values(*handles: Handle | jax.Array) -> tuple[np.ndarray[Any, Any], ...]:
+    """Arrays as they are looked at before a kernel starts: nothing here is traced. On a TPU this waits for it."""
+    return tuple(map(to_host, handles))
+
+
 def pq_encode(x: Handle, codebooks: Handle, *, dtype: str) -> Handle:
+    pq.num_subspaces(x.bits.shape[-1], codebooks.bits, dtype)
+    pq_checks.require_nearest("x", *_values(x, codebooks))
     return Handle(pq.packed(_codes_of((x,), (codebooks,), dtype)[0], dtype), np.dtype(np.uint8))
 
 
@@ -383,12 +391,13 @@ def pq_decode(codes: Handle, codebooks: Handle, *, dtype: str) -> Handle:
     return Handle(found.reshape(shape), codebooks.dtype)
 
 
-def _pools(cache: Cache) -> dict[str, jax.Array]:
+def _pools(cache: Cache, *sizes: Any) -> dict[str, jax.Array]:
     """The bits of pools of codes; integers of other types are no handles of theirs."""
-    for pool in cache.values():
-        if pool.dtype != np.uint8:
-            raise ValueError(f"codes are {pool.dtype}, not uint8")
-    return _bits(cache)
+    for name, pool in cache.items():
+        pq_checks.require_bytes(f"codes of {name}", pool)
+    pools = _bits(cache)
+    pq_checks.require_pools(pools, *sizes)
+    return pools
 
 
 def pq_append(
@@ -404,8 +413,11 @@ def pq_append(
     page_size: int,
     num_subspaces: int,
 ) -> dict[str, Handle]:
-    """The pools and codebooks tell what `page_size` and `num_subspaces` do."""
-    pools = _pools(cache)
+    pools = _pools(cache, layout, dtype, page_size, num_subspaces)
+    for rows, book in ((k, k_codebooks), (v, v_codebooks)):
+        pq.num_subspaces(rows.bits.shape[-1], book.bits, dtype)
+    given, books = _values(k, v), _values(k_codebooks, v_codebooks)
+    pq_checks.require_append(given, books, to_host(slot_mapping), len(pools["k"]) * page_size)
     codes = _codes_of((k, v), (k_codebooks, v_codebooks), dtype)
     if not slot_mapping.size:
         return dict(cache)
@@ -432,8 +444,10 @@ def pq_decode_attention(
     sm_scale: float,
     num_splits: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """The pools and codebooks tell what `page_size` and `num_subspaces` do."""
-    pools = _pools(cache)
+    pools = _pools(cache, layout, dtype, page_size, num_subspaces)
+    pq_checks.require_splits(num_splits)
+    room = {"page_size": page_size, "num_pages": len(pools["k"]), "capacity": residual_k.bits.shape[1]}
+    pq_checks.require_attention(*_values(page_ids, kv_lens, residual_lens), **room)
     pq.num_subspaces(q.bits.shape[-1], k_codebooks.bits, dtype)
     parts = launch.launch(
         pq.attend,

@@ -48,6 +48,12 @@ LONGEST = 16
 """Tokens of the longest prefill of a history."""
 
 
+def coded(num_tokens: int, residual: int, moved: int) -> int:
+    """How many of so many tokens are codes: of `residual` that are as they came the oldest `moved` become codes."""
+    over = num_tokens - residual
+    return 0 if over < 0 else (over // moved + 1) * moved
+
+
 KINDS, PREFILL = 4, 3
 """Kinds of operations, number % KINDS, and that of several tokens at once."""
 
@@ -84,8 +90,7 @@ class CacheModel:
 
     def coded(self, num_tokens: int) -> int:
         """How many of so many tokens are codes."""
-        over = num_tokens - self.inputs.case.residual
-        return 0 if over < 0 else (over // self.moved + 1) * self.moved
+        return coded(num_tokens, self.inputs.case.residual, self.moved)
 
     def step(self, number: int) -> None:
         """One operation of a history: a token, several at once, or a look."""

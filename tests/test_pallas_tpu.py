@@ -451,7 +451,10 @@ def test_one_compilation_serves_every_type_of_q():
     [
         ({"q": np.zeros((2, 4, 24), np.float32)}, "8 subspaces of 2 numbers do not make a head of 24"),
         (dict.fromkeys(("k_codebooks", "v_codebooks"), np.zeros((8, 257, 2), np.float32)), "of 257 centroids"),
-        ({"cache": dict.fromkeys("kv", np.zeros((4, 12, 4), np.uint8))}, "pages of k of 4 subspaces in uint8"),
+        (
+            {"cache": dict.fromkeys("kv", np.zeros((4, 12, 4), np.uint8))},
+            "k is of shape .4, 12, 4., and pages of 12 slots",
+        ),
     ],
 )
 def test_codes_that_do_not_fit_are_refused_in_a_sentence(changed, complaint):

@@ -201,7 +201,7 @@ def encoded(reference, x, books):
     ("x", "books", "said"),
     [
         (np.zeros((1, 1, 7)), np.zeros((2, 4, 3)), r"x of 7 numbers and codebooks \[2, 4, 3\]"),
-        (np.full((1, 1, 6), np.nan), np.zeros((2, 4, 3)), "x holds NaN"),
+        (np.full((1, 1, 6), np.nan), np.zeros((2, 4, 3)), "x of token 0, head 0 holds nan at dim 0, of which no"),
         (np.zeros((1, 1, 6)), np.zeros((2, 257, 3)), "257 centroids"),
     ],
 )
@@ -227,11 +227,20 @@ def codes_of(value):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"page_ids": np.full((3, 2, 3), 99, np.int32)}, "page id 99 of sequence 0, head 0: the pool has 1[0-9] pages"),
-        ({"page_ids": np.full((3, 2, 3), -1, np.int32)}, "page id -1 of sequence 0, head 0"),
-        ({"cache": codes_of(200)}, "code 200 of 3 centroids"),
-        ({"residual_lens": np.array([4, 0, 0], np.int32)}, "residual_lens has 4, more than the 3 rows of the residual"),
-        ({"cache": {n: p.astype(np.int32) for n, p in codes_of(0).items()}}, "codes are int32, not uint8"),
+        (
+            {"page_ids": np.full((3, 2, 3), 99, np.int32)},
+            "sequence 0, head 0 has 99 at 0, and the pool has 1[0-9]",
+        ),
+        ({"page_ids": np.full((3, 2, 3), -1, np.int32)}, "page_ids of sequence 0, head 0 has -1 at 0"),
+        (
+            {"cache": codes_of(200)},
+            r"K of sequence 0, head 0, hold 200 at \[0, 0\], and there are 3 centroids",
+        ),
+        (
+            {"residual_lens": np.array([4, 0, 0], np.int32)},
+            "residual_lens of sequence 0 is 4, and there is room for 0",
+        ),
+        ({"cache": {n: p.astype(np.int32) for n, p in codes_of(0).items()}}, "codes of k are int32, not uint8"),
     ],
 )
 def test_attention_refuses_pages_and_codes_that_there_are_not(reference, changed, said):
@@ -245,7 +254,7 @@ def test_a_slot_past_the_pool_is_refused_before_anything_is_written(reference):
     given = {"k": x.k, "v": x.v, "slot_mapping": np.full_like(x.slot_mapping, 10_000)}
     given |= {of_side(side): x.codebooks[side] for side in SIDES}
     given |= {name: getattr(CASE, name) for name in ("layout", "dtype", "page_size", "num_subspaces")}
-    with pytest.raises(Raised, match="slot 10000 of a pool of"):
+    with pytest.raises(Raised, match="slot_mapping of token 0, head 0 is 10000, and there are"):
         reference.call(x.case, "pq_append", cache=before, **given)
 
 

@@ -1,11 +1,19 @@
 """The choice of a cache by configuration: what is asked for, or the next one, and never in silence."""
 
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from kvconform.harness.adapters import find
-from kvconform.impls.host_kernels.pq_choice import PATHS, FallsBack, Path, choose
+from kvconform.harness.made import Made
+from kvconform.harness.subject import Subject
+from kvconform.impls.host_kernels.pq_choice import PATHS, FallsBack, Path, cache_of, choose
+from kvconform.oracles.cache_model import LONGEST, CacheModel
+from kvconform.oracles.verdict import Violation
+from kvconform.specs.case import Case
+from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 
 
@@ -49,3 +57,65 @@ def test_every_path_is_offered_by_its_adapter():
     for path in PATHS:
         assert "pq_cache" in find(path.adapter).load().OFFERS, path
         assert path.layout in [row.name for row in OPERATIONS["pq_cache"].layouts], path
+
+
+CASE = Case(
+    op="pq_cache",
+    layout="pq_columns",
+    dtype="uint8",
+    q_dtype="float32",
+    page_size=3,
+    num_pages=8,
+    num_layers=2,
+    num_seqs=2,
+    num_kv_heads=2,
+    group=2,
+    num_subspaces=2,
+    sub_dim=2,
+    num_centroids=16,
+    residual=4,
+    moved=2,
+)
+SIZES = ("page_size", "num_layers", "num_seqs", "num_kv_heads", "residual", "moved")
+
+
+def driven(adapters, load=lambda name: find(name).load()):
+    """The path that "paged" gets where there are some adapters, after a history that its cache was judged by."""
+    x = inputs(CASE)
+    sizes = {name: getattr(CASE, name) for name in SIZES}
+    pages = CASE.num_pages * CASE.num_layers * CASE.num_seqs * CASE.num_kv_heads
+    path, cache = cache_of("paged", 8, there_is(*adapters), load, *x.codebooks, num_pages=pages, **sizes)
+    found = find(path.adapter)
+    subject = Subject(found.load(), found.name, str(found.path))
+    made = Made(subject, replace(CASE, layout=path.layout), OPERATIONS["pq_cache"], cache)
+    model = CacheModel(x, made.do, subject.profile(CASE.result_dtype), subject.conventions)
+    for layer, count in ((0, 1), (1, LONGEST), (0, 3), (0, 1), (1, 1), (0, LONGEST)):
+        model.append(layer, count)
+        model.look(layer)
+    assert not model.disputed
+    assert all(cache.num_coded(layer) for layer in range(CASE.num_layers))
+    return path.name
+
+
+def test_a_cache_that_was_fallen_back_to_keeps_every_token():
+    with pytest.warns(FallsBack, match=r"^plain instead of paged: paged \(cuda\) needs a compiler; kernel \(cuda\)"):
+        assert driven(("torch_ref",)) == "plain"
+
+
+def test_a_cache_that_was_asked_for_keeps_every_token():
+    if find("cuda").blocked:
+        pytest.skip(find("cuda").blocked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert driven(("cuda", "torch_ref")) == "paged"
+
+
+def test_a_fallback_to_other_codebooks_is_found():
+    def load(name):
+        adapter = find(name).load()
+        swapped = SimpleNamespace(**vars(adapter))
+        swapped.pq_cache = lambda k, v, **sizes: adapter.pq_cache(v, k, **sizes)
+        return swapped
+
+    with pytest.warns(FallsBack), pytest.raises(Violation):
+        driven(("torch_ref",), load)

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no triton", allow_module_level=True)  # not importorskip, which would import it before its mode is set
 from kvconform.impls import torch_ref, triton_ref  # noqa: E402
+from kvconform.impls.torch_kernels import codes  # noqa: E402
 from kvconform.oracles.bound import attention_bound  # noqa: E402
 from kvconform.specs.profile import profile_of  # noqa: E402
 from kvconform.specs.storage import wrap  # noqa: E402
@@ -267,7 +268,9 @@ def test_append_writes_the_codes_of_its_tokens_and_no_other_bit(adapter, sizes):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint4"])
-def test_of_several_tokens_for_one_slot_torch_keeps_the_last(dtype):
+def test_of_several_tokens_for_one_slot_torch_keeps_the_last_where_it_does_not_look(dtype, monkeypatch):
+    """As on a GPU, which nobody waits for; on the host they are refused."""
+    monkeypatch.setattr(codes, "on_host", lambda *tensors: False)
     sizes = Sizes(dtype=dtype)
     rows = drawn(sizes, 3, 2, sizes.head_dim)
     several = np.array([[5, 9], [5, 8], [5, 9]], np.int64)
@@ -503,7 +506,11 @@ def test_bad_input_is_refused_in_a_sentence_before_anything_is_written(adapter):
     no("pq_encode", "codebooks has 4 subspaces, not 5", num_subspaces=5)
     no("pq_encode", "codebooks has 17 centroids, more than codes of uint4", of=Sizes(num_centroids=17), dtype="uint4")
     no("pq_encode", "codes of 'int8': they are uint8 or uint4", dtype="int8")
-    no("pq_encode", "x of token 2, head 1 holds nan, at dim 7", arguments={0: with_one(np.nan, 2, 1, 7)})
+    no(
+        "pq_encode",
+        "x of token 2, head 1 holds nan at dim 7, of which",
+        arguments={0: with_one(np.nan, 2, 1, 7)},
+    )
     no("pq_encode", "the codebooks of x hold inf in subspace 1, centroid 5", arguments={1: with_one(np.inf, 1, 5, 0)})
     no("pq_encode", "of two types", arguments={0: lambda one: one.astype(np.float16)})
     no("pq_encode", "codebooks is float32.*, not floats", arguments={1: lambda one: one[0]})
@@ -519,6 +526,7 @@ def test_bad_input_is_refused_in_a_sentence_before_anything_is_written(adapter):
     no("pq_append", "v of token 2, head 0 holds inf", arguments={2: with_one(np.inf, 2, 0, 3)})
     no("pq_append", "slot_mapping is int32", arguments={5: lambda one: one[:, :1]})
     no("pq_append", "slot_mapping of token 1, head 0 is 40, and there are 40 slots", arguments={5: with_one(40, 1, 0)})
+    no("pq_append", "slot 16 is given to 2 tokens", arguments={5: lambda one: with_one(one[0, 0], 1, 0)(one)})
     no("pq_append", "slot_mapping is float32", arguments={5: lambda one: one.astype(np.float32)})
     attention = partial(no, "pq_decode_attention")
     attention("kv_lens of sequence 0 is 17, and there is room for 0 to 16", arguments={5: with_one(17, 0)})
@@ -526,6 +534,7 @@ def test_bad_input_is_refused_in_a_sentence_before_anything_is_written(adapter):
     attention("residual_lens of sequence 2 is 4, and there is room for 0 to 3", arguments={8: with_one(4, 2)})
     attention("page_ids of sequence 2, head 1 has -5 at 0", arguments={4: with_one(-5, 2, 1, 0)})
     attention("page_ids of sequence 0, head 0 has 99 at 2, and the pool has 10", arguments={4: with_one(99, 0, 0, 2)})
+    attention(r"page [0-9] is owned 2 times", arguments={4: lambda one: with_one(one[0, 0, 1], 0, 0, 0)(one)})
     attention("live codes of V hold", arguments={1: lambda one: one | {"v": one["v"] | 128}})
     attention("live codes of K hold", arguments={1: lambda one: one | {"k": one["k"] | 16}})
     halves = {place: lambda one: one.astype(np.float16) for place in (3, 7)}

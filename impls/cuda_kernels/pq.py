@@ -19,8 +19,9 @@ import numpy as np
 
 from kvconform.impls.cuda_kernels import arguments, build, runtime
 from kvconform.impls.cuda_kernels.launches import launch, merge, tensor
-from kvconform.impls.cuda_kernels.runtime import Array, DeviceArray
-from kvconform.impls.host_kernels.pq_checks import require_numbers, require_slots
+from kvconform.impls.cuda_kernels.runtime import DeviceArray
+from kvconform.impls.host_kernels.pq_checks import require_append, require_attention, require_nearest, require_splits
+from kvconform.impls.host_kernels.pq_splits import num_splits_for
 
 Cache = Mapping[str, DeviceArray]
 
@@ -32,9 +33,6 @@ LAYOUTS = {"pq_rows": (ROWS, ROWS), "pq_columns": (ROWS, COLUMNS), "pq_heads": (
 """Layout -> the axes of the codes of K and of V."""
 
 ELEMENTS = ("float32", "float16", "bfloat16")
-
-SPLITS = ((2048, 32), (256, 16), (128, 4), (64, 2), (0, 1))
-"""MILLION's rule: (more tokens than so many, number of splits)."""
 
 INSTANCES = {
     "_".join(["pq_split", element, *sizes.split(", ")]): line
@@ -57,16 +55,12 @@ TILE, LONG_TILE = 128, 1024
 FLOAT_BYTES, MOST_TOKENS = 4, 1 << 31
 
 
-def num_splits_for(num_tokens: int) -> int:
-    """How many splits that many coded tokens are cut into where the caller leaves it open."""
-    return next((splits for more_than, splits in SPLITS if num_tokens > more_than), 1)
-
-
 def pq_encode(
     x: DeviceArray, codebooks: DeviceArray, *, dtype: str = "uint8", num_subspaces: int | None = None
 ) -> DeviceArray:
     book = _Book.of("codebooks", codebooks, dtype, num_subspaces)
     book.check_vectors("x", x)
+    require_nearest("x", x.numpy(), codebooks.numpy())
     num_tokens, num_kv_heads, _ = x.shape
     codes = DeviceArray((num_tokens, num_kv_heads, book.num_subspaces * book.bits // 8), np.dtype(np.uint8))
     _code("pq_encode", x, codes, book)
@@ -102,10 +96,8 @@ def pq_append(
     v_book.check_vectors("v", v, k.shape)
     pages = _Pages.of(cache, layout, k_book, page_size)
     slots = _indices("slot_mapping", slot_mapping, k.shape[:2])
-    require_slots(slot_mapping.numpy(), pages.num_pages * pages.page_size)
-    live = slot_mapping.numpy() >= 0
-    for name, rows in (("k", k), ("v", v)):
-        require_numbers(name, rows.numpy()[live])
+    given, books = ([one.numpy() for one in both] for both in ((k, v), (k_codebooks, v_codebooks)))
+    require_append(given, books, slot_mapping.numpy(), pages.num_pages * pages.page_size)
     parities = range(2 if arguments.PAIRINGS.index("slot") in (pages.k.paired, pages.v.paired) else 1)
     for parity in parities:  # slots that share a byte are written one launch after the other
         told = arguments.PqAppend(
@@ -160,13 +152,13 @@ def pq_decode_attention(
     told_lens = _indices("kv_lens", kv_lens, (num_seqs,))
     _indices("residual_lens", residual_lens, (num_seqs,))
     lens = kv_lens.numpy()
-    _check_lengths("kv_lens", lens, page_ids.shape[2] * pages.page_size)
-    _check_lengths("residual_lens", residual_lens.numpy(), capacity)
-    _check_pages(page_ids.numpy(), lens, pages)
+    room = {"page_size": pages.page_size, "num_pages": pages.num_pages, "capacity": capacity}
+    require_attention(page_ids.numpy(), lens, residual_lens.numpy(), **room)
+    if lens.max(initial=0) >= MOST_TOKENS:
+        raise ValueError(f"kv_lens has {lens.max()}, and the kernels count to {MOST_TOKENS}")
     scale = head_dim**-0.5 if sm_scale is None else sm_scale
     count = num_splits_for(int(lens.max(initial=0))) if num_splits is None else num_splits
-    if count < 1:
-        raise ValueError(f"num_splits is {count}, and there is at least one")
+    require_splits(count)
 
     outs = DeviceArray((count + 1, num_seqs, num_q_heads, head_dim), np.dtype(np.float32))
     lses = DeviceArray(outs.shape[:-1], outs.dtype)
@@ -386,19 +378,3 @@ def _check(name: str, array: DeviceArray, dtype: str, shape: tuple[int | None, .
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} is {array.dtype} of shape {sizes}, not {dtype} of shape ({wanted})")
     return sizes
-
-
-def _check_lengths(name: str, lens: Array, most: int) -> None:
-    wrong = (lens < 0) | (lens > most)
-    if wrong.any():
-        raise ValueError(f"{name} has {lens[wrong][0]}, and there is room for 0 to {most} tokens")
-    if lens.max(initial=0) >= MOST_TOKENS:
-        raise ValueError(f"{name} has {lens.max()}, and the kernels count to {MOST_TOKENS}")
-
-
-def _check_pages(page_ids: Array, lens: Array, pages: _Pages) -> None:
-    column = np.arange(page_ids.shape[2])
-    live = (column < -(-lens[:, None] // pages.page_size))[:, None]
-    wrong = live & ((page_ids < 0) | (page_ids >= pages.num_pages))
-    if wrong.any():
-        raise ValueError(f"page_ids has {page_ids[wrong][0]}, and there are pages 0 to {pages.num_pages - 1}")

@@ -6,6 +6,10 @@ does; 128 and 64 in pages of 64 are its paged one.
 
 import numpy as np
 
+from kvconform.impls.host_kernels.pq_checks import require_nearest
+from kvconform.impls.host_kernels.pq_splits import num_splits_for
+from kvconform.specs.layouts import LAYOUTS
+
 
 class PageManager:
     """Pages of a pool by a stack of the free ones; every operation takes the same few steps, however many there are."""
@@ -49,7 +53,8 @@ class PageManager:
 class PQCache:
     """Tokens of several layers: the oldest in pages of codes, the newest as they came.
 
-    adapter   pq_append and pq_decode_attention, and to_device and to_host where arrays are not numpy's
+    adapter   pq_append and pq_decode_attention; OFFERS where it takes several splits, and to_device and to_host where
+              arrays are not numpy's
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class PQCache:
         if not 0 < moved <= residual:
             raise ValueError(f"moved is {moved} of a residual of {residual}: at least 1, and no more than there are")
         self._adapter, self._books = adapter, (k_codebooks, v_codebooks)
-        books = [self._to_host(book) for book in self._books]
+        self._host_books = books = [self._to_host(book) for book in self._books]
         self._subspaces, _, inner = books[0].shape
         self._told = {"layout": layout, "dtype": dtype, "page_size": page_size, "num_subspaces": self._subspaces}
         self._page_size, self._residual, self._moved = page_size, residual, moved
@@ -82,15 +87,14 @@ class PQCache:
         none = np.zeros((num_seqs, 0, num_kv_heads, self._subspaces * inner), books[0].dtype)
         self._left = [(none, none) for _ in range(num_layers)]
         self._pools = self._empty_pools(num_pages)
+        self._offered = getattr(adapter, "OFFERS", {}).get("pq_decode_attention", {}).get("num_splits", 1)
 
     def _empty_pools(self, num_pages):
-        per_byte = 2 if self._told["dtype"] == "uint4" else 1
-        by_rows = (self._page_size, self._subspaces)
-        by_columns = by_rows[::-1] if self._told["layout"] == "pq_columns" else by_rows
-        shapes = {"k": by_rows, "v": by_columns}
+        row, dtype = LAYOUTS[self._told["layout"]], self._told["dtype"]
+        sizes = {"page": num_pages, "slot": self._page_size, "subspace": self._subspaces}
         return {
-            name: self._to_device(np.zeros((num_pages, rows, last // per_byte), np.uint8))
-            for name, (rows, last) in shapes.items()
+            name: self._to_device(np.zeros(row.shape(name, sizes, dtype), row.word_of(name, dtype)))
+            for name in row.buffers
         }
 
     def _to_device(self, array):
@@ -112,8 +116,8 @@ class PQCache:
     def append(self, layer, k, v):
         """Tokens [num_seqs, num_tokens, num_kv_heads, head_dim], oldest first; a full residual becomes codes."""
         k, v = (self._to_host(side) for side in (k, v))
-        if any(np.isnan(side.astype(np.float32)).any() for side in (k, v)):
-            raise ValueError("a token holds NaN, of which no centroid is the nearest")
+        for name, side, book in zip("kv", (k, v), self._host_books, strict=True):
+            require_nearest(name, side.reshape(-1, *side.shape[2:]), book)
         left = [np.concatenate([old, new], 1) for old, new in zip(self._left[layer], (k, v), strict=True)]
         over = left[0].shape[1] - self._residual
         count = 0 if over < 0 else (over // self._moved + 1) * self._moved
@@ -154,6 +158,7 @@ class PQCache:
         room = ((0, 0), (0, self._residual - left[0].shape[1]), (0, 0), (0, 0))
         k, v = (self._to_device(np.pad(side, room)) for side in left)
         ids, kv_lens, left_lens = (self._to_device(np.ascontiguousarray(a)) for a in (ids, *lens))
-        options = {**self._told, "sm_scale": sm_scale, "num_splits": 1}
+        num_splits = num_splits_for(self._coded[layer], self._offered)
+        options = {**self._told, "sm_scale": sm_scale, "num_splits": num_splits}
         coded, left = (q, self._pools, *self._books, ids, kv_lens), (k, v, left_lens)
         return self._adapter.pq_decode_attention(*coded, *left, **options)

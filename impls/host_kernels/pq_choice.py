@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 class FallsBack(UserWarning):
@@ -56,6 +57,27 @@ def choose(wanted: str, bits: int, why_not: Callable[[str], str], paths: tuple[P
             return path
         reasons.append(f"{path.name} ({path.adapter}) {reason}")
     raise ValueError(f"no cache for {wanted!r}: {'; '.join(reasons)}")
+
+
+def cache_of(
+    wanted: str,
+    bits: int,
+    why_not: Callable[[str], str],
+    load: Callable[[str], Any],
+    k_codebooks: Any,
+    v_codebooks: Any,
+    **sizes: Any,
+) -> tuple[Path, Any]:
+    """The path that `choose` gives, and an empty cache of its adapter in its layout.
+
+    load                      an adapter by its name
+    k_codebooks, v_codebooks  numpy's, since whose arrays the adapter takes is known only by then
+    sizes                     all else that pq_cache is told
+    """
+    path = choose(wanted, bits, why_not)
+    adapter = load(path.adapter)
+    books = [adapter.to_device(book) for book in (k_codebooks, v_codebooks)]
+    return path, adapter.pq_cache(*books, layout=path.layout, dtype=f"uint{bits}", **sizes)
 
 
 def _listed(bits: tuple[int, ...]) -> str:

@@ -10,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 
 from kvconform.impls.host_kernels.pq_checks import (
+    require_append,
+    require_attention,
     require_bytes,
     require_codebooks,
     require_codes,
-    require_pages,
-    require_residual,
-    require_slots,
-    require_vectors,
+    require_nearest,
+    require_splits,
 )
 
 TRANSPOSED = {"pq_columns": {"v"}}  # layout -> pools whose pages are [num_subspaces, page_size]
@@ -51,7 +51,8 @@ def _nearest(x, codebooks):
 
 
 def encode(x, codebooks, dtype):
-    require_vectors("x", x, codebooks, BITS[dtype])
+    require_codebooks("x", x.shape[-1], codebooks, BITS[dtype])
+    require_nearest("x", x, codebooks)
     codes = _nearest(x.reshape(-1, x.shape[-1]), codebooks).reshape(*x.shape[:2], len(codebooks))
     return _packed(codes, dtype)
 
@@ -63,9 +64,9 @@ def _decoded(codes, codebooks):
 
 
 def decode(codes, codebooks, dtype):
-    require_bytes(codes)
+    require_bytes("codes", codes)
     codes = _unpacked(codes, dtype)
-    require_codes(codes, codebooks.shape[1])
+    require_codes("codes", codes, codebooks.shape[1])
     return _decoded(codes, codebooks)
 
 
@@ -76,10 +77,9 @@ def _pages(cache, name, layout, dtype):
 
 
 def append(cache, k, v, books, slot_mapping, layout, dtype):
-    require_bytes(*cache.values())
     for name, x, book in zip(("k", "v"), (k, v), books, strict=True):
-        require_vectors(name, x[(slot_mapping >= 0)], book, BITS[dtype])
-        require_slots(slot_mapping, math.prod(_pages(cache, name, layout, dtype).shape[:2]))
+        require_codebooks(name, x.shape[-1], book, BITS[dtype])
+    require_append((k, v), books, slot_mapping, math.prod(_pages(cache, "k", layout, dtype).shape[:2]))
     live = slot_mapping >= 0
     coded = {}
     for name, x, book in zip(("k", "v"), (k, v), books, strict=True):
@@ -116,16 +116,16 @@ def _merged(parts):
 
 
 def attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, dtype, sm_scale, num_splits):
-    require_bytes(*cache.values())
     for book in books:
         require_codebooks("q", q.shape[-1], book, BITS[dtype])
-    require_residual(residual_lens, residual[0].shape[1])
     num_heads = page_ids.shape[1]
     group, dim = q.shape[1] // num_heads, q.shape[2]
     k_book, v_book = (book.astype(np.float32) for book in books)
     pools = [_pages(cache, name, layout, dtype) for name in ("k", "v")]
     size, subspace = pools[0].shape[1], np.arange(len(k_book))
-    require_pages(page_ids, kv_lens, size, len(pools[0]))
+    room = {"page_size": size, "num_pages": len(pools[0]), "capacity": residual[0].shape[1]}
+    require_splits(num_splits)
+    require_attention(page_ids, kv_lens, residual_lens, **room)
     out, lse = np.zeros(q.shape, np.float32), np.full(q.shape[:2], -np.inf, np.float32)
     for seq in range(len(q)):
         position = np.arange(kv_lens[seq])
@@ -135,8 +135,8 @@ def attend(q, cache, books, page_ids, kv_lens, residual, residual_lens, layout, 
             rows = q[seq, of].astype(np.float32)
             page, slot = page_ids[seq, head][position // size], position % size
             k_codes, v_codes = (pool[page, slot] for pool in pools)
-            for codes, book in ((k_codes, k_book), (v_codes, v_book)):
-                require_codes(codes, book.shape[1])
+            for name, codes, book in (("K", k_codes, k_book), ("V", v_codes, v_book)):
+                require_codes(f"codes of {name} of sequence {seq}, head {head},", codes, book.shape[1])
             table = np.einsum("gmd,mcd->gmc", rows.reshape(group, len(k_book), -1), k_book)
             score = np.float32(sm_scale) * table[:, subspace, k_codes].sum(-1, dtype=np.float32)
             values = _decoded(v_codes, v_book).reshape(len(position), dim)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from kvconform.impls.host_kernels import pq_checks
 
 BITS = {"uint8": 8, "uint4": 4}
 """Of a code; two of 4 bits are in a byte, the even one low."""
@@ -152,20 +156,10 @@ def require_rows(name: str, rows: Tensor, codebooks: Tensor, num_axes: int = 3) 
         raise ValueError(f"{name} has head_dim {rows.shape[-1]}, not {num_subspaces} subspaces of {sub_dim}")
 
 
-def require_nearest(name: str, rows: Tensor, codebooks: Tensor, is_kept: Tensor | None = None) -> None:
-    """A nearest centroid for each row [num_tokens, num_kv_heads, head_dim]; what is not kept may be anything."""
-    if not on_host(rows, codebooks):
-        return
-    found = (~codebooks.isfinite()).nonzero()
-    if len(found):
-        subspace, centroid, dim = found[0].tolist()
-        value = codebooks[subspace, centroid, dim].item()
-        raise ValueError(f"the codebooks of {name} hold {value} in subspace {subspace}, centroid {centroid}")
-    is_bad = ~rows.isfinite()
-    found = (is_bad if is_kept is None else is_bad & is_kept[..., None]).nonzero()
-    if len(found):
-        token, head, dim = found[0].tolist()
-        raise ValueError(f"{name} of token {token}, head {head} holds {rows[token, head, dim].item()}, at dim {dim}")
+def require_nearest(name: str, rows: Tensor, codebooks: Tensor) -> None:
+    """A nearest centroid for each row [num_tokens, num_kv_heads, head_dim]."""
+    if on_host(rows, codebooks):
+        pq_checks.require_nearest(name, numbers(rows), numbers(codebooks))
 
 
 def require_indices(what: str, side: Codes, codebooks: Tensor, at: tuple[Tensor, Tensor], is_live: Tensor) -> None:
@@ -173,11 +167,7 @@ def require_indices(what: str, side: Codes, codebooks: Tensor, at: tuple[Tensor,
     num_centroids = codebooks.shape[1]
     if not on_host(side.tensor, codebooks, *at) or num_centroids == 1 << side.bits:
         return
-    codes = read(side, *at)
-    found = ((codes >= num_centroids) & is_live[..., None]).nonzero()
-    if len(found):
-        place = tuple(found[0].tolist())
-        raise ValueError(f"{what} hold {int(codes[place])} at {list(place)}, and there are {num_centroids} centroids")
+    pq_checks.require_codes(what, read(side, *at).numpy(), num_centroids, is_live.numpy())
 
 
 def require_decode(side: Codes, codebooks: Tensor) -> None:
@@ -202,19 +192,20 @@ def require_append(
                 f"slot_mapping is {shown(slot_mapping)}, not integers{list(rows.shape[:2])} as {name} asks"
             )
     num_slots = both[0].num_slots
-    if on_host(slot_mapping) and (slot_mapping >= num_slots).any():
-        token, head = (slot_mapping >= num_slots).nonzero()[0].tolist()
-        slot = int(slot_mapping[token, head])
-        raise ValueError(f"slot_mapping of token {token}, head {head} is {slot}, and there are {num_slots} slots")
-    is_kept = (slot_mapping >= 0) & (slot_mapping < num_slots)
-    for name, rows, books in zip("kv", given, codebooks, strict=True):
-        require_nearest(name, rows, books, is_kept)
-    return is_kept
+    if on_host(slot_mapping, *given, *codebooks):
+        sides = (tuple(numbers(one) for one in both) for both in (given, codebooks))
+        pq_checks.require_append(*sides, slot_mapping.numpy(), num_slots)
+    return (slot_mapping >= 0) & (slot_mapping < num_slots)
 
 
 def on_host(*tensors: Tensor) -> bool:
     """Whether the values of all of these can be looked at without waiting for a GPU."""
     return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def numbers(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """What a tensor on the host holds, exactly; numpy alone has no bfloat16."""
+    return tensor.detach().float().numpy()
 
 
 def require_attention(
@@ -249,32 +240,11 @@ def require_attention(
     for name, tensor in (("page_ids", page_ids), ("kv_lens", kv_lens), ("residual_lens", residual_lens)):
         if tensor.dtype not in _INTEGERS:
             raise ValueError(f"{name} is {shown(tensor)}, not int32 or int64")
-    if num_splits < 1:
-        raise ValueError(f"num_splits is {num_splits}, not at least 1")
+    pq_checks.require_splits(num_splits)
     if on_host(page_ids, kv_lens, residual_lens):
-        _require_lengths("kv_lens", kv_lens, page_ids.shape[2] * pools[0].page_size)
-        _require_lengths("residual_lens", residual_lens, capacity)
-        _require_pages(page_ids, kv_lens, pools[0])
+        told = (one.numpy() for one in (page_ids, kv_lens, residual_lens))
+        room = {"page_size": pools[0].page_size, "num_pages": len(pools[0].tensor), "capacity": capacity}
+        pq_checks.require_attention(*told, **room)
         pages, slots, is_live = live(page_ids, kv_lens, torch.arange(max([0, *kv_lens.tolist()])), pools[0].page_size)
         require_indices("live codes of K", pools[0], k_codebooks, (pages, slots), is_live)
         require_indices("live codes of V", pools[1], v_codebooks, (pages, slots), is_live)
-
-
-def _require_lengths(name: str, lens: Tensor, most: int) -> None:
-    found = ((lens < 0) | (lens > most)).nonzero()
-    if len(found):
-        seq = int(found[0])
-        raise ValueError(f"{name} of sequence {seq} is {int(lens[seq])}, and there is room for 0 to {most} tokens")
-
-
-def _require_pages(page_ids: Tensor, kv_lens: Tensor, pool: Codes) -> None:
-    num_pages = len(pool.tensor)
-    columns = torch.arange(page_ids.shape[2])
-    is_read = (columns * pool.page_size < kv_lens[:, None])[:, None]
-    found = (is_read & ((page_ids < 0) | (page_ids >= num_pages))).nonzero()
-    if len(found):
-        seq, head, column = found[0].tolist()
-        raise ValueError(
-            f"page_ids of sequence {seq}, head {head} has {int(page_ids[seq, head, column])} at {column}, and the pool "
-            f"has {num_pages} pages"
-        )
