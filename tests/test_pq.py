@@ -1,6 +1,7 @@
 """Product quantisation: three forms of one sum, ties, codes and their packing, what is refused, caches as machines."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from kvconform.harness.adapters import find
+from kvconform.harness.laws import all_laws
 from kvconform.harness.subject import Subject
+from kvconform.impls import numpy_ref
+from kvconform.impls.host_kernels.pq_caches import PQCache
 from kvconform.oracles import cache_model, page_model, paged, pq, pq_mistakes
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.cache_model import LONGEST, CacheModel
@@ -373,3 +377,60 @@ def test_a_machine_finds_what_is_wrong_with_an_object(name):
         run_state_machine_as_test(
             of(WRONG[name], subject), settings=settings(max_examples=60, stateful_step_count=60, print_blob=False)
         )
+
+
+# --- what an object returns
+
+HISTORY = Case(
+    op="pq_cache",
+    layout="pq_columns",
+    dtype="uint8",
+    q_dtype="float32",
+    page_size=2,
+    num_pages=8,
+    num_seqs=2,
+    num_kv_heads=3,
+    num_subspaces=2,
+    sub_dim=2,
+    num_centroids=3,
+    residual=2,
+    history=(1, 1, 1, 3),
+)
+
+
+def that_returns(change, **conventions):
+    """The reference whose cache returns what it attends to in another form."""
+
+    class Changed(PQCache):
+        def attend(self, layer, q, sm_scale):
+            return change(*super().attend(layer, q, sm_scale))
+
+    adapter = SimpleNamespace(
+        OFFERS={"pq_cache": {}},
+        CONVENTIONS=numpy_ref.CONVENTIONS | conventions,
+        ARITHMETIC=numpy_ref.ARITHMETIC,
+        pq_cache=lambda k, v, **sizes: Changed(numpy_ref, k, v, **sizes),
+    )
+    return Subject(adapter, "changed", "changed.py")
+
+
+LAW = all_laws()["a_cache_is_a_list_of_tokens"]
+
+
+def test_an_object_may_return_lse_in_any_declared_form():
+    LAW.check(that_returns(lambda out, lse: (out, lse.T), lse_axes="heads, rows"), HISTORY)
+    LAW.check(that_returns(lambda out, lse: (out, lse / np.float32(np.log(2))), lse_base="2"), HISTORY)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda out, lse: (out, lse.T), r"attend returned lse as float32\[3, 2\], want float32\[2, 3\]"),
+        (lambda out, lse: (out.astype(np.float64), lse), r"attend returned out as float64\[2, 3, 4\], want float32"),
+        (lambda out, lse: out, r"attend returned 1 result\(s\), want out, lse"),
+        (lambda out, lse: (out, lse / np.float32(np.log(2))), "lse: 6 of 6 elements outside the bound"),
+    ],
+)
+def test_what_an_object_returns_is_held_to_what_it_declares(change, said):
+    with pytest.raises(Violation, match=said):
+        LAW.check(that_returns(change), HISTORY)
