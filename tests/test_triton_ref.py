@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -412,7 +412,6 @@ def test_rows_that_are_left_out_differ_from_offered_ones_in_strides_alone():
 # --- a GPU, without one
 
 
-@cache
 def compiled_ahead(folder):
     """What `triton_ahead` says it compiled; its cache is new, so that every kernel really was."""
     process = child(
@@ -425,12 +424,15 @@ def compiled_ahead(folder):
     return json.loads(told)
 
 
-@pytest.fixture(scope="module")
-def hopper(tmp_path_factory):
-    return compiled_ahead(tmp_path_factory.mktemp("triton"))
+def test_every_offered_cell_compiles_for_a_hopper_gpu_and_rounds_as_ARITHMETIC_says(tmp_path):
+    """One test: two processes that test side by side would compile everything twice."""
+    hopper = compiled_ahead(tmp_path)
+    every_cell_is_machine_code(hopper)
+    what_only_the_interpreter_runs_does_not_compile(hopper)
+    attention_rounds_as_declared(hopper)
 
 
-def test_every_offered_cell_compiles_to_machine_code_of_a_hopper_gpu(hopper):
+def every_cell_is_machine_code(hopper):
     asked = {
         f"{op} {row.name} {dtype}"
         for op, offer in triton_ref.OFFERS.items()
@@ -445,12 +447,12 @@ def test_every_offered_cell_compiles_to_machine_code_of_a_hopper_gpu(hopper):
         assert all(one["is_elf"] for one in images), cell
 
 
-def test_what_only_the_interpreter_runs_does_not_compile(hopper):
+def what_only_the_interpreter_runs_does_not_compile(hopper):
     assert hopper["control"]["kernel"] == "only_interpreted"
     assert hopper["control"]["error"].startswith("CompilationError")
 
 
-def test_compiled_attention_rounds_as_ARITHMETIC_says(hopper):
+def attention_rounds_as_declared(hopper):
     attends = {"_decode", "_split", "_residual", "_merge"}
     attention = [one for images in hopper["cells"].values() for one in images if one["kernel"] in attends]
     assert {one["kernel"] for one in attention} == attends
