@@ -156,6 +156,7 @@ def every_operation_on_codes() -> None:
         _, cache, k_books, v_books, *_ = given.arguments
         x = integers((5, made.heads, made.head_dim), made.dtype, 1)
         mapping = np.arange(5 * made.heads, dtype=made.index).reshape(5, made.heads)
+        mapping[mapping >= len(cache["k"]) * made.page_size] = -1
         call("pq_decode", call("pq_encode", x, k_books, **told), k_books, **told)
         paged = {**told, "layout": made.layout, "page_size": made.page_size}
         call("pq_append", cache, x, x, k_books, v_books, mapping, **paged)
