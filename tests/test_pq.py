@@ -347,16 +347,20 @@ class Tokens(RuleBasedStateMachine):
         self.model.look(layer)
 
 
-MACHINES = (Pages, Tokens)
+MACHINES = (("numpy_ref", Pages), ("numpy_ref", Tokens), ("torch_ref", Tokens), ("cuda", Tokens))
 
 
 def of(machine, subject):
     return type(machine.__name__, (machine,), {"subject": subject})
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=lambda one: one.__name__)
-def test_objects_of_the_reference_keep_to_their_model_under_any_rules(reference, machine):
-    run_state_machine_as_test(of(machine, reference), settings=settings(max_examples=15, stateful_step_count=60))
+@pytest.mark.parametrize(("name", "machine"), MACHINES)
+def test_objects_keep_to_their_model_under_any_rules(name, machine):
+    found = find(name)
+    if found.blocked:
+        pytest.skip(found.blocked)
+    subject = Subject(found.load(), found.name, str(found.path))
+    run_state_machine_as_test(of(machine, subject), settings=settings(max_examples=30, stateful_step_count=60))
 
 
 WRONG = {
