@@ -73,9 +73,8 @@ def test_jobs_run_at_the_same_time(tmp_path):
     assert kvconform(tmp_path, *both, "--jobs", 2).code == 0
 
 
-def listens():
-    """Under nohup, and behind the & of a script, a process is born deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+LISTENS = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+"""Under nohup, and behind the & of a script, a process is born deaf to Ctrl-C; what comes behind this is not."""
 
 
 def test_interrupt_ends_every_child_and_what_it_started(tmp_path):
@@ -84,14 +83,8 @@ def test_interrupt_ends_every_child_and_what_it_started(tmp_path):
         (tmp_path / f"{name}.py").write_text(SLEEPER.replace('"NAME"', repr(name)))
     words = [word for name in names for word in ("--impl", f"{name}.py")]
     command = [sys.executable, "-P", str(TREE / "__main__.py"), "run", *words, "--jobs", "2"]
-    run = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=listens,
-    )
+    command = [sys.executable, "-c", LISTENS, *command]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     pids = [pid for name in names for pid in _pids(tmp_path / f"{name}.pid")]
     run.send_signal(signal.SIGINT)
     text, _ = run.communicate(timeout=20)
