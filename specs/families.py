@@ -63,6 +63,23 @@ class Place:
         return data.hashes(self.seed, what, *axes)
 
 
+def place_in(
+    case: Any, head_dim: int, sm_scale: float, row: Any = 0, key: Any = 0, num_keys: Any = 1, dim: Any = 0
+) -> Place:
+    """Where elements of a Case stand that belong to keys, or to whole rows."""
+    return Place(
+        seed=case.seed,
+        row=row,
+        key=key,
+        num_keys=num_keys,
+        dim=dim,
+        head_dim=head_dim,
+        page_size=case.page_size,
+        num_splits=case.num_splits,
+        sm_scale=sm_scale,
+    )
+
+
 Level = Callable[[Place], Any]
 Value = Callable[[Hashes, Place], Any]
 

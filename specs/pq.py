@@ -55,18 +55,7 @@ class CodebookInputs:
 
     def place(self, row: Any = 0, key: Any = 0, num_keys: Any = 1, dim: Any = 0) -> families.Place:
         """Where elements stand that belong to keys, or to whole rows."""
-        case = self.case
-        return families.Place(
-            seed=case.seed,
-            row=row,
-            key=key,
-            num_keys=num_keys,
-            dim=dim,
-            head_dim=self.head_dim,
-            page_size=case.page_size,
-            num_splits=case.num_splits,
-            sm_scale=self.sm_scale,
-        )
+        return families.place_in(self.case, self.head_dim, self.sm_scale, row, key, num_keys, dim)
 
     @cached_property
     def codebooks(self) -> tuple[Array, Array]:

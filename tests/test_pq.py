@@ -115,6 +115,12 @@ def test_products_from_a_table_in_float16_have_its_rounding():
     assert (narrow.lse_error[0] > wide.lse_error[0]).all()
 
 
+def test_chains_of_additions_of_another_kernel_do_not_bind_attention_over_codes():
+    short = pq.rounding(Profile(qk_depth=1, pv_depth=1), "float16", 4)
+    assert short == pq.rounding(Profile(), "float16", 4)
+    assert (short.splits, short.out_format) == (5, "float16")
+
+
 def test_a_table_that_overflows_its_format_has_no_bound():
     x = inputs(replace(CASE, family="huge", q_dtype="float32"))
     reading = PQReading.right(x, declared({}))
@@ -151,6 +157,16 @@ def test_distances_from_squares_and_products_may_err_more_than_differences():
     far = [[1000.1, 0.3], [1000.1 + 2.0**-13, 0.3]]
     assert choice([1000.1 + 2.0**-14 * 1.5, 0.3], far) == [False, True]
     assert choice([1000.1 + 2.0**-14 * 1.5, 0.3], far, expands_distance=True) == [True, True]
+
+
+def test_a_wrong_code_is_told_with_its_distance_and_those_that_may_be_chosen():
+    x, book = np.array([[[0.5, 0.5]]], np.float32), np.array([[[4.0, 0.0], [1.0, 0.0], [0.0, 1.0]]], np.float32)
+    judged, got = nearest(x, book, Profile()), np.array([[[0]]], np.uint8)
+    assert judged.describe(got, judged.unmet(got)) == (
+        "are not the nearest, first at token 0, head 0, subspace 0: got 0 at distance 12.5 +- 0, want 1 at 0.5"
+    )
+    beyond = np.array([[[7]]], np.uint8)
+    assert "got 7 of 3, want 1 at 0.5" in judged.describe(beyond, judged.unmet(beyond))
 
 
 @settings(max_examples=40)
