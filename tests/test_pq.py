@@ -142,6 +142,12 @@ def test_of_centroids_that_tie_exactly_the_lowest_is_the_nearest():
     assert choice([0.5, 0.5], [[1.0, 0.0], [0.0, 1.0]]) == [True, False]
 
 
+def test_a_tie_is_exact_as_long_as_half_a_square_is_no_subnormal():
+    """0.5 |c|^2 - x.c of float16, of which 2**-14 is the least normal number."""
+    assert choice([0.0], [[2.0**-6], [-(2.0**-6)]], qk_accumulator="float16") == [True, False]
+    assert choice([0.0], [[2.0**-7], [-(2.0**-7)]], qk_accumulator="float16") == [True, True]
+
+
 def test_of_centroids_that_tie_within_rounding_each_may_be_the_nearest():
     third = float(np.float32(1 / 3))
     assert choice([third], [[0.0], [2 * third]]) == [True, True]
