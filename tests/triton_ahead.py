@@ -35,7 +35,7 @@ from kvconform.suites import (  # noqa: F401  (their laws)
 from kvconform.suites.law import LAWS
 
 SIZES = {"page_size": 16, "num_kv_heads": 2, "group": 2, "head_dim": 32, "head_dim_v": 48}
-_MILLION = {"num_subspaces": 64, "sub_dim": 2, "num_centroids": 256}
+_MILLION = {axis: test_pq.MILLION[axis] for axis in ("num_subspaces", "sub_dim", "num_centroids")}
 SERVED: dict[tuple[str, str], dict[str, Any]] = {
     ("nhd", "bfloat16"): {"group": 8, "head_dim": 128},
     ("codes", "uint8"): {"q_dtype": "float16", **_MILLION},

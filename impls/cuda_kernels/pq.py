@@ -20,13 +20,16 @@ import numpy as np
 from kvconform.impls.cuda_kernels import arguments, build, runtime
 from kvconform.impls.cuda_kernels.launches import launch, merge, tensor
 from kvconform.impls.cuda_kernels.runtime import DeviceArray
-from kvconform.impls.host_kernels.pq_checks import require_append, require_attention, require_nearest, require_splits
+from kvconform.impls.host_kernels.pq_checks import (
+    BITS,
+    require_append,
+    require_attention,
+    require_nearest,
+    require_splits,
+)
 from kvconform.impls.host_kernels.pq_splits import num_splits_for
 
 Cache = Mapping[str, DeviceArray]
-
-BITS = {"uint8": 8, "uint4": 4}
-"""Type of codes -> bits of one."""
 
 ROWS, COLUMNS = ("page", "slot", "subspace"), ("page", "subspace", "slot")
 LAYOUTS = {"pq_rows": (ROWS, ROWS), "pq_columns": (ROWS, COLUMNS), "pq_heads": (ROWS, ROWS)}

@@ -6,7 +6,11 @@ written or launched.
 
 import numpy as np
 
+from kvconform.specs.dtypes import width
 from kvconform.specs.layouts import LAYOUTS
+
+BITS = {dtype: width(dtype) for dtype in LAYOUTS["codes"].dtypes}
+"""Type of codes -> bits of one."""
 
 
 def require_append(given, books, slot_mapping, num_slots):

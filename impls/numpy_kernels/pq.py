@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from kvconform.impls.host_kernels.pq_checks import (
+    BITS,
     require_append,
     require_attention,
     require_bytes,
@@ -20,7 +21,6 @@ from kvconform.impls.host_kernels.pq_checks import (
 )
 
 TRANSPOSED = {"pq_columns": {"v"}}  # layout -> pools whose pages are [num_subspaces, page_size]
-BITS = {"uint8": 8, "uint4": 4}
 CHUNK = 1 << 22  # numbers of a table of differences
 
 

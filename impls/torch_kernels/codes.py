@@ -15,9 +15,6 @@ from torch import Tensor
 
 from kvconform.impls.host_kernels import pq_checks
 
-BITS = {"uint8": 8, "uint4": 4}
-"""Of a code; two of 4 bits are in a byte, the even one low."""
-
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int32, torch.int64)
 
@@ -122,9 +119,9 @@ def live(page_ids: Tensor, kv_lens: Tensor, position: Tensor, page_size: int) ->
 
 def bits_of(dtype: str) -> int:
     """Of a code. Raises ValueError where there is no such code."""
-    if dtype not in BITS:
-        raise ValueError(f"codes of {dtype!r}: they are {' or '.join(BITS)}")
-    return BITS[dtype]
+    if dtype not in pq_checks.BITS:
+        raise ValueError(f"codes of {dtype!r}: they are {' or '.join(pq_checks.BITS)}")
+    return pq_checks.BITS[dtype]
 
 
 def shown(tensor: Tensor) -> str:
