@@ -153,9 +153,9 @@ class CacheModel:
         of = partial(self._attention, layer, q)
         right = self._right(layer)
         try:
-            want = of(*right)
+            bounded = of(*right)
             if not self.disputed:  # else which centroids it attends to is not known
-                require(got, want, partial(self._mistakes, layer, of))
+                require(got, bounded, partial(self._mistakes, layer, of))
         except Violation as violation:
             raise Violation(
                 f"attend(layer {layer}) {violation.message}; {told(self.done)}", violation.explanations
