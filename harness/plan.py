@@ -25,6 +25,7 @@ class Options:
     explains                      whether what violates is named, and made small
     replay_form                   how a counterexample is replayed; `{case}` `{impl}` `{law}` are filled in
     asked                         (subject, law), by identity -> them and their cells
+    alike                         (subject, by identity, operations of a law) -> their cells: laws share them
     """
 
     effort: Effort
@@ -37,6 +38,7 @@ class Options:
     explains: bool = True
     replay_form: str = "kvconform replay {case} --impl {impl} --law {law}"
     asked: dict[tuple[int, int], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    alike: dict[Any, list[Cell]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def takes_law(self, law: Law) -> bool:
         """Whether a law is asked for."""
@@ -94,8 +96,7 @@ def _ask(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booke
     if not_offered(subject, law):
         return []
     asked = []
-    for alone in cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries):
-        cell = replace(alone, also=tuple(_claims(subject, op, alone) for op in law.operations))
+    for cell in _cells(subject, law, options):
         if options.takes_cell(cell):
             booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
             lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
@@ -104,6 +105,17 @@ def _ask(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booke
                 booked.outcome, booked.message = NOT_OFFERED, said
             asked.append((cell, booked))
     return asked
+
+
+def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
+    """What is offered of a law's operation, with what is offered of others that it calls."""
+    key = (id(subject), law.op, law.operations)
+    if key not in options.alike:
+        alone = cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries)
+        options.alike[key] = [
+            replace(cell, also=tuple(_claims(subject, op, cell) for op in law.operations)) for cell in alone
+        ]
+    return options.alike[key]
 
 
 def offered(subject: Subject, laws: Mapping[str, Law], effort: Effort) -> dict[str, list[str]]:

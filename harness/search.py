@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
@@ -138,6 +139,15 @@ def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:
     )
 
 
+_LATER = st.sampled_from((False, True))
+
+
+@st.composite
+def _beyond_the_simplest(draw: st.DrawFn, strategy: st.SearchStrategy[Case]) -> Case | None:
+    """Nothing at first, where Hypothesis draws what is simplest; then cases."""
+    return draw(strategy) if draw(_LATER) else None
+
+
 class _Trial:
     """One law on one cell, whose turn among those of its law says what of the law's cases it tries."""
 
@@ -145,7 +155,6 @@ class _Trial:
         self.searcher, self.subject, self.law, self.cell, self.booked = searcher, searcher.subject, law, cell, booked
         self.turn = turn
         self.effort = searcher.options.effort
-        self.simplest: Case | None = None
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
         self.confirmed: set[str] = set()
@@ -215,33 +224,14 @@ class _Trial:
         barren = 0
         for family, count in owed.items():
             try:
-                if turn.passes_over_the_simplest:
-                    self._judge_beyond_the_simplest(f"cases {family}", phases, (family,), count)
-                else:
-                    self._drive(self._judge_or_reject, f"cases {family}", phases, (family,), count)
+                skips = turn.passes_over_the_simplest
+                self._drive(self._judge_or_reject, f"cases {family}", phases, (family,), count, skips=skips)
             except Unsatisfiable:
                 barren += 1
         if barren == len(owed):
             raise Unsatisfiable
         if turn.passes_over_the_simplest and not self.booked.examples:  # its families show nothing: perhaps others do
             self._drive(self._judge_or_reject, "cases", phases)
-
-    def _judge_beyond_the_simplest(
-        self, purpose: str, phases: tuple[Phase, ...], families: tuple[str, ...], count: int
-    ) -> None:
-        """Judge what is drawn but for the first case, which is the simplest, unless there is no other."""
-        drawn: list[Case] = []
-
-        def one(case: Case) -> None:
-            if drawn:
-                self._judge_or_reject(case)
-            drawn.append(case)
-            self.simplest = drawn[0]
-
-        self._drive(one, purpose, phases, families, count + 1)
-        if len(drawn) == 1:
-            with suppress(OutsideDomain):
-                self._judge_drawn(drawn[0])
 
     def _judge_or_reject(self, case: Case) -> None:
         """Judge a drawn case; another one is drawn in the place of one that cannot be judged or is no evidence."""
@@ -259,16 +249,22 @@ class _Trial:
         phases: tuple[Phase, ...],
         families: tuple[str, ...] | None = None,
         count: int = 0,
+        skips: bool = False,
     ) -> None:
-        """Draw `count` cases, or as many as of a cell alone, from the run's seed, the cell and the purpose alone."""
+        """Draw `count` cases, or as many as of a cell alone, from the run's seed, the cell and the purpose alone.
+
+        skips   whether the one that is drawn first, the simplest, is left out
+        """
         key = f"{self.searcher.options.seed}/{self.booked.key}/{purpose}"
 
         # Hypothesis reads the source of every test it runs: two lines
-        def drawn(case: Case) -> None:
-            judge(case)
+        def drawn(case: Case | None) -> None:
+            return None if case is None else judge(case)
 
-        given_case = given(case=self.law.strategy(self.cell, families))(drawn)
-        seeded = seed(zlib.crc32(key.encode()))(_settings(count or self.turn.examples, phases)(given_case))
+        strategy = self.law.strategy(self.cell, families)
+        given_case = given(case=_beyond_the_simplest(strategy) if skips else strategy)(drawn)
+        count = (count or self.turn.examples) + skips
+        seeded = seed(zlib.crc32(key.encode()))(_settings(count, phases)(given_case))
         seeded()
 
     def _judge_pinned(self, cases: tuple[Case, ...]) -> None:
@@ -380,9 +376,8 @@ class _Trial:
         self.confirmed |= {n for n, explains in said.items() if explains}
 
     def _try_known_witnesses(self) -> None:
-        """The case that was passed over, and counterexamples of earlier cells, moved here: these are small already."""
-        passed_over = [] if self.simplest is None else [self.simplest]
-        for known in (*passed_over, *self.searcher.witnesses.get(self.law.name, ())):
+        """Counterexamples of earlier cells, moved here: these are small already."""
+        for known in self.searcher.witnesses.get(self.law.name, ()):
             moved = replace(known, layout=self.cell.layout, dtype=self.cell.dtype)
             if moved.row.kind == known.row.kind and self.cell.draws(moved) and moved not in self.failures:
                 with suppress(OutsideDomain):

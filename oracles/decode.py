@@ -217,7 +217,11 @@ def _batch(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
     there = np.arange(lens.max(initial=0)) < lens[:, None]
 
     def of_rows(rows: Array) -> Array:
-        return np.asarray(_padded(rows, there)[reading.seq_of][:, reading.head_of])
+        padded = _padded(rows, there)
+        for axis, which in enumerate((reading.seq_of, reading.head_of)):
+            if not np.array_equal(which, np.arange(padded.shape[axis])):  # else they are as they should be: no copy
+                padded = padded.take(which, axis)
+        return padded
 
     def batched(one: Numbers) -> Numbers:
         values = of_rows(one.values)

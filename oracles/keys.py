@@ -48,7 +48,8 @@ def of_tokens(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading,
     if scale is not None:
         page, slot = np.divmod(slots[side] % (inputs.sizes["page"] * inputs.case.page_size), inputs.case.page_size)
         factor = scales.at(scale, inputs.case.kv_scales, page, slot).astype(np.float64)[..., None]
-        values, size, roundings = values * factor, size * np.abs(factor), roundings + ROUNDED_BY[SCALE]
+        with np.errstate(all="ignore"):  # what is dead may hold anything
+            values, size, roundings = values * factor, size * np.abs(factor), roundings + ROUNDED_BY[SCALE]
     return Numbers(values, size, roundings)
 
 

@@ -12,7 +12,7 @@ from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, query_tokens, without_room
+from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, once_a_cell, query_tokens, without_room
 
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
@@ -60,6 +60,7 @@ def _sizes(cell: Cell, which: int) -> dict[str, Any]:
     return {axis: cell.allowed(axis)[which] for axis in SIZE_OF if axis in cell.axes}
 
 
+@once_a_cell
 def high_pages(cell: Cell) -> tuple[Case, ...]:
     """Small caches in which the pages that hold tokens have numbers beyond 16 bits; none where they are too large."""
     least = _sizes(cell, 0)
@@ -86,6 +87,7 @@ _SHOWING = ("plain", "sharp", "huge")
 """Contents that each feature meets: scores of about 1, of a few units, far above a cap and any finite mask."""
 
 
+@once_a_cell
 def schedule(cell: Cell) -> tuple[Case, ...]:
     """Cases in which any two features that are offered meet, and each with several splits and with one.
 
@@ -278,6 +280,7 @@ MODEST = 16
 _LONG_FAMILIES = ("read_out", "needle", "zero_sum")
 
 
+@once_a_cell
 def long_contexts(cell: Cell) -> tuple[Case, ...]:
     """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
     compiled, or are too long for the offer."""

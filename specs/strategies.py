@@ -9,10 +9,10 @@ the modules it finds, and the same seed would draw other cases after an unrelate
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial, wraps
 from itertools import islice, product
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hypothesis import strategies as st
 
@@ -130,6 +130,23 @@ class OfferError(ValueError):
     """An offer from which no case can be drawn; the text says which axis and why."""
 
 
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+
+def once_a_cell(what: Callable[Concatenate[Cell, _P], _T]) -> Callable[Concatenate[Cell, _P], _T]:
+    """What a function says of a cell is worked out once; never write into it. An error is worked out every time."""
+
+    @wraps(what)
+    def asked(cell: Cell, *about: _P.args, **named: _P.kwargs) -> _T:
+        key = (what, *about, *named.items())
+        if key not in cell._memo:
+            cell._memo[key] = what(cell, *about, **named)
+        found: _T = cell._memo[key]
+        return found
+
+    return asked
+
+
 @dataclass(frozen=True)
 class Cell:
     """One (operation, layout, dtype) of an offer, with what bounds its cases.
@@ -147,6 +164,7 @@ class Cell:
     conventions: Mapping[str, Any]
     num_geometries: int = STATIC_GEOMETRIES
     also: tuple[Mapping[str, Any], ...] = ()
+    _memo: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def static(self) -> bool:
@@ -195,6 +213,10 @@ class Cell:
         only   values a law restricts itself to
         Raises OfferError when nothing is left.
         """
+        return list(self._allowed(axis, None if only is None else tuple(only)))
+
+    @once_a_cell
+    def _allowed(self, axis: str, only: tuple[Any, ...] | None) -> list[Any]:
         if self._is_moot(axis):
             return [DEFAULTS[axis]]
         predicates = self.predicates(axis)
@@ -327,6 +349,7 @@ class Cell:
         default = arithmetic if OPERATIONS[self.op].rounds else ("plain", "bits")
         return tuple(default if families is None else families)
 
+    @once_a_cell
     def geometries(self) -> list[dict[str, Any]]:
         """The few shapes of a static cell, smallest first; a cell that has only one has a telling one.
 
@@ -431,6 +454,7 @@ class _Lengths:
     empty: bool
 
 
+@once_a_cell
 def _lengths(cell: Cell, page_size: int, capacity: int) -> _Lengths:
     bounded = capacity * page_size if capacity else page_size if cell.row.contiguous else 0
     longest = bounded or max(LONGEST, 2 * page_size)
@@ -478,7 +502,7 @@ def cases(
     free = [axis for axis in seen if axis in POOL and axis not in shapes[0]]
     allowed = {axis: tuple(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
     features = _schedule({axis: allowed.pop(axis) for axis in free if axis in FEATURES})
-    return _drawn(cell, shapes, allowed, features, cell.families(families), cache(partial(_lengths, cell)))
+    return _drawn(cell, shapes, allowed, features, cell.families(families), partial(_lengths, cell))
 
 
 def _schedule(pools: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, Any], ...]:

@@ -16,7 +16,7 @@ from kvconform.specs.row import SIDE_NAMES, SIDES, K
 from kvconform.specs.strategies import Cell
 from kvconform.suites.calls import BUFFERS, LEFT_OVER, passes_zeros, require_attention
 from kvconform.suites.law import law
-from kvconform.suites.test_relations import layouts_beside
+from kvconform.suites.test_relations import layouts_beside, takes_layouts
 
 ORDERED = {"dead": ("zero",)}
 
@@ -276,7 +276,7 @@ def test_pq_attention_does_not_see_its_neighbours(subject, case):
     "pq_decode_attention",
     only={**ORDERED, "codes": ("mixed",)},
     wants=lambda conventions: conventions["deterministic"] and "layouts" in conventions["invariances"],
-    cells=lambda cell: not cell.static and bool(layouts_beside(cell)),
+    cells=takes_layouts,
 )
 def test_pq_attention_agrees_across_layouts(subject, case):
     """Pages whose codes of V lie token by token and pages of their transpose give the same bits."""
