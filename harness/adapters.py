@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import kvconform
+from kvconform.specs.cells import POOL, vocabulary
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.dtypes import DTYPES, FORMATS, PACKED
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.offers import flaw, holds, members
 from kvconform.specs.operations import OPERATIONS, WORKSPACE
 from kvconform.specs.profile import Profile
-from kvconform.specs.strategies import POOL, vocabulary
 
 GROUP = "kvconform.impls"
 """Entry-point group under which an installed package offers its adapters."""

@@ -21,9 +21,9 @@ from kvconform.oracles.diagnosis.pairs import NOT_NAMED
 from kvconform.oracles.diagnosis.pairs import pairs as every_pair
 from kvconform.oracles.diagnosis.probe_cases import is_observable
 from kvconform.oracles.verdict import Violation
+from kvconform.specs.cells import Cell, OfferError, cells
 from kvconform.specs.dtypes import DTYPES, PACKED
 from kvconform.specs.layouts import LAYOUTS, SIDES
-from kvconform.specs.strategies import Cell, OfferError, cells
 
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 

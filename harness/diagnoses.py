@@ -19,7 +19,7 @@ from kvconform.oracles.diagnosis import OPS, explain
 from kvconform.oracles.diagnosis.probe_cases import is_observable
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
-from kvconform.specs.strategies import Cell, cells
+from kvconform.specs.cells import Cell, cells
 from kvconform.suites.law import Law
 
 SHARE = 0.2

@@ -19,8 +19,8 @@ from kvconform.harness.booking import VIOLATES, Booked
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.report import read_json
 from kvconform.specs.case import Case
+from kvconform.specs.cells import POOL, vocabulary
 from kvconform.specs.offers import inside
-from kvconform.specs.strategies import POOL, vocabulary
 
 UNWRITTEN = "not explained yet"
 """What a new entry's `reason` begins with."""

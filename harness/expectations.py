@@ -28,8 +28,8 @@ from typing import Any
 
 from kvconform.harness.adapters import AdapterError, adapters_in, nearest
 from kvconform.specs.case import Case, CaseError
+from kvconform.specs.cells import Cell, vocabulary
 from kvconform.specs.offers import flaw, inside, members
-from kvconform.specs.strategies import Cell, vocabulary
 from kvconform.suites.law import Law
 
 FILE_NAME = "expectations.toml"

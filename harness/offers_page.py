@@ -13,10 +13,10 @@ from typing import Any
 from kvconform.harness.adapters import builtin, find
 from kvconform.harness.reference import page_table
 from kvconform.harness.subject import Subject
+from kvconform.specs.cells import POOL, vocabulary
 from kvconform.specs.features import FEATURES
 from kvconform.specs.offers import holds, members
 from kvconform.specs.operations import NARROW, OPERATIONS, Operation
-from kvconform.specs.strategies import POOL, vocabulary
 
 WORDS = ("index_dtype", "strides", "pool", "table_form")
 """Axes whose words everybody may be expected to take."""

@@ -10,8 +10,8 @@ from kvconform.harness.booking import NOT_OFFERED, Booked
 from kvconform.harness.efforts import Effort
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
+from kvconform.specs.cells import Cell, cells, offers_cell
 from kvconform.specs.operations import OPERATIONS, ROUNDED
-from kvconform.specs.strategies import Cell, cells, offers_cell
 from kvconform.suites.law import Law
 
 

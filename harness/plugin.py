@@ -23,8 +23,8 @@ from kvconform.harness.search import Searcher
 from kvconform.harness.session import HOST_FILE, STATE, State, begin, refuse
 from kvconform.harness.subject import Subject, TimedSubject
 from kvconform.harness.where_time_goes import Sampler, time_line
+from kvconform.specs.cells import Cell, cells
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import Cell, cells
 from kvconform.suites.law import LAWS, Law
 
 __all__ = [

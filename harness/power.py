@@ -15,9 +15,9 @@ from kvconform.harness.faulty import FaultySubject
 from kvconform.harness.plan import Options, planned
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
+from kvconform.specs.cells import Cell
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.strategies import Cell
 from kvconform.suites.law import Law
 
 OP = "paged_decode"

@@ -9,10 +9,10 @@ from typing import Any
 from kvconform.oracles import cache_model, page_model, pq_mistakes
 from kvconform.oracles.mistakes import FUSED, MERGES, MISTAKES
 from kvconform.specs.case import Case
+from kvconform.specs.cells import POOL
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.families import CLAIMS
 from kvconform.specs.operations import OPERATIONS, Operation
-from kvconform.specs.strategies import POOL
 from kvconform.suites.law import Law
 
 

@@ -35,9 +35,9 @@ from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.mistakes import meant_by
 from kvconform.oracles.verdict import Raised, Violation, resolution
 from kvconform.specs.case import Case, without_defaults
+from kvconform.specs.cells import Cell, OfferError
 from kvconform.specs.inputs import digest
 from kvconform.specs.offers import holds
-from kvconform.specs.strategies import Cell, OfferError
 from kvconform.suites.law import Law
 
 HEAD_START = 0.4
@@ -155,6 +155,7 @@ class _Trial:
         self.searcher, self.subject, self.law, self.cell, self.booked = searcher, searcher.subject, law, cell, booked
         self.turn = turn
         self.effort = searcher.options.effort
+        self.passed_over: tuple[str, ...] | None = None
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
         self.confirmed: set[str] = set()
@@ -262,6 +263,7 @@ class _Trial:
             return None if case is None else judge(case)
 
         strategy = self.law.strategy(self.cell, families)
+        self.passed_over = families if skips else None
         given_case = given(case=_beyond_the_simplest(strategy) if skips else strategy)(drawn)
         count = (count or self.turn.examples) + skips
         seeded = seed(zlib.crc32(key.encode()))(_settings(count, phases)(given_case))
@@ -376,8 +378,9 @@ class _Trial:
         self.confirmed |= {n for n, explains in said.items() if explains}
 
     def _try_known_witnesses(self) -> None:
-        """Counterexamples of earlier cells, moved here: these are small already."""
-        for known in self.searcher.witnesses.get(self.law.name, ()):
+        """The case that was passed over, and counterexamples of earlier cells, moved here: these are small already."""
+        passed_over = [] if self.passed_over is None else [self.law.simplest(self.cell, self.passed_over)]
+        for known in (*passed_over, *self.searcher.witnesses.get(self.law.name, ())):
             moved = replace(known, layout=self.cell.layout, dtype=self.cell.dtype)
             if moved.row.kind == known.row.kind and self.cell.draws(moved) and moved not in self.failures:
                 with suppress(OutsideDomain):

@@ -25,7 +25,7 @@ PLACES = {
     "bound": ("oracles/bound.py",),
     "oracle": ("oracles/",),
     "inputs": (*(f"specs/{name}.py" for name in ("paged", "fused", "states", "pq", "families", "data")),),
-    "drawing": ("specs/strategies.py", "harness/drawing.py"),
+    "drawing": ("specs/strategies.py", "specs/cells.py"),
     "calling": ("harness/subject.py",),
 }
 """What a moment is spent on -> files, folders or functions of ours, as `file:function`; the first that fits counts."""

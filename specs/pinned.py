@@ -8,11 +8,12 @@ from typing import Any
 
 from kvconform.specs import data
 from kvconform.specs.case import DEFAULTS, Case
+from kvconform.specs.cells import POOL, SIZE_OF, Cell, all_hold, once_a_cell
 from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.strategies import POOL, SIZE_OF, Cell, all_hold, once_a_cell, query_tokens, without_room
+from kvconform.specs.strategies import query_tokens, without_room
 
 
 def every_bit_pattern(cell: Cell) -> tuple[Case, ...]:
@@ -77,6 +78,56 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
         if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
             found.append(pinned(cell, spare_pages=number, **shape))
     return tuple(found)
+
+
+LARGE = {
+    "num_seqs": 257,
+    "num_tokens": 1025,
+    "num_parts": 65,
+    "num_splits": 33,
+    "page_size": 257,
+    "num_kv_heads": 65,
+    "group": 129,
+    "head_dim": 257,
+    "head_dim_v": 257,
+}
+"""Sizes one past what a warp, a wavefront, a tile of rows, a byte or a block of threads has room for."""
+
+
+@once_a_cell
+def large(cell: Cell) -> tuple[Case, ...]:
+    """A Case for each size that is offered so large, all others as small as may be; none where shapes are compiled."""
+    if cell.static:
+        return ()
+    found = []
+    for axis, least in LARGE.items():
+        fits = (n for n in range(least, 2 * least) if cell.takes(**{axis: (n,)}) and cell.admits(axis, n))
+        has_axis = axis in cell.axes or (axis == "num_seqs" and "kv_lens" in cell.axes)
+        value = next(fits, None) if has_axis else None
+        shape = None if value is None else _one_large(cell, axis, value)
+        if shape is not None:
+            found.append(pinned(cell, family=_every_bit(cell), **shape))
+    return tuple(found)
+
+
+def _one_large(cell: Cell, axis: str, value: int) -> dict[str, Any] | None:
+    """Axes of a Case that is large along one; None where no lengths are offered that show it."""
+    shape = _sizes(cell, 0)
+    if cell.row.contiguous:
+        shape["page_size"] = cell.allowed("page_size")[-1]
+    shape |= {counted: cell.allowed(counted)[-1] for counted in ("num_seqs", "num_tokens") if counted in cell.axes}
+    if axis in cell.axes:
+        shape[axis] = value
+    if "kv_lens" in cell.axes:
+        room = shape["page_size"] if cell.row.contiguous else 2 * value
+        longest = value + 2 if axis in ("page_size", "num_splits") else 4
+        lens = (longest, *((3, 4, 5) * value)[: value - 1 if axis == "num_seqs" else 1])
+        shape["kv_lens"] = tuple(min(n, room) for n in lens)
+        if not cell.takes(kv_lens=shape["kv_lens"]):
+            return None
+    if "dead" in cell.axes and cell.takes(dead=("finite",)):
+        shape["dead"] = "finite"  # whatever else is read shows, and is told from zeros
+    return shape
 
 
 SHOWN = {"window": (3,), "soft_cap": (2.0,), "sinks": ("drawn",), "alibi_slopes": ("drawn",), "q_lens": (3, 2)}

@@ -16,13 +16,13 @@ from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import Expected, Interval, Violation, by_axes, require, require_near, require_same
 from kvconform.specs import data, trees
 from kvconform.specs.case import Case
+from kvconform.specs.cells import POOL
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.families import is_screened
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import SCALES
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
-from kvconform.specs.strategies import POOL
 from kvconform.suites.law import Subject
 
 ORDINARY = {"stray_slots": ("none",)}

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from hypothesis import strategies as st
 
 from kvconform.specs.case import Case
+from kvconform.specs.cells import Cell, OfferError
 from kvconform.specs.data import Array
 from kvconform.specs.layouts import Layout
 from kvconform.specs.profile import Profile
-from kvconform.specs.strategies import Cell, OfferError, cases
+from kvconform.specs.strategies import cases, simplest
 
 
 class Made(Protocol):
@@ -113,6 +114,10 @@ class Law:
     def strategy(self, cell: Cell, families: tuple[str, ...] | None = None) -> st.SearchStrategy[Case]:
         """Cases of a cell; `families`: some of those it is tried on."""
         return cases(cell, families or self.families, self.only)
+
+    def simplest(self, cell: Cell, families: tuple[str, ...] | None = None) -> Case:
+        """The one of those cases that they shrink towards."""
+        return simplest(cell, families or self.families, self.only)
 
     def silence(self, cell: Cell) -> str:
         """Why the law says nothing about a cell, or nothing.

@@ -7,12 +7,12 @@ import numpy as np
 from kvconform.oracles import decode, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
+from kvconform.specs.cells import LONGEST
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import ROUNDED
 from kvconform.specs.paged import FAR_PAGE
 from kvconform.specs.pinned import is_narrowest
-from kvconform.specs.strategies import LONGEST
 from kvconform.suites.calls import attend, merged_in_a_tree
 from kvconform.suites.law import law
 from kvconform.suites.test_decode import parts_of, takes_parts

@@ -9,11 +9,11 @@ from kvconform.oracles import paged, pq, pq_mistakes
 from kvconform.oracles.pq import PQReading
 from kvconform.oracles.verdict import require, require_near
 from kvconform.specs import data, variations
+from kvconform.specs.cells import Cell
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import pinned
 from kvconform.specs.pq import of_side
 from kvconform.specs.row import SIDE_NAMES, SIDES, K
-from kvconform.specs.strategies import Cell
 from kvconform.suites.calls import BUFFERS, LEFT_OVER, passes_zeros, require_attention
 from kvconform.suites.law import law
 from kvconform.suites.test_relations import layouts_beside, takes_layouts

@@ -6,13 +6,13 @@ import numpy as np
 
 from kvconform.oracles import paged
 from kvconform.specs import data, variations
+from kvconform.specs.cells import SIZE_OF, Cell, offers_cell
 from kvconform.specs.dtypes import is_floating
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import high_pages, long_contexts, sparse_pool
-from kvconform.specs.strategies import SIZE_OF, Cell, offers_cell
 from kvconform.suites.calls import appending, attend, require_agreement, require_attention, require_decoded
 from kvconform.suites.law import law
 
@@ -272,7 +272,7 @@ def takes_layouts(cell):
 
 
 def _has_sizes_of(cell, other):
-    """Whether of each size one that is drawn in a cell fits another layout; if not, it is drawn there, and fits here."""
+    """Whether of each size one that is drawn in a cell fits another layout; else the other's cells draw for both."""
     sizes = [(axis, cell.allowed(axis)) for axis in SIZE_OF if axis in cell.axes]
     return all(any(other.admits(axis, n) for n in some) for axis, some in sizes)
 

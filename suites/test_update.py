@@ -8,9 +8,9 @@ from kvconform.oracles import decode, mistakes, update
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.verdict import require, require_near, require_same
 from kvconform.specs import data, variations
+from kvconform.specs.cells import LONGEST
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import mixtures, schedule
-from kvconform.specs.strategies import LONGEST
 from kvconform.suites.calls import attend, require_attention, require_result, updating
 from kvconform.suites.law import law
 

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from kvconform.impls import numpy_ref
 from kvconform.specs import data
 from kvconform.specs.case import Case, CaseError
+from kvconform.specs.cells import cells
 from kvconform.specs.conventions import declared
 from kvconform.specs.dtypes import DTYPES, FORMATS
 from kvconform.specs.inputs import digest, inputs
 from kvconform.specs.operations import OPERATIONS, ROUNDED
-from kvconform.specs.strategies import cases, cells
+from kvconform.specs.strategies import cases
 
 ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(5, 0, 3), page_size=2, num_kv_heads=2, head_dim=4)
 

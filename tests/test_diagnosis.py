@@ -24,11 +24,11 @@ from kvconform.oracles.diagnosis.pairs import ALIKE, ITSELF, NAMED, NOT_NAMED, N
 from kvconform.oracles.diagnosis.planted import Uses
 from kvconform.oracles.diagnosis.probe_cases import is_observable, observable_rows, probe_cases
 from kvconform.oracles.verdict import Raised
+from kvconform.specs.cells import Cell, cells
 from kvconform.specs.conventions import declared
 from kvconform.specs.dtypes import FORMATS, is_floating
 from kvconform.specs.layouts import LAYOUTS, SIDES
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.strategies import Cell, cells
 from kvconform.tests.geometry import sizes_of
 from kvconform.tests.wrong_rows import misread
 from kvconform.tests.wrong_rows import same_places as lies_alike

@@ -9,10 +9,10 @@ import pytest
 
 from kvconform.specs import data, families
 from kvconform.specs.case import Case
+from kvconform.specs.cells import POOL
 from kvconform.specs.families import FAMILIES, HIGHEST
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import ROUNDED
-from kvconform.specs.strategies import POOL
 from kvconform.tests.families import FAMILIES as NAMES
 from kvconform.tests.families import markdown, shown_by
 from kvconform.tests.power import FAULTS

@@ -20,12 +20,13 @@ from kvconform.oracles import paged
 from kvconform.oracles.decode import DecodeReading, attended, expected, rounding
 from kvconform.specs import lse, trees
 from kvconform.specs.case import Case, CaseError
+from kvconform.specs.cells import cells
 from kvconform.specs.conventions import CONVENTIONS, declared
 from kvconform.specs.features import FEATURES, OFF, alone, covering, possible
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import branches, evicted, evicted_pages, far_below, schedule, table_forms
 from kvconform.specs.profile import Profile
-from kvconform.specs.strategies import cases, cells
+from kvconform.specs.strategies import cases
 from kvconform.suites.calls import attend
 
 BOUND = "decode_is_within_the_bound"

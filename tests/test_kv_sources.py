@@ -20,6 +20,7 @@ from kvconform.oracles.bound import attention_bound
 from kvconform.oracles.decode import DecodeReading
 from kvconform.specs import scales
 from kvconform.specs.case import Case
+from kvconform.specs.cells import Cell, cells
 from kvconform.specs.conventions import declared
 from kvconform.specs.dtypes import numbers
 from kvconform.specs.layouts import LAYOUTS
@@ -28,7 +29,6 @@ from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import bench_case, long_contexts, schedule
 from kvconform.specs.profile import Profile
 from kvconform.specs.row import K, V
-from kvconform.specs.strategies import Cell, cells
 
 BOUND = "decode_is_within_the_bound"
 

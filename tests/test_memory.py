@@ -17,9 +17,9 @@ from kvconform.oracles.verdict import Raised, Violation
 from kvconform.specs import data
 from kvconform.specs import lse as lse_forms
 from kvconform.specs.case import Case
+from kvconform.specs.cells import POOL
 from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import LAYOUTS
-from kvconform.specs.strategies import POOL
 from kvconform.suites.calls import attend, gathering
 from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS
 from kvconform.tests.test_power import EFFORT, located

@@ -27,12 +27,12 @@ from kvconform.numerics.slack import greatest
 from kvconform.oracles import bound, decode, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.specs.case import Case
+from kvconform.specs.cells import cells
 from kvconform.specs.conventions import declared as declared_conventions
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import equal_scores
 from kvconform.specs.profile import Profile
-from kvconform.specs.strategies import cells
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "numerics.md").read_text()

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 
 from kvconform.impls import numpy_ref
 from kvconform.oracles.mistakes import MISTAKES
+from kvconform.specs.cells import POOL, Cell, OfferError, cells, each
 from kvconform.specs.conventions import declared
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import HIGH_PAGES, LARGEST, bench_case, every_bit_pattern, high_pages, schedule, sparse_pool
-from kvconform.specs.strategies import POOL, Cell, OfferError, cases, cells, each
+from kvconform.specs.strategies import cases
 
 FREE = declared(numpy_ref.CONVENTIONS)
 STATIC = {"layout": {"nhd"}, "dtype": {"float32"}, "static": True, "page_size": {4, 8}, "head_dim": {8, 16}}

@@ -15,11 +15,12 @@ from kvconform.harness.search import Options
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.specs.case import Case
+from kvconform.specs.cells import OfferError, cells
 from kvconform.specs.conventions import declared
 from kvconform.specs.inputs import digest, inputs
 from kvconform.specs.paged import FAR_PAGE
 from kvconform.specs.pinned import evicted_pages, table_forms
-from kvconform.specs.strategies import OfferError, cases, cells
+from kvconform.specs.strategies import cases
 from kvconform.specs.tables import FORMS, TABLES
 from kvconform.tests.test_power import AS_RIGHT
 

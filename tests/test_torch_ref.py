@@ -20,12 +20,12 @@ from kvconform.impls.torch_kernels import handles, views  # noqa: E402
 from kvconform.impls.torch_kernels import slots as slots_of  # noqa: E402
 from kvconform.oracles.verdict import Violation  # noqa: E402
 from kvconform.specs.case import Case  # noqa: E402
+from kvconform.specs.cells import cells  # noqa: E402
 from kvconform.specs.layouts import LAYOUTS  # noqa: E402
 from kvconform.specs.operations import ROUNDED  # noqa: E402
 from kvconform.specs.pinned import sparse_pool  # noqa: E402
 from kvconform.specs.profile import profile_of  # noqa: E402
 from kvconform.specs.storage import STRIDES, wrap  # noqa: E402
-from kvconform.specs.strategies import cells  # noqa: E402
 from kvconform.suites import test_decode, test_pages  # noqa: E402
 
 assert triton_ref.NAME  # imported first: what these tests call imports triton, and not as interpreted

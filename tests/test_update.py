@@ -15,9 +15,10 @@ from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.oracles import paged, update
 from kvconform.specs.case import Case, CaseError
+from kvconform.specs.cells import cells
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import mixtures
-from kvconform.specs.strategies import cases, cells
+from kvconform.specs.strategies import cases
 
 CASE = Case(
     op="append_decode",

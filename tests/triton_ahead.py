@@ -20,9 +20,9 @@ from triton.backends.compiler import GPUTarget
 from kvconform.harness.subject import Subject
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
+from kvconform.specs.cells import Cell, cells
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import bench_case, schedule, table_forms
-from kvconform.specs.strategies import Cell, cells
 from kvconform.suites import (  # noqa: F401  (their laws)
     test_decode,
     test_fused,

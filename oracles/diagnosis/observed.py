@@ -18,12 +18,12 @@ import numpy as np
 from kvconform.oracles.diagnosis.codes import NONE, Code, Units, whole
 from kvconform.oracles.diagnosis.probe_cases import dims, positions
 from kvconform.specs.case import Case
+from kvconform.specs.cells import Cell
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS, host, width
 from kvconform.specs.layouts import Part
 from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.strategies import Cell
 
 Call = Callable[..., Mapping[str, Any]]
 """(case, operation, **arguments) -> results by name: `Subject.call`."""

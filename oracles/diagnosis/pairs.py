@@ -15,10 +15,10 @@ from kvconform.oracles.diagnosis.candidates import candidates, holding_the_same,
 from kvconform.oracles.diagnosis.planted import Uses
 from kvconform.oracles.diagnosis.probe_cases import observable_dtypes, observable_rows, probe_cases
 from kvconform.oracles.diagnosis.told import Diagnosis, diagnose
+from kvconform.specs.cells import SIZE_OF, Cell, OfferError
 from kvconform.specs.conventions import declared
 from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.strategies import SIZE_OF, Cell, OfferError
 
 UNLIKE, NOWHERE, ITSELF, ALIKE = "other contents", "fits nowhere", "itself", "alike"
 NAMED, NOT_NAMED = "named", "not named"

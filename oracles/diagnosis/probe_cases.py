@@ -19,6 +19,7 @@ import numpy as np
 from kvconform.oracles.diagnosis import candidates
 from kvconform.oracles.diagnosis.wrong_tables import readings
 from kvconform.specs.case import Case
+from kvconform.specs.cells import POOL, SIZE_OF, Cell
 from kvconform.specs.features import FEATURES
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES, Layout
 from kvconform.specs.offers import holds
@@ -26,7 +27,6 @@ from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import pinned
 from kvconform.specs.row import Sizes
-from kvconform.specs.strategies import POOL, SIZE_OF, Cell
 
 PAGES = 5
 """Pages of the caches in which sizes are compared."""

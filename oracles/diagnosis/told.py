@@ -21,8 +21,8 @@ from kvconform.oracles.diagnosis.placement import Placement, placements
 from kvconform.oracles.diagnosis.probe_cases import probe_cases, tells_apart
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
+from kvconform.specs.cells import Cell, OfferError
 from kvconform.specs.layouts import LAYOUTS, SIDE_NAMES
-from kvconform.specs.strategies import Cell, OfferError
 
 OPS = ("append", "gather", "paged_decode")
 """Operations whose places can be told."""
