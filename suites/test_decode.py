@@ -10,14 +10,23 @@ from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import SCALES
-from kvconform.specs.pinned import branches, equal_scores, evicted, evicted_pages, far_below, schedule, table_forms
+from kvconform.specs.pinned import (
+    branches,
+    equal_scores,
+    evicted,
+    evicted_pages,
+    far_below,
+    large,
+    schedule,
+    table_forms,
+)
 from kvconform.suites.calls import attend, require_attention, require_decoded
 from kvconform.suites.law import law
 
 
 def _pinned(cell):
     features = (*schedule(cell), *branches(cell), *far_below(cell))
-    return (*equal_scores(cell), *features, *_of_evicted(cell), *table_forms(cell))
+    return (*equal_scores(cell), *features, *_of_evicted(cell), *table_forms(cell), *large(cell))
 
 
 def _of_evicted(cell):

@@ -5,12 +5,12 @@ from functools import partial
 from kvconform.oracles import mistakes, paged
 from kvconform.oracles.verdict import require, require_any, require_raised
 from kvconform.specs.inputs import inputs
-from kvconform.specs.pinned import high_pages, table_forms
+from kvconform.specs.pinned import high_pages, large, table_forms
 from kvconform.suites.calls import BUFFERS, LEFT_OVER, ORDINARY, appending, gathering, require_tokens
 from kvconform.suites.law import law
 
 
-@law("append", families=("plain", "bits"), only=ORDINARY)
+@law("append", families=("plain", "bits"), only=ORDINARY, pinned=large)
 def test_append_writes_exactly_its_slots(subject, case):
     """Every addressed byte is the token's, every other byte is what it was; slot -1 writes nothing."""
     x = inputs(case)
@@ -80,7 +80,11 @@ def test_append_reaches_high_pages(subject, case):
     require(got["cache"], paged.expect_append(x, before, padding=subject.conventions["padding"]))
 
 
-@law("gather", families=("plain", "bits"), only={"buffers": BUFFERS}, pinned=table_forms)
+def _pinned(cell):
+    return (*table_forms(cell), *large(cell))
+
+
+@law("gather", families=("plain", "bits"), only={"buffers": BUFFERS}, pinned=_pinned)
 def test_gather_reads_the_live_tokens_in_order(subject, case):
     """Sequence after sequence, each token from the page and slot that the block table gives it."""
     x = inputs(case)

@@ -5,7 +5,7 @@ from functools import partial
 from kvconform.oracles import paged, pages
 from kvconform.oracles.verdict import Violation, require, require_same
 from kvconform.specs.inputs import inputs
-from kvconform.specs.pinned import high_pages, sparse_pool
+from kvconform.specs.pinned import high_pages, large, sparse_pool
 from kvconform.suites.calls import LEFT_OVER, ORDINARY, appending, gathering, require_tokens
 from kvconform.suites.law import law
 
@@ -18,7 +18,7 @@ def takes_shards(cell):
     return cell.takes(num_kv_heads=(1,)) and any(cell.takes(num_kv_heads=(n,)) for n in HEADS)
 
 
-@law("copy_pages", families=("bits",), pinned=high_pages)
+@law("copy_pages", families=("bits",), pinned=lambda cell: (*high_pages(cell), *large(cell)))
 def test_copy_pages_copies_whole_pages(subject, case):
     """Each target holds what its source held before the call, whatever else is copied; every other page stays."""
     x = inputs(case)

@@ -9,6 +9,7 @@ from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Exact, require, require_same
 from kvconform.specs import data, lse
 from kvconform.specs.inputs import inputs
+from kvconform.specs.pinned import large
 from kvconform.suites.calls import BUFFERS, merged_in_a_tree, passes_zeros
 from kvconform.suites.law import law
 
@@ -23,7 +24,7 @@ def _parts(subject, case):
     return x.outs, given, given.astype(np.float64) * unit, unit
 
 
-@law("merge_states")
+@law("merge_states", pinned=large)
 def test_merge_is_within_the_bound(subject, case):
     """out and lse are those of attention over all parts, each weighted by exp(lse)."""
     outs, given, nats, unit = _parts(subject, case)

@@ -226,6 +226,18 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "positions_are_compared_in_float16": ((LONG,), None),
     "tiles_are_counted_in_a_byte": ((LONG,), None),
     "key_between_two_launches_is_lost": ((LONG,), None),
+    # sizes past what something has room for
+    "sequences_past_the_256th_are_left_out": ((BOUND,), None),
+    "kv_heads_are_counted_in_six_bits": ((BOUND,), None),
+    "group_has_room_for_128_heads": ((BOUND,), None),
+    "dims_past_the_256th_are_not_in_the_dot": ((BOUND,), None),
+    "splits_past_the_32nd_are_not_merged": ((BOUND,), None),
+    "parts_past_the_64th_are_not_merged": ((MERGE,), None),
+    "slot_is_kept_in_a_byte": ((APPEND,), None),
+    "tokens_past_the_1024th_are_not_appended": ((APPEND,), None),
+    "gather_ends_with_the_256th_sequence": ((GATHER,), None),
+    "fused_tokens_past_the_1024th_are_left": ((FUSE,), None),
+    "copies_of_pages_end_after_256_slots": ((COPY,), None),
     # splits and merging
     "partials_are_added": ((BOUND,), "partials_are_added"),
     "partials_are_averaged": ((BOUND,), "partials_are_averaged"),
