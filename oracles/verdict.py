@@ -241,9 +241,11 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
         reach = _reach(a, bound) + _reach(b, other)
         far = ~((np.abs(a - b) <= reach) | (a == b))
     if far.any():
-        index = tuple(int(i) for i in np.argwhere(far)[0])
+        with np.errstate(all="ignore"):
+            ratio = np.where(far, np.nan_to_num(np.abs(a - b) / (reach + np.finfo(np.float64).tiny), nan=np.inf), -1.0)
+        index = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
         raise Violation(
-            f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, first at "
+            f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, worst at "
             f"{bound.locate(index)}: {a[index]:.9g} and {b[index]:.9g}, allowed {reach[index]:.3g}"
         )
 

@@ -96,10 +96,14 @@ def merged_in_a_tree(subject: Subject, case: Case, parts: list[tuple[Array, Arra
     return {"out": out, "lse": lse}, depth
 
 
-def require_attention(got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:
+_ROWS = {"out": by_axes("query row", "q_head", "dim"), "lse": by_axes("query row", "q_head")}
+
+
+def require_attention(case: Case, got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:
     """Raise Violation unless two results of attention agree bit for bit; `what` names both calls."""
+    locate = _ROWS if case.q_lens else LOCATE  # several query tokens: a row is no sequence
     for name in want:
-        require_same(got[name], want[name], f"{name} {what}", LOCATE[name])
+        require_same(got[name], want[name], f"{name} {what}", locate[name])
 
 
 def require_decoded(subject: Subject, case: Case) -> None:
@@ -161,7 +165,7 @@ def require_agreement(
         for x, cache in zip((one, other), caches, strict=True)
     ]
     if bitwise:
-        require_attention(results[1], results[0], f"{what} against without")
+        require_attention(one.case, results[1], results[0], f"{what} against without")
         return
     wants = []
     for x, cache in zip((one, other), caches, strict=True):

@@ -54,7 +54,9 @@ def test_decode_ignores_dead_slots(subject, case):
     for side, poisoned in (("K", (case.dead, "zero")), ("V", ("zero", case.dead))):
         got = attend(subject, case, paged.filled(x, *poisoned))
         where = "" if case.poison == "all" else f" ({case.poison})"
-        require_attention(got, clean, f"with {case.dead} contents in dead slots of {side}{where} against zeros there")
+        require_attention(
+            case, got, clean, f"with {case.dead} contents in dead slots of {side}{where} against zeros there"
+        )
 
 
 @law(
@@ -70,7 +72,7 @@ def test_decode_does_not_see_page_numbers(subject, case):
     before = attend(subject, case, paged.filled(x, "zero"))
     of_pages = {**renamed.told(), **dict(zip(SCALES, renamed.scales, strict=True))}
     after = attend(subject, case, paged.filled(renamed, "zero"), **of_pages)
-    require_attention(after, before, "with pages renumbered against before")
+    require_attention(case, after, before, "with pages renumbered against before")
 
 
 @law("paged_decode", wants=lambda conventions: conventions["deterministic"])
@@ -78,7 +80,7 @@ def test_decode_repeats_bit_for_bit(subject, case):
     """The same call gives the same bits."""
     cache = paged.filled(inputs(case), case.dead)
     first = attend(subject, case, cache)
-    require_attention(attend(subject, case, cache), first, "of the second call against the first")
+    require_attention(case, attend(subject, case, cache), first, "of the second call against the first")
 
 
 def parts_of(static):

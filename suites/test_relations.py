@@ -65,7 +65,7 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     before = attend(subject, case, paged.filled(x, "zero"))
     after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
     rows = [{name: got[name][x.q_rows[0] == seq] for name in got} for got in (after, before)]
-    require_attention(*rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
+    require_attention(case, *rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
 
 
 @law(
@@ -82,7 +82,7 @@ def test_decode_scales_exactly_with_v(subject, case):
     for factor in (-1.0, 4.0):
         got = attend(subject, case, paged.filled(variations.with_v_times(x, factor), "zero"))
         want = before | {"out": (before["out"].astype(np.float64) * factor).astype(before["out"].dtype)}
-        require_attention(_unsigned_zeros(got), _unsigned_zeros(want), f"with V times {factor:g} against before")
+        require_attention(case, _unsigned_zeros(got), _unsigned_zeros(want), f"with V times {factor:g} against before")
 
 
 def _unsigned_zeros(got):
@@ -104,7 +104,7 @@ def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
     moved = variations.with_factor_in_q(x, 2.0)
     before = attend(subject, case, paged.filled(x, "zero"))
     got = attend(subject, case, paged.filled(moved, "zero"), q=moved.q)
-    require_attention(got, before, "with 2 q and K / 2 against before")
+    require_attention(case, got, before, "with 2 q and K / 2 against before")
 
 
 @law("paged_decode", only={**APART, "dead": ("zero",)}, wants=_is("batch"))
@@ -124,7 +124,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
         some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
         some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
         got = attend(subject, case, cache, **some)
-        require_attention(got, {name: whole[name][rows] for name in whole}, f"{said} against the whole batch")
+        require_attention(case, got, {name: whole[name][rows] for name in whole}, f"{said} against the whole batch")
 
 
 @law(
@@ -146,7 +146,9 @@ def test_decode_turns_with_its_heads(subject, case):
     }
     after = attend(subject, case, paged.filled(turned, "zero"), **of_heads)
     at = variations.q_heads(x, order)
-    require_attention(after, {name: before[name][:, at] for name in before}, f"with kv heads in the order {order}")
+    require_attention(
+        case, after, {name: before[name][:, at] for name in before}, f"with kv heads in the order {order}"
+    )
 
 
 @law("paged_decode", only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)}, wants=_is("splits"))
@@ -154,7 +156,7 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
     """Any number of splits gives the bits of one, where that is declared."""
     cache = paged.filled(inputs(case), "zero")
     one = attend(subject, case, cache, num_splits=1)
-    require_attention(attend(subject, case, cache), one, f"in {case.num_splits} splits against one")
+    require_attention(case, attend(subject, case, cache), one, f"in {case.num_splits} splits against one")
 
 
 @law("paged_decode", only=APART | alone("window", "soft_cap"), wants=lambda conventions: conventions["deterministic"])
@@ -165,7 +167,7 @@ def test_decode_forgets_the_calls_before(subject, case):
     first = attend(subject, case, cache)
     between = variations.with_v_times(x, -2.0)
     attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
-    require_attention(attend(subject, case, cache), first, "after a call with shorter sequences against before")
+    require_attention(case, attend(subject, case, cache), first, "after a call with shorter sequences against before")
 
 
 @law(
@@ -182,7 +184,7 @@ def test_decode_does_not_see_what_its_buffers_held(subject, case):
     between = variations.with_v_times(x, -2.0)
     attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
     got = attend(subject, case, cache)
-    require_attention(got, first, "written where another call wrote before against where NaN was")
+    require_attention(case, got, first, "written where another call wrote before against where NaN was")
 
 
 @law(
@@ -203,7 +205,7 @@ def test_decode_reads_what_was_appended(subject, case):
         cache = subject.call(case, "append", **appending(x, cache) | {"slot_mapping": mapping})["cache"]
     got = attend(subject, case, cache)
     require_attention(
-        got, attend(subject, case, paged.filled(x, "zero")), "over an appended cache against a filled one"
+        case, got, attend(subject, case, paged.filled(x, "zero")), "over an appended cache against a filled one"
     )
 
 

@@ -64,7 +64,7 @@ PLANTED: dict[str, Planted] = {
         right="top = score.max(-1, keepdims=True)",
         wrong="top = 0 * score.max(-1, keepdims=True)",
         law="decode_is_within_the_bound",
-        names="got nan",
+        names="exp overflows unless the maximum is taken away first",
     ),
     "skipped_tokens_are_written": Planted(
         what="slot -1 counts from the end",
