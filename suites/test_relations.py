@@ -6,13 +6,14 @@ import numpy as np
 
 from kvconform.oracles import paged
 from kvconform.specs import data, variations
-from kvconform.specs.cells import SIZE_OF, Cell, offers_cell
+from kvconform.specs.cells import SIZE_OF, STATIC_AXES, Cell, offers_cell
 from kvconform.specs.dtypes import is_floating
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.operations import OPERATIONS, SCALES
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import high_pages, long_contexts, sparse_pool
+from kvconform.specs.storage import STRIDES
 from kvconform.suites.calls import appending, attend, require_agreement, require_attention, require_decoded
 from kvconform.suites.law import law
 
@@ -170,6 +171,41 @@ def test_decode_forgets_the_calls_before(subject, case):
     require_attention(case, attend(subject, case, cache), first, "after a call with shorter sequences against before")
 
 
+CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slopes")
+"""Arguments of attention of which one changes from call to call, while tables, lengths and contents stay."""
+
+
+def _others(cell):
+    """Argument -> the values that are offered of it, where there are several; what shapes are compiled for stays."""
+    changed = [axis for axis in CHANGED if axis in cell.axes and not (cell.static and axis in STATIC_AXES)]
+    return {axis: some for axis in changed if len(some := cell.allowed(axis)) > 1}
+
+
+@law(
+    "paged_decode",
+    only={**APART, "dead": ("zero",), "evicted_pages": ("kept",)},
+    wants=lambda conventions: conventions["deterministic"],
+    rows=lambda row: row.has_own_v and not row.has_scales,
+    cells=lambda cell: is_floating(cell.dtype) and bool(_others(cell)),
+)
+def test_decode_follows_one_changed_argument(subject, case):
+    """After a call that differs in one argument alone, a call has the bits of one of -q and -K on pages of its own."""
+    others = _others(Cell(case.op, case.layout, case.dtype, subject.offers[case.op], subject.conventions))
+    axis = sorted(others)[_chosen(case, "changed", len(others))]
+    values = [value for value in others[axis] if value != getattr(case, axis)]
+    changed = replace(case, **{axis: values[_chosen(case, "to", len(values))]})
+    x = inputs(changed)
+    apart = variations.with_factor_in_q(x if x.row.contiguous else x.with_pages_renamed(), -1.0)
+    attend(subject, case, paged.filled(inputs(case), "zero"))
+    got = attend(subject, changed, paged.filled(x, "zero"))
+    told = {**apart.told(), **dict(zip(SCALES, apart.scales, strict=True))}
+    want = attend(subject, changed, paged.filled(apart, "zero"), q=apart.q, **told)
+    said = (
+        f"after a call with {axis} {getattr(case, axis)} against {getattr(changed, axis)} from the first, of -q and -K"
+    )
+    require_attention(case, got, want, said)
+
+
 @law(
     "paged_decode",
     only=APART | {"buffers": ("used",)},
@@ -277,6 +313,23 @@ def _has_sizes_of(cell, other):
     """Whether of each size one that is drawn in a cell fits another layout; else the other's cells draw for both."""
     sizes = [(axis, cell.allowed(axis)) for axis in SIZE_OF if axis in cell.axes]
     return all(any(other.admits(axis, n) for n in some) for axis, some in sizes)
+
+
+def takes_strides(cell):
+    """Whether arguments may be contiguous there, and need not be."""
+    views = [one for one in STRIDES[1:] if cell.takes(strides=(one,))]
+    return not cell.static and cell.takes(strides=STRIDES[:1]) and bool(views)
+
+
+@law(
+    "paged_decode",
+    only={**APART, "dead": ("zero",), "strides": STRIDES[1:]},
+    cells=takes_strides,
+)
+def test_decode_agrees_across_strides(subject, case):
+    """Views into larger arrays give what contiguous arrays give, within both bounds."""
+    whole = inputs(replace(case, strides=STRIDES[0]))
+    require_agreement(subject, whole, inputs(case), f"in views ({case.strides})")
 
 
 @law(

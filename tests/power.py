@@ -17,6 +17,8 @@ BATCH = "decode_does_not_depend_on_its_batch"
 HEADS = "decode_turns_with_its_heads"
 SPLITS = "decode_does_not_depend_on_its_splits"
 FORGETS = "decode_forgets_the_calls_before"
+CHANGED = "decode_follows_one_changed_argument"
+STRIDED = "decode_agrees_across_strides"
 APPENDED = "decode_reads_what_was_appended"
 LONG = "decode_counts_every_page_of_a_long_context"
 REPEATED_KV = "decode_agrees_with_repeated_kv"
@@ -274,6 +276,10 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "first_merge_of_a_shape_is_eager": ((MERGE_REPEATS,), None),
     # calls before
     "plan_of_shorter_sequences_is_kept": ((FORGETS,), None),
+    "captured_graph_keeps_its_sm_scale": ((CHANGED,), None),
+    "captured_graph_keeps_its_window": ((CHANGED,), None),
+    "captured_graph_keeps_its_soft_cap": ((CHANGED,), None),
+    "captured_graph_keeps_its_sinks": ((CHANGED,), None),
     "highest_maximum_of_a_cache_is_kept": ((FORGETS,), None),
     "second_length_of_a_shape_is_compiled_anew": ((FORGETS,), None),
     "newest_tokens_are_a_part_of_their_own": ((APPENDED,), None),
@@ -504,6 +510,11 @@ ALONE: dict[str, tuple[str, ...]] = {
         "highest_maximum_of_a_cache_is_kept",
         "second_length_of_a_shape_is_compiled_anew",
     ),
+    CHANGED: (
+        "captured_graph_keeps_its_sm_scale",
+        "captured_graph_keeps_its_window",
+        "captured_graph_keeps_its_soft_cap",
+    ),
     BUFFERS: (
         "maximum_starts_at_what_lse_held",
         "rows_that_hold_numbers_are_taken_for_done",
@@ -703,6 +714,8 @@ IMPLIED: dict[str, str] = {
     REPEATED_KV: "paged_decode is held to its bound at every group, and what keeps to it keeps to this one; it stays "
     "because it takes nothing from the oracle but how far apart two results may be",
     PAGE_SIZES: "paged_decode is held to its bound at every page size, and what keeps to it keeps to this one; it "
+    "stays because it takes nothing from the oracle but how far apart two results may be",
+    STRIDED: "paged_decode is held to its bound in every kind of views, and what keeps to it keeps to this one; it "
     "stays because it takes nothing from the oracle but how far apart two results may be",
     PARTS: "paged_decode and merge_states are each held to their bound on contents of every kind; it stays because it "
     "is what a user of both relies on, lse_base and empty parts included",
