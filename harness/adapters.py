@@ -249,7 +249,7 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
         )
     row = OPERATIONS[op]
     special_axes = (*(("into",) if row.lends else ()), *(("ragged",) if "q_lens" in row.case_axes else ()))
-    axes = ("layout", "dtype", "static", "returns", *special_axes, *row.case_axes)
+    axes = ("layout", "dtype", "static", "returns", *special_axes, *row.offered_axes)
     for axis, predicate in offer.items():
         if axis not in axes:
             raise AdapterError(f"{file}: OFFERS[{op!r}] names axis {axis!r}{nearest(axis, axes)}")

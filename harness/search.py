@@ -197,7 +197,7 @@ class _Trial:
             self.booked.planned = self.booked.whole = 1
             self._judge_drawn(options.case)
             return
-        turn, pinned = self.turn, self.law.pinned(self.cell)
+        turn, pinned = self.turn, self.law.pinned_cases(self.cell)
         families = self.cell.families(self.law.families) if self.law.drawn else ()
         self.booked.planned = turn.planned(pinned, families)
         self.booked.whole = turn.alone.planned(pinned, families)

@@ -10,11 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeVar
 
+import numpy as np
+
 from kvconform.harness.efforts import Effort
+from kvconform.specs import data
 
 _T = TypeVar("_T")
+
+
+@cache
+def _shuffled(count: int) -> tuple[int, ...]:
+    """So many places in another order, always the same: cells that stand a dtype apart, or a layout, share no parts."""
+    return tuple(int(i) for i in np.argsort(data.hashes(count, "turns", np.arange(count)), kind="stable"))
 
 
 @dataclass(frozen=True)
@@ -101,4 +111,5 @@ class Turn:
         """Its place where those that begin with pinned cases come before those that begin with drawn ones: if time is
         up in all of them, each half goes round by itself."""
         half, second = divmod(self.place, 2)
-        return half + second * -(-self.of // 2)
+        first = -(-self.of // 2)
+        return _shuffled(self.of - first if second else first)[half] + second * first

@@ -309,7 +309,7 @@ class Cell:
     def unheld(self) -> dict[str, Any]:
         """Axes that this operation's cases have no choice of, at values that another operation is not offered with."""
         alone = {axis: DEFAULTS[axis] for claims in self.also for axis in claims if axis in POOL}
-        silent = {axis: value for axis, value in alone.items() if axis not in OPERATIONS[self.op].case_axes}
+        silent = {axis: value for axis, value in alone.items() if axis not in OPERATIONS[self.op].offered_axes}
         return {axis: v for axis, v in silent.items() if axis not in FEATURES and not self.takes(**{axis: (v,)})}
 
     def draws(self, case: Case) -> bool:
@@ -318,6 +318,7 @@ class Cell:
         return (
             all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
             and case.table_form in forms_of(self.row)
+            and self.has_room_for(case)
             and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
             and all(
                 all_hold(self.predicates(axis), value)
@@ -325,6 +326,10 @@ class Cell:
                 for value in each(case, axis)
             )
         )
+
+    def has_room_for(self, case: Case) -> bool:
+        """Whether so many sequences are offered in one call."""
+        return not case.kv_lens or self.takes(num_seqs=(len(case.kv_lens),))
 
     def within(
         self, region: Mapping[str, Any], families: Iterable[str] | None, only: Mapping[str, Iterable[Any]]

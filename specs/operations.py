@@ -84,6 +84,11 @@ class Operation:
         """Arguments passed by name."""
         return self.arguments[len(self.positional) + 1 :]
 
+    @property
+    def offered_axes(self) -> tuple[str, ...]:
+        """The axes that an offer may bound: those of a Case, and how many sequences its lengths may be of."""
+        return (*self.case_axes, *(("num_seqs",) if "kv_lens" in self.case_axes else ()))
+
     @cached_property
     def dtypes(self) -> tuple[str, ...]:
         """Storage types it is specified for: what its layouts take, widest first."""

@@ -81,33 +81,64 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
 
 
 LARGE = {
-    "num_seqs": 257,
-    "num_tokens": 1025,
-    "num_parts": 65,
-    "num_splits": 33,
-    "page_size": 257,
-    "num_kv_heads": 65,
-    "group": 129,
-    "head_dim": 257,
-    "head_dim_v": 257,
+    "num_seqs": (257,),
+    "num_tokens": (1025,),
+    "num_parts": (65,),
+    "num_splits": (33,),
+    "page_size": (257,),
+    "num_kv_heads": (65,),
+    "group": (129, 17),
+    "head_dim": (257, 128),
+    "head_dim_v": (257,),
 }
-"""Sizes one past what a warp, a wavefront, a tile of rows, a byte or a block of threads has room for."""
+"""Sizes one past what a warp, a wavefront, a tile of rows, a byte or a block has room for, and usual ones."""
 
 
 @once_a_cell
 def large(cell: Cell) -> tuple[Case, ...]:
-    """A Case for each size that is offered so large, all others as small as may be; none where shapes are compiled."""
+    """A Case for each size that is offered so large, or else the largest there is, all others as small as may be; none
+    where shapes are compiled.
+    """
     if cell.static:
         return ()
     found = []
-    for axis, least in LARGE.items():
-        fits = (n for n in range(least, 2 * least) if cell.takes(**{axis: (n,)}) and cell.admits(axis, n))
-        has_axis = axis in cell.axes or (axis == "num_seqs" and "kv_lens" in cell.axes)
-        value = next(fits, None) if has_axis else None
-        shape = None if value is None else _one_large(cell, axis, value)
-        if shape is not None:
-            found.append(pinned(cell, family=_every_bit(cell), **shape))
+    for axis, several in LARGE.items():
+        if axis not in cell.axes and axis not in OPERATIONS[cell.op].offered_axes:
+            continue
+        for value in dict.fromkeys(_offered_near(cell, axis, least) for least in several):
+            shape = None if value is None else _one_large(cell, axis, value)
+            if shape is not None:
+                found.append(pinned(cell, family=_every_bit(cell), **shape))
     return tuple(found)
+
+
+def _offered_near(cell: Cell, axis: str, least: int) -> int | None:
+    """A size that is offered: the first that is no less, or the last below it, if larger than those that are drawn."""
+    near = (*range(least, 2 * least), *range(least - 1, max(POOL[axis]), -1))
+    return next((n for n in near if cell.takes(**{axis: (n,)}) and cell.admits(axis, n)), None)
+
+
+def many_rows(cell: Cell) -> tuple[Case, ...]:
+    """One Case of more query tokens than a tile has rows, where so many are offered."""
+    sizes, tokens = _sizes(cell, 0), 131
+    lens = (tokens + 71, 7)
+    told = query_tokens(cell, lens, tokens) if not cell.static and cell.takes(q_lens=(tokens,)) else {}
+    if not told or cell.row.contiguous or not cell.takes(kv_lens=lens):
+        return ()
+    sizes["page_size"] = cell.allowed("page_size")[-1]
+    return (pinned(cell, family=_every_bit(cell), **(sizes | told | {"kv_lens": lens})),)
+
+
+def wide_windows(cell: Cell) -> tuple[Case, ...]:
+    """Cases of a window that holds whole tiles of keys, in one split and in many."""
+    fits = (n for n in range(129, LONG) if cell.takes(window=(n,)))
+    window = 0 if cell.static else next(fits, 0)
+    lens = (3 * window + 5, window + 1)
+    if not window or cell.row.contiguous or not cell.takes(kv_lens=lens):
+        return ()
+    sizes = _sizes(cell, 0) | {"page_size": cell.allowed("page_size")[-1], "kv_lens": lens, "window": window}
+    splits = dict.fromkeys((cell.allowed("num_splits")[0], cell.allowed("num_splits")[-1]))
+    return tuple(pinned(cell, family=_every_bit(cell), num_splits=n, **sizes) for n in splits)
 
 
 def _one_large(cell: Cell, axis: str, value: int) -> dict[str, Any] | None:
@@ -278,7 +309,7 @@ def table_forms(cell: Cell) -> tuple[Case, ...]:
     shapes = cell.geometries() if cell.static else [_sizes(cell, -1)]
     shape = {axis: value for axis, value in shapes[-1].items() if axis in OPERATIONS[cell.op].case_axes}
     size, room = shape["page_size"], shape.get("capacity", 0) * shape["page_size"]
-    least = cell.conventions["empty_rows"] == "undefined"
+    least = cell.conventions["empty_rows"] == "undefined" or OPERATIONS[cell.op].appends
     lens = [n for n in (size, 0, size + 1) if least <= n <= (room or n) and cell.takes(kv_lens=(n,))]
     if not lens:
         return ()
@@ -345,7 +376,9 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     for axis in ("head_dim", "head_dim_v"):
         if axis in sizes:
             sizes[axis] = next((n for n in reversed(cell.allowed(axis)) if n <= MODEST), sizes[axis])
-    return tuple(pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES)
+    made = [pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES]
+    several = {axis: cell.allowed(axis)[-1] for axis in ("num_splits", "group")}
+    return (*made[:-1], replace(made[-1], **several))
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kvconform.specs.case import Case
 from kvconform.specs.cells import LONGEST, POOL, Cell, OfferError, all_hold, once_a_cell
 from kvconform.specs.features import FEATURES, covering
+from kvconform.specs.offers import members
 from kvconform.specs.operations import OPERATIONS
 
 _QUARTER = tuple(range(16))
@@ -102,6 +103,7 @@ class _Drawn:
     shapes     geometries of a static cell, else one that says nothing
     allowed    axis -> values
     features   combinations of features
+    num_seqs   sequences of a call, where lengths say how many
     """
 
     cell: Cell
@@ -109,6 +111,7 @@ class _Drawn:
     allowed: Mapping[str, tuple[Any, ...]]
     features: tuple[dict[str, Any], ...]
     families: tuple[str, ...]
+    num_seqs: tuple[int, ...]
 
     @classmethod
     def of(cls, cell: Cell, families: tuple[str, ...] | None, only: Mapping[str, tuple[Any, ...]] | None) -> _Drawn:
@@ -121,7 +124,7 @@ class _Drawn:
         free = [axis for axis in cell.axes if axis in POOL and axis not in shapes[0]]
         allowed = {axis: tuple(cell.allowed(axis, (only or {}).get(axis))) for axis in free}
         features = _schedule({axis: allowed.pop(axis) for axis in free if axis in FEATURES})
-        return cls(cell, shapes, allowed, features, cell.families(families))
+        return cls(cell, shapes, allowed, features, cell.families(families), _num_seqs(cell))
 
     def case(self, one_of: Callable[[Sequence[Any]], Any], history: Callable[[], list[int]]) -> Case:
         """One of them.
@@ -138,7 +141,7 @@ class _Drawn:
             values["num_seqs"] = num_seqs
         if "kv_lens" in seen:
             length = _lengths(cell, values["page_size"], values.get("capacity", 0))
-            count = num_seqs or one_of(_NUM_SEQS)
+            count = num_seqs or one_of(self.num_seqs)
             batch = one_of(_BATCHES) if count > 1 else _BATCHES[0]
             if batch == "ragged":
                 values["kv_lens"] = tuple(one_of(length.some) for _ in range(count))
@@ -154,6 +157,14 @@ class _Drawn:
             values["history"] = tuple(step for step in history() if step)
         family, seed = one_of(self.families), sum(one_of(_QUARTER) << 4 * i for i in range(4))
         return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, family=family, seed=seed, **values)
+
+
+def _num_seqs(cell: Cell) -> tuple[int, ...]:
+    limits = cell.predicates("num_seqs") if "kv_lens" in cell.axes else []
+    some = tuple(n for n in (*_NUM_SEQS, *(n for limit in limits for n in members(limit))) if all_hold(limits, n))
+    if not some:
+        raise OfferError(f"{cell.op} on {cell.layout}: no num_seqs to draw from {' and '.join(map(repr, limits))}")
+    return tuple(dict.fromkeys(some))
 
 
 @st.composite  # once: Hypothesis reads the source of what it decorates

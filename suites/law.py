@@ -115,6 +115,10 @@ class Law:
         """Cases of a cell; `families`: some of those it is tried on."""
         return cases(cell, families or self.families, self.only)
 
+    def pinned_cases(self, cell: Cell) -> tuple[Case, ...]:
+        """Those of a cell that are pinned, and have no more sequences than are offered in one call."""
+        return tuple(case for case in self.pinned(cell) if cell.has_room_for(case))
+
     def simplest(self, cell: Cell, families: tuple[str, ...] | None = None) -> Case:
         """The one of those cases that they shrink towards."""
         return simplest(cell, families or self.families, self.only)
@@ -129,7 +133,7 @@ class Law:
         try:
             if self.drawn and cell.narrows(self.only or {}):
                 self.strategy(cell)
-            silent = not self.cells(cell) or not (self.drawn or self.pinned(cell))
+            silent = not self.cells(cell) or not (self.drawn or self.pinned_cases(cell))
             return f"says nothing about what is offered of {cell.layout}" if silent else ""
         except OfferError as e:
             with suppress(OfferError):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from kvconform.oracles import paged
+from kvconform.oracles.bound import require_range
 from kvconform.specs import data, variations
 from kvconform.specs.cells import SIZE_OF, STATIC_AXES, Cell, offers_cell
 from kvconform.specs.dtypes import is_floating
@@ -103,12 +104,18 @@ def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
     """2 q and K / 2 have the same scores, bit for bit."""
     x = inputs(case)
     moved = variations.with_factor_in_q(x, 2.0)
+    require_range("an element of q", np.abs(moved.q.astype(np.float64)), subject.profile(case.result_dtype).q_format)
     before = attend(subject, case, paged.filled(x, "zero"))
     got = attend(subject, case, paged.filled(moved, "zero"), q=moved.q)
     require_attention(case, got, before, "with 2 q and K / 2 against before")
 
 
-@law("paged_decode", only={**APART, "dead": ("zero",)}, wants=_is("batch"))
+@law(
+    "paged_decode",
+    only={**APART, "dead": ("zero",)},
+    wants=_is("batch"),
+    cells=lambda cell: cell.takes(num_seqs=(1,)),
+)
 def test_decode_does_not_depend_on_its_batch(subject, case):
     """Rows in another order, and each row alone, give the same bits, where that is declared."""
     x = inputs(case)

@@ -10,7 +10,15 @@ from kvconform.oracles.verdict import require, require_near, require_same
 from kvconform.specs import data, variations
 from kvconform.specs.cells import LONGEST
 from kvconform.specs.inputs import inputs
-from kvconform.specs.pinned import mixtures, schedule
+from kvconform.specs.pinned import (
+    high_pages,
+    large,
+    many_rows,
+    mixtures,
+    schedule,
+    table_forms,
+    wide_windows,
+)
 from kvconform.suites.calls import attend, require_attention, require_result, updating
 from kvconform.suites.law import law
 
@@ -23,7 +31,7 @@ def _update(subject, x, cache, **changed):
     return {name: got[name] for name in LOCATE if name in got}, got["cache"]
 
 
-@law("append_decode", pinned=mixtures)
+@law("append_decode", pinned=lambda cell: (*mixtures(cell), *large(cell), *high_pages(cell)))
 def test_update_writes_exactly_the_newest_tokens(subject, case):
     """The newest tokens lie in the slots that the block table gives them; every other byte is what it was."""
     x = inputs(case)
@@ -35,7 +43,12 @@ def test_update_writes_exactly_the_newest_tokens(subject, case):
         subject.saw_nothing()
 
 
-@law("append_decode", pinned=lambda cell: (*mixtures(cell), *schedule(cell)))
+def _pinned(cell):
+    sizes = (*large(cell), *many_rows(cell), *wide_windows(cell))
+    return (*mixtures(cell), *schedule(cell), *table_forms(cell), *sizes)
+
+
+@law("append_decode", pinned=_pinned)
 def test_update_attends_to_what_it_has_written(subject, case):
     """out and lse are attention over the updated cache: a new token is seen from itself and from newer ones."""
     x = inputs(case)

@@ -239,6 +239,11 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "tokens_past_the_1024th_are_not_appended": ((APPEND,), None),
     "gather_ends_with_the_256th_sequence": ((GATHER,), None),
     "fused_tokens_past_the_1024th_are_left": ((FUSE,), None),
+    "splits_have_room_for_256_keys": ((LONG,), None),
+    "query_tokens_past_the_128th_see_all_of_a_tile": ((BOUND,), None),
+    "windows_begin_with_a_whole_tile": ((BOUND,), None),
+    "updates_of_sequences_past_the_256th_are_lost": ((UPDATE,), None),
+    "order_of_many_splits_varies": ((REPEATS,), None),
     "copies_of_pages_end_after_256_slots": ((COPY,), None),
     # splits and merging
     "partials_are_added": ((BOUND,), "partials_are_added"),

@@ -18,7 +18,7 @@ from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
-from kvconform.tests.power import CASCADE, LAYOUTS, LONG, PAGE_SIZES, RANKS, REPEATED_KV
+from kvconform.tests.power import CASCADE, LAYOUTS, LONG, PAGE_SIZES, RANKS, REPEATED_KV, STRIDED
 
 OPTIONS = Options(replace(EFFORTS["quick"], examples=16, static_examples=3, each_family=0, seconds=3600.0))
 """What calls ask for is no matter of contents: no family is owed."""
@@ -53,6 +53,7 @@ def sizes(op, positional, keywords):
     said["index_dtype"] = positional[-1].dtype.name
     if op in ("gather", "paged_decode", "append_decode"):
         said["kv_lens"] = tuple(positional[-1].tolist())
+        said["num_seqs"] = len(positional[-1])
     if op in ("paged_decode", "append_decode"):
         said |= {"group": positional[0].shape[1] // said["num_kv_heads"], "num_splits": keywords.get("num_splits", 1)}
     return said
@@ -91,7 +92,7 @@ def narrowed(some, static=False, ops=tuple(OPERATIONS)):
 def narrows(op, axis, value, static):
     """Whether an operation has an axis, and a case with such a value: new tokens are counted in kv_lens."""
     no_token = axis == "kv_lens" and not any(holds(value, n) for n in range(1, 7 if static else 41))
-    return axis in OPERATIONS[op].case_axes and not (OPERATIONS[op].appends and no_token)
+    return axis in OPERATIONS[op].offered_axes and not (OPERATIONS[op].appends and no_token)
 
 
 def outcomes(offers, laws=None):
@@ -113,7 +114,7 @@ def concerned(some, ops=tuple(OPERATIONS)):
     return [
         law.name
         for law in all_laws().values()
-        if any(op in ops and axis in OPERATIONS[op].case_axes for op in (law.op, *law.operations) for axis in some)
+        if any(op in ops and axis in OPERATIONS[op].offered_axes for op in (law.op, *law.operations) for axis in some)
     ]
 
 
@@ -171,9 +172,9 @@ def test_offer_that_leaves_an_operation_nothing_is_red_under_every_law():
     assert all("no head_dim to draw from {3}" in message for _, message in found.values())
 
 
-def test_nothing_is_left_out_where_everything_is_offered_but_a_second_layout():
+def test_nothing_is_left_out_where_everything_is_offered_but_a_second_layout_and_views():
     for static in (False, True):
         left = {law for law, (outcome, _) in of_wide(static).items() if outcome == NOT_OFFERED}
         free_alone = {REPEATED_KV, PAGE_SIZES, LONG} if static else set()  # each call of theirs has a shape of its own
-        assert left == {law for law in left if "31_bits" in law} | free_alone | {LAYOUTS}
+        assert left == {law for law in left if "31_bits" in law} | free_alone | {LAYOUTS, STRIDED}
         assert {outcome for law, (outcome, _) in of_wide(static).items() if law not in left} == {CONFORMS}
