@@ -472,7 +472,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
 }
 
 ALONE: dict[str, tuple[str, ...]] = {
-    BOUND: ("last_token_is_dropped", "lse_is_stored_in_float16", "inner_stride_of_q_is_one", "p_takes_the_dtype_of_v"),
+    BOUND: ("last_token_is_dropped", "lse_is_stored_in_float16", "p_takes_the_dtype_of_v"),
     DEAD: ("lazy_rescaling_sees_dead_scores", "safe_path_is_chosen_by_dead_scores", "page_scale_sees_dead_keys"),
     PAGES: (
         "pages_in_order_of_their_numbers",
@@ -480,7 +480,7 @@ ALONE: dict[str, tuple[str, ...]] = {
         "splits_take_pages_by_number",
     ),
     REPEATS: (
-        "dot_is_summed_from_either_end",
+        "order_of_many_splits_varies",
         "products_of_halves_come_in_any_order",
         "repeated_call_is_a_graph_with_other_tiles",
     ),

@@ -8,7 +8,7 @@ from kvconform.tests.wrong._reference import reference_with
 NAME = "highest_maximum_of_a_cache_is_kept"
 BACKEND = "numpy"
 NEAR = 8.0  # nats
-OFFERS = {"paged_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}}}
+OFFERS = {"paged_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}, "sm_scale": {1.0}}}
 CONVENTIONS, ARITHMETIC = {"dead": {"zero"}}, right.ARITHMETIC | {"max_lag": NEAR}
 
 _KEPT = {}

@@ -8,7 +8,7 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "repeated_call_is_a_graph_with_other_tiles"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}}}
+OFFERS = {"paged_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}, "sm_scale": {1.0}}}
 CONVENTIONS, ARITHMETIC = {"dead": {"zero"}}, right.ARITHMETIC | {"tile": 4}
 
 _captured = reference_with(TILE=4)
