@@ -155,13 +155,22 @@ def extract_v(kv: Tensor) -> Tensor:
     return _extract(kv, 1)
 
 
-def _at(view: View, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
-    """Where tokens lie in a view: an index of each of its axes, which broadcast to [*tokens, head, dim]."""
+def _memory(view: View) -> Tensor:
+    """The bits of a view's elements, and of whatever lies between them, as they follow each other in memory."""
+    sizes, steps = view.tensor.shape, view.tensor.stride()
+    last = sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
+    return _bits(view.tensor).as_strided((last + 1 if 0 not in sizes else 0,), (1,))
+
+
+def _at(view: View, pages: Tensor, slots: Tensor) -> Tensor:
+    """Where tokens lie in a view's memory: [*pages, head, dim]. One index is gathered by much faster than seven."""
     heads = torch.arange(view.num_heads, device=slots.device)[:, None]
     dims = torch.arange(view.head_dim, device=slots.device)
     _, _, slot, _, head, _, dim = view.tensor.shape
-    slots = slots[..., None, None]
-    return pages[..., None, None], slots // slot, slots % slot, heads // head, heads % head, dims // dim, dims % dim
+    page, far, near, *within = view.tensor.stride()
+    tokens = pages * page + slots // slot * far + slots % slot * near
+    split = (heads // head, heads % head, dims // dim, dims % dim)
+    return tokens[..., None, None] + sum(index * step for index, step in zip(split, within, strict=True))
 
 
 @_kernel
@@ -172,7 +181,7 @@ def append(cache: Cache, k: Rows, v: Rows, slot_mapping: Tensor, *, layout: str,
             live = ((slots >= 0) & (slots < view.num_slots)).nonzero().squeeze(1)
             tokens = live[last_of_each(slots[live])]
             pages = slots[tokens] // view.page_size
-            _bits(view.tensor).index_put_(_at(view, pages, slots[tokens] % view.page_size), _bits(rows)[tokens])
+            _memory(view)[_at(view, pages, slots[tokens] % view.page_size)] = _bits(rows)[tokens]
     return cache
 
 
@@ -184,7 +193,7 @@ def _places(view: View, table: Table, seq: Tensor, position: Tensor) -> tuple[Te
 
 def _rows(view: View, pages: Tensor, slots: Tensor) -> Tensor:
     """[*pages, head, dim] of one part, in elements of its tensor."""
-    return _bits(view.tensor)[_at(view, pages, slots)].view(view.tensor.dtype)
+    return _memory(view).take(_at(view, pages, slots)).view(view.tensor.dtype)
 
 
 def _positions(view: View, table: Table, num_parts: int) -> Tensor:

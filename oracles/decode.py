@@ -193,15 +193,48 @@ def attended(
     keep_terms: bool = False,
 ) -> Bounded:
     """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once."""
-    (k, v), bias = _batch(inputs, cache, reading), _biases(reading)
+    groups = [_all_of(reading)] if keep_terms else _of_like_lengths(reading)
+    parts = [_attended(inputs, cache, profile, reading, seqs, keep_terms) for seqs in groups]
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([np.flatnonzero(np.isin(reading.seq_of, seqs)) for seqs in groups])
+    return _stacked(parts, np.argsort(rows, kind="stable"))
+
+
+PADDED = 1024
+"""Keys of a sequence that others are padded to, at most: one that has more is a batch of its own."""
+
+
+def _all_of(reading: DecodeReading) -> Array:
+    return np.arange(len(reading.lens))
+
+
+def _of_like_lengths(reading: DecodeReading) -> list[Array]:
+    """The sequences in groups that are bounded at once, so that none is padded to one that is far longer."""
+    lens = _lens(reading)
+    some = np.flatnonzero(lens <= PADDED)
+    return [group for group in (some, *np.flatnonzero(lens > PADDED)[:, None]) if len(group)] or [some]
+
+
+def _attended(
+    inputs: PagedInputs,
+    cache: Mapping[str, Array],
+    profile: Profile,
+    reading: DecodeReading,
+    seqs: Array,
+    keep_terms: bool,
+) -> Bounded:
+    """The rows of some sequences."""
+    (k, v), bias = _batch(inputs, cache, reading, seqs), _biases(reading, seqs)
+    rows = np.isin(reading.seq_of, seqs)
     kv: dict[str, Any] = {"k": k.values, "v": v.values, "k_roundings": k.roundings, "v_roundings": v.roundings}
     kv |= {"k_magnitude": k.size if k.roundings else None, "v_magnitude": v.size if v.roundings else None}
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
-    bounded = partial(attention_bound, inputs.q, profile=profile, **kv, **scored)
+    bounded = partial(attention_bound, inputs.q[rows], profile=profile, **kv, **scored)
     result = bounded(sink=reading.sinks, keep_terms=keep_terms)
     if reading.sinks is None or not reading.without_sink.any():
         return result
-    without, at = bounded(), reading.without_sink[:, None]
+    without, at = bounded(), reading.without_sink[rows, None]
     lse, error = ((at, of, one) for of, one in ((without.lse, result.lse), (without.lse_error, result.lse_error)))
     return replace(result, lse=np.where(*lse), lse_error=np.where(*error))
 
@@ -211,14 +244,17 @@ def _lens(reading: DecodeReading) -> Array:
     return np.asarray(np.maximum(reading.lens - reading.first, 0))
 
 
-def _batch(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading) -> tuple[Numbers, Numbers]:
-    """K and V that each query row and head reads, [num_q_rows, num_q_heads, longest, dim]."""
-    lens = _lens(reading)
+def _batch(
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, seqs: Array
+) -> tuple[Numbers, Numbers]:
+    """K and V that each query row and head of some sequences reads, [num_q_rows, num_q_heads, longest, dim]."""
+    lens = _lens(reading)[seqs]
     there = np.arange(lens.max(initial=0)) < lens[:, None]
+    seq_of = np.searchsorted(seqs, reading.seq_of[np.isin(reading.seq_of, seqs)])
 
     def of_rows(rows: Array) -> Array:
         padded = _padded(rows, there)
-        for axis, which in enumerate((reading.seq_of, reading.head_of)):
+        for axis, which in enumerate((seq_of, reading.head_of)):
             if not np.array_equal(which, np.arange(padded.shape[axis])):  # else they are as they should be: no copy
                 padded = padded.take(which, axis)
         return padded
@@ -227,17 +263,18 @@ def _batch(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
         values = of_rows(one.values)
         return Numbers(values, of_rows(one.size) if one.roundings else values, one.roundings)
 
-    k, v = keys.of_all(inputs, cache, reading)
+    k, v = keys.of_some(inputs, cache, reading, seqs.tolist())
     return batched(k), batched(v)
 
 
-def _biases(reading: DecodeReading) -> Array:
-    """What is added to the scores of a batch, [num_q_rows, num_q_heads or 1, longest]."""
-    lens = _lens(reading)
+def _biases(reading: DecodeReading, seqs: Array) -> Array:
+    """What is added to the scores of some sequences, [num_q_rows, num_q_heads or 1, longest]."""
+    lens = _lens(reading)[seqs]
     num_heads = 1 if reading.slopes is None else len(reading.head_of)
-    bias = np.full((len(reading.seq_of), num_heads, lens.max(initial=0)), -np.inf)
-    for seq, n in enumerate(lens):
-        bias[reading.seq_of == seq, :, :n] = reading.bias(seq)
+    seq_of = reading.seq_of[np.isin(reading.seq_of, seqs)]
+    bias = np.full((len(seq_of), num_heads, lens.max(initial=0)), -np.inf)
+    for seq, n in zip(seqs, lens, strict=True):
+        bias[seq_of == seq, :, :n] = reading.bias(seq)
     return bias
 
 
@@ -292,10 +329,11 @@ def expected(
     return want
 
 
-def _stacked(parts: list[Bounded]) -> Bounded:
-    """The rows of several, one after another."""
+def _stacked(parts: list[Bounded], order: Any = slice(None)) -> Bounded:
+    """The rows of several, one after another, or in an order."""
     out, out_error, lse, lse_error = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("out", "out_error", "lse", "lse_error")
+        np.concatenate([getattr(part, name) for part in parts])[order]
+        for name in ("out", "out_error", "lse", "lse_error")
     )
     return Bounded(out, out_error, lse, lse_error)
 
@@ -351,7 +389,7 @@ def shown(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadin
     on = features_on(inputs.case)
     if not on:
         return ()
-    k, v = (one.values for one in _batch(inputs, cache, reading))
+    k, v = (one.values for one in _batch(inputs, cache, reading, _all_of(reading)))
     with np.errstate(all="ignore"):
         ignorant = {feature: _exact(inputs.q, k, v, without(feature, reading)) for feature in on}
         return tuple(
@@ -363,7 +401,7 @@ def shown(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadin
 
 def _exact(q: Array, k: Array, v: Array, reading: DecodeReading) -> dict[str, Array]:
     """out and lse of a batch, without a bound; NaN where a key that is read makes them so."""
-    bias = _biases(reading)
+    bias = _biases(reading, _all_of(reading))
     live = bias != -np.inf
     score = reading.bent(reading.sm_scale * np.matmul(k, q.astype(np.float64)[..., None])[..., 0])
     score = np.where(live, score + np.where(live, bias, 0.0), -np.inf)
@@ -392,6 +430,10 @@ def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], ls
     return size if shows.all() and size <= COARSE else 0.0
 
 
+LOOKED_AT = 499
+"""Keys of a row that a typical element is told from, at most, evenly spaced; a prime: pages are of other lengths."""
+
+
 def visible_weight(
     inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
 ) -> list[float]:
@@ -399,13 +441,13 @@ def visible_weight(
 
     reading   the right one
     """
-    out, tokens = want["out"], keys.of_all(inputs, cache, reading)[1].values
+    out, tokens = want["out"], keys.values_of_all(inputs, cache, reading).values
     assert isinstance(out, Interval)
     seen, ends = [], np.cumsum(reading.lens)
     for row, seq in enumerate(reading.seq_of):
         n, end = reading.lens[seq], ends[seq]
         if n > 1:
-            v = tokens[end - n : end].swapaxes(0, 1)[reading.head_of]
+            v = tokens[end - n : end : -(-n // LOOKED_AT)].swapaxes(0, 1)[reading.head_of]
             seen += typical_step(v, out.want[row], out.error[row], out.format)
     return seen
 

@@ -256,3 +256,20 @@ def test_a_case_of_a_cache_in_q_s_own_type_may_be_moved_to_another_layout():
     here = Cell(OP, "hnd", "float32", offer, declared({}))
     assert here.draws(case(layout="hnd", dtype="float32", q_dtype=""))
     assert not here.draws(case(layout="hnd", dtype="float32", q_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "features", [{}, {"sinks": "drawn", "window": 3, "soft_cap": 2.0}, {"q_lens": (2, 3, 1, 2, 1)}]
+)
+def test_long_sequences_are_bounded_apart_as_in_one_batch(features):
+    """What none is padded to changes nothing; a row of a sequence without keys may count its sink otherwise."""
+    one = case(dtype="float32", kv_lens=(decode.PADDED + 3, 4, 0, decode.PADDED + 1, decode.PADDED), **features)
+    x, _ = read(one)
+    reading = DecodeReading.right(x, declared({"empty_with_sink": "lse_of_empty"}))
+    apart, at_once = (
+        decode.attended(x, paged.filled(x, one.dead), Profile(), reading, keep_terms=terms) for terms in (False, True)
+    )
+    for name in ("out", "out_error", "lse", "lse_error"):
+        assert np.allclose(getattr(apart, name), getattr(at_once, name), rtol=1e-12, atol=0), name
+    assert at_once.terms is not None
+    assert apart.terms is None
