@@ -47,8 +47,16 @@ ENOUGH_FAILURES = 4
 """Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
 
 
+MOST_IDLE = 100
+"""Cases drawn one after another that are no evidence, behind which no further ones are drawn."""
+
+
 class _Enough(BaseException):
     """Leaves @given at once (Hypothesis lets a BaseException through): what has been found stands."""
+
+
+class _Idle(BaseException):
+    """Leaves @given, since nothing that is drawn is evidence; what is pinned may still be."""
 
 
 @dataclass
@@ -162,6 +170,7 @@ class _Trial:
         self.narrowed = 0
         self.witness: Case | None = None
         self.pinned_witness: Case | None = None
+        self.idle_in_a_row = 0
         self.flagged: tuple[Case, str] | None = None
         self.calls_after_failure = 0
         self.cut_short = False
@@ -211,6 +220,8 @@ class _Trial:
         for step in steps:
             try:
                 step()
+            except _Idle:
+                pass
             except (OfferError, Unsatisfiable) as e:
                 nothing = e
         if nothing is not None:
@@ -240,6 +251,9 @@ class _Trial:
             self._judge_drawn(case)
         except OutsideDomain:
             reject()
+        self.idle_in_a_row = self.idle_in_a_row + 1 if self.subject.idle else 0
+        if self.idle_in_a_row >= MOST_IDLE and self.witness is None:
+            raise _Idle
         if self.subject.idle:
             reject()  # it conforms
 

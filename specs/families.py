@@ -122,6 +122,24 @@ def _fine(h: Hashes, place: Place) -> Floats:
     return data.ARITHMETIC_FAMILIES["fine"]("v", h)
 
 
+DIGITS = 8
+"""Base of the digits of an address."""
+
+SPELLED = ("key", "key", "key", "row", "key", "key", "row")
+"""What each odd dim of V has a digit of, over and over: the lowest ones first."""
+
+
+def _address(h: Hashes, place: Place) -> Floats:
+    """In odd dims digits of the address, n + 1 eighths each, in even ones every bit: what comes back tells where."""
+    turn, odd = np.divmod(np.asarray(place.dim), 2)
+    which = turn % len(SPELLED)
+    of_key = np.array([name == "key" for name in SPELLED])
+    lower = np.array([SPELLED[:i].count(name) for i, name in enumerate(SPELLED)])
+    number = np.where(of_key[which], np.asarray(place.key), np.asarray(place.row))
+    digit = number // DIGITS ** lower[which] % DIGITS
+    return np.where(odd == 1, (digit + 1.0) / DIGITS, _fine(h, place))
+
+
 def _alternating(h: Hashes, place: Place) -> Floats:
     """Around 16 and around -16, a key each."""
     return _eighths(h) + np.where(np.asarray(place.key) % 2, -16.0, 16.0)
@@ -171,8 +189,10 @@ def _far(place: Place) -> Any:
 
 
 def _tied(place: Place) -> Any:
-    """Two keys after each other have one level."""
-    return _eighths(place.draw("tie", place.row, np.asarray(place.key) // 2))
+    """Two keys after each other have one level, or the second one has the last bit of eight more."""
+    pair = place.draw("tie", place.row, np.asarray(place.key) // 2)
+    nearly = (pair >> np.uint64(20)) % np.uint64(2) * (np.asarray(place.key) % 2)
+    return _eighths(pair) + nearly * 2.0**-7
 
 
 def _drawn(place: Place) -> Any:
@@ -191,10 +211,10 @@ FAMILIES: dict[str, Family] = {
         value=_plain,
     ),
     "needle": Family(
-        claim="one key of each sequence, on an edge or at an end, has all of the weight",
+        claim="one key of each sequence, on an edge or at an end, has all of the weight, and V spells where it is",
         level=_chosen,
         gains=(256.0,),
-        value=_fine,
+        value=_address,
     ),
     "zero_sum": Family(
         claim="every key weighs the same and values cancel in pairs: any key too many or too few shows against 0",
@@ -236,7 +256,7 @@ FAMILIES: dict[str, Family] = {
         rest=2.0**-12,
     ),
     "ties": Family(
-        claim="keys tie in pairs, bit for bit, and a pair counts most",
+        claim="keys tie in pairs, bit for bit or but for the last bit of K, and a pair counts most",
         level=_tied,
         gains=(16.0,),
         value=_plain,

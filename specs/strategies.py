@@ -1,8 +1,8 @@
 """Strategies: every Case that a cell allows, simplest first.
 
 Sizes, page tables and a seed are drawn, never thousands of floats. Half of the lengths sit on a boundary (0, 1, a
-page, a page and one, the table's end), half are anywhere: boundaries alone make most rows tiny and blind to the
-online softmax.
+page, its window, its splits, the table's end), half are anywhere or beside a tile: boundaries alone make most rows tiny
+and blind to the online softmax.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from kvconform.specs.case import Case
+from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.cells import LONGEST, POOL, Cell, OfferError, all_hold, once_a_cell
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.offers import members
@@ -27,7 +27,7 @@ _NUM_SEQS = (1, 2, 3, 4, 9)  # 9: more than whoever hands out eight at a time ex
 TILES = (16, 32, 64, 128)
 """Tokens that kernels take at a time: a length beside each is drawn now and then where lengths are free."""
 
-_TILE_EDGES = tuple(tile + beside for tile in TILES for beside in (0, 1))
+_TILE_EDGES = tuple(tile + beside for tile in TILES for beside in (-1, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,14 @@ class _Lengths:
 
 
 @once_a_cell
-def _lengths(cell: Cell, page_size: int, capacity: int) -> _Lengths:
+def _lengths(cell: Cell, page_size: int, capacity: int, window: int, num_splits: int) -> _Lengths:
     bounded = capacity * page_size if capacity else page_size if cell.row.contiguous else 0
     longest = bounded or max(LONGEST, 2 * page_size)
     edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
+    edges |= dict.fromkeys([window, window + 1] if window else [])
+    if num_splits > 1:  # fewer keys than splits, one each, one more; a page each, and one key more
+        pages = num_splits * page_size
+        edges |= dict.fromkeys([num_splits - 1, num_splits, num_splits + 1, pages, pages + 1])
     least = 1 if cell.conventions["empty_rows"] == "undefined" or OPERATIONS[cell.op].appends else 0
     limits = cell.predicates("kv_lens")
     fits = [n for n in edges if least <= n <= longest and all_hold(limits, n)]
@@ -140,7 +144,8 @@ class _Drawn:
         if "num_seqs" in seen:
             values["num_seqs"] = num_seqs
         if "kv_lens" in seen:
-            length = _lengths(cell, values["page_size"], values.get("capacity", 0))
+            told = DEFAULTS | values
+            length = _lengths(cell, *(told[axis] for axis in ("page_size", "capacity", "window", "num_splits")))
             count = num_seqs or one_of(self.num_seqs)
             batch = one_of(_BATCHES) if count > 1 else _BATCHES[0]
             if batch == "ragged":

@@ -99,8 +99,15 @@ def merged_in_a_tree(subject: Subject, case: Case, parts: list[tuple[Array, Arra
 _ROWS = {"out": by_axes("query row", "q_head", "dim"), "lse": by_axes("query row", "q_head")}
 
 
-def require_attention(case: Case, got: Mapping[str, Array], want: Mapping[str, Array], what: str) -> None:
-    """Raise Violation unless two results of attention agree bit for bit; `what` names both calls."""
+def require_attention(
+    subject: Subject, case: Case, got: Mapping[str, Array], want: Mapping[str, Array], what: str
+) -> None:
+    """Raise Violation unless two results of attention agree bit for bit; `what` names both calls.
+
+    Zeros alone are no evidence: a kernel that does nothing has them in both calls.
+    """
+    if not want["out"].any():
+        subject.saw_nothing()
     locate = _ROWS if case.q_lens else LOCATE  # several query tokens: a row is no sequence
     for name in want:
         require_same(got[name], want[name], f"{name} {what}", locate[name])
@@ -158,6 +165,8 @@ def require_agreement(
 
     what      the other form, behind the results' names
     bitwise   whether they must not be apart at all
+
+    Zeros alone are no evidence.
     """
     caches = [paged.filled(x, "zero") for x in (one, other)]
     results = [
@@ -165,8 +174,10 @@ def require_agreement(
         for x, cache in zip((one, other), caches, strict=True)
     ]
     if bitwise:
-        require_attention(one.case, results[1], results[0], f"{what} against without")
+        require_attention(subject, one.case, results[1], results[0], f"{what} against without")
         return
+    if not results[0]["out"].any():
+        subject.saw_nothing()
     wants = []
     for x, cache in zip((one, other), caches, strict=True):
         case = x.case
@@ -175,6 +186,39 @@ def require_agreement(
     for name in results[0]:
         first, second = ((got[name], want[name]) for got, want in zip(results, wants, strict=True))
         require_near(first[0], second[0], first[1], second[1], f"{name} {what} against without")
+
+
+def require_selected(
+    subject: Subject,
+    x: PagedInputs,
+    cache: Mapping[str, Array],
+    got: Mapping[str, Array],
+    whole: Mapping[str, Array],
+    at: Any,
+    what: str,
+    *,
+    bitwise: bool,
+) -> None:
+    """Raise Violation unless a call gave of some rows, or heads, what another gave of them among all.
+
+    whole     results of the Case over the cache
+    at        where among those the rows, or heads, of `got` are
+    what      both calls
+    bitwise   whether they must not be apart at all; else they may be as far as two correct results
+    """
+    selected = {name: array[at] for name, array in whole.items()}
+    if bitwise:
+        require_attention(subject, x.case, got, selected, what)
+        return
+    if not selected["out"].any():
+        subject.saw_nothing()
+    profile = decode.rounding(subject.profile(x.case.result_dtype), x.case.result_dtype, splits=x.case.num_splits)
+    wants = decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions))
+    for name, array in selected.items():
+        all_of = wants[name]
+        assert isinstance(all_of, Interval)
+        want = replace(all_of, want=all_of.want[at], error=all_of.error[at], locate=_ROWS[name])
+        require_near(got[name], array, want, want, f"{name} {what}")
 
 
 def _explanations(

@@ -66,7 +66,7 @@ def test_decode_ignores_dead_slots(subject, case):
         got = attend(subject, case, paged.filled(x, *poisoned))
         where = "" if case.poison == "all" else f" ({case.poison})"
         require_attention(
-            case, got, clean, f"with {case.dead} contents in dead slots of {side}{where} against zeros there"
+            subject, case, got, clean, f"with {case.dead} contents in dead slots of {side}{where} against zeros there"
         )
 
 
@@ -83,7 +83,7 @@ def test_decode_does_not_see_page_numbers(subject, case):
     before = attend(subject, case, paged.filled(x, "zero"))
     of_pages = {**renamed.told(), **dict(zip(SCALES, renamed.scales, strict=True))}
     after = attend(subject, case, paged.filled(renamed, "zero"), **of_pages)
-    require_attention(case, after, before, "with pages renumbered against before")
+    require_attention(subject, case, after, before, "with pages renumbered against before")
 
 
 @law("paged_decode", pinned=_of_many, wants=lambda conventions: conventions["deterministic"])
@@ -91,7 +91,7 @@ def test_decode_repeats_bit_for_bit(subject, case):
     """The same call gives the same bits."""
     cache = paged.filled(inputs(case), case.dead)
     first = attend(subject, case, cache)
-    require_attention(case, attend(subject, case, cache), first, "of the second call against the first")
+    require_attention(subject, case, attend(subject, case, cache), first, "of the second call against the first")
 
 
 def parts_of(static):

@@ -15,7 +15,14 @@ from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import high_pages, long_contexts, sparse_pool
 from kvconform.specs.storage import STRIDES
-from kvconform.suites.calls import appending, attend, require_agreement, require_attention, require_decoded
+from kvconform.suites.calls import (
+    appending,
+    attend,
+    require_agreement,
+    require_attention,
+    require_decoded,
+    require_selected,
+)
 from kvconform.suites.law import law
 
 EXACT = ("plain", "wide", "sharp", "offset", "spike", "stairs_up", "cancel")
@@ -52,6 +59,11 @@ def _is(name):
     return lambda conventions: name in conventions["invariances"]
 
 
+def _cheap_unless(name):
+    """Cells in which a further call is cheap, and those of a declared invariance: there bits are at stake."""
+    return lambda cell: not cell.static or _is(name)(cell.conventions)
+
+
 @law(
     "paged_decode",
     only={**APART, "dead": ("finite", "nan")},
@@ -67,7 +79,9 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     before = attend(subject, case, paged.filled(x, "zero"))
     after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
     rows = [{name: got[name][x.q_rows[0] == seq] for name in got} for got in (after, before)]
-    require_attention(case, *rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
+    require_attention(
+        subject, case, *rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before"
+    )
 
 
 @law(
@@ -84,7 +98,9 @@ def test_decode_scales_exactly_with_v(subject, case):
     for factor in (-1.0, 4.0):
         got = attend(subject, case, paged.filled(variations.with_v_times(x, factor), "zero"))
         want = before | {"out": (before["out"].astype(np.float64) * factor).astype(before["out"].dtype)}
-        require_attention(case, _unsigned_zeros(got), _unsigned_zeros(want), f"with V times {factor:g} against before")
+        require_attention(
+            subject, case, _unsigned_zeros(got), _unsigned_zeros(want), f"with V times {factor:g} against before"
+        )
 
 
 def _unsigned_zeros(got):
@@ -107,17 +123,17 @@ def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
     require_range("an element of q", np.abs(moved.q.astype(np.float64)), subject.profile(case.result_dtype).q_format)
     before = attend(subject, case, paged.filled(x, "zero"))
     got = attend(subject, case, paged.filled(moved, "zero"), q=moved.q)
-    require_attention(case, got, before, "with 2 q and K / 2 against before")
+    require_attention(subject, case, got, before, "with 2 q and K / 2 against before")
 
 
 @law(
     "paged_decode",
     only={**APART, "dead": ("zero",)},
-    wants=_is("batch"),
-    cells=lambda cell: cell.takes(num_seqs=(1,)),
+    rows=lambda row: not row.contiguous,  # there a sequence is told by its place in the batch
+    cells=lambda cell: cell.takes(num_seqs=(1,)) and _cheap_unless("batch")(cell),
 )
 def test_decode_does_not_depend_on_its_batch(subject, case):
-    """Rows in another order, and each row alone, give the same bits, where that is declared."""
+    """Rows in another order, and each alone, agree within both bounds, and bit for bit where that is declared."""
     x = inputs(case)
     cache = paged.filled(x, "zero")
     whole = attend(subject, case, cache)
@@ -132,31 +148,31 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
         some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
         some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
         got = attend(subject, case, cache, **some)
-        require_attention(case, got, {name: whole[name][rows] for name in whole}, f"{said} against the whole batch")
+        said = f"{said} against the whole batch"
+        require_selected(subject, x, cache, got, whole, rows, said, bitwise=_is("batch")(subject.conventions))
 
 
 @law(
     "paged_decode",
     only=APART | ALIKE | {"dead": ("zero",), "num_kv_heads": (2, 3, 5)},
-    wants=_is("heads"),
     rows=lambda row: "head" in row.every_axis,
+    cells=_cheap_unless("heads"),
 )
 def test_decode_turns_with_its_heads(subject, case):
-    """kv heads in another order, with their q heads, give the same bits in that order, where that is declared."""
+    """kv heads in another order, with their q heads, agree within both bounds, and bit for bit where it is declared."""
     x = inputs(case)
     order = np.roll(np.arange(case.num_kv_heads)[::-1], _chosen(case, "turn", case.num_kv_heads))
     turned = variations.with_heads_in_order(x, order)
-    before = attend(subject, case, paged.filled(x, "zero"))
+    cache = paged.filled(x, "zero")
+    before = attend(subject, case, cache)
     of_heads = {
         "q": turned.q,
         "sinks": turned.sinks_in(subject.conventions["sinks_dtype"]),
         "alibi_slopes": turned.alibi_slopes,
     }
     after = attend(subject, case, paged.filled(turned, "zero"), **of_heads)
-    at = variations.q_heads(x, order)
-    require_attention(
-        case, after, {name: before[name][:, at] for name in before}, f"with kv heads in the order {order}"
-    )
+    at, said = (slice(None), variations.q_heads(x, order)), f"with kv heads in the order {order}"
+    require_selected(subject, x, cache, after, before, at, said, bitwise=_is("heads")(subject.conventions))
 
 
 @law("paged_decode", only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)}, wants=_is("splits"))
@@ -164,7 +180,7 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
     """Any number of splits gives the bits of one, where that is declared."""
     cache = paged.filled(inputs(case), "zero")
     one = attend(subject, case, cache, num_splits=1)
-    require_attention(case, attend(subject, case, cache), one, f"in {case.num_splits} splits against one")
+    require_attention(subject, case, attend(subject, case, cache), one, f"in {case.num_splits} splits against one")
 
 
 @law("paged_decode", only=APART | alone("window", "soft_cap"), wants=lambda conventions: conventions["deterministic"])
@@ -175,7 +191,9 @@ def test_decode_forgets_the_calls_before(subject, case):
     first = attend(subject, case, cache)
     between = variations.with_v_times(x, -2.0)
     attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
-    require_attention(case, attend(subject, case, cache), first, "after a call with shorter sequences against before")
+    require_attention(
+        subject, case, attend(subject, case, cache), first, "after a call with shorter sequences against before"
+    )
 
 
 CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slopes")
@@ -209,7 +227,7 @@ def test_decode_follows_one_changed_argument(subject, case):
     said = (
         f"after a call with {axis} {getattr(case, axis)} against {getattr(changed, axis)} from the first, of -q and -K"
     )
-    require_attention(case, got, want, said)
+    require_attention(subject, case, got, want, said)
 
 
 @law(
@@ -226,7 +244,7 @@ def test_decode_does_not_see_what_its_buffers_held(subject, case):
     between = variations.with_v_times(x, -2.0)
     attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
     got = attend(subject, case, cache)
-    require_attention(case, got, first, "written where another call wrote before against where NaN was")
+    require_attention(subject, case, got, first, "written where another call wrote before against where NaN was")
 
 
 @law(
@@ -247,7 +265,11 @@ def test_decode_reads_what_was_appended(subject, case):
         cache = subject.call(case, "append", **appending(x, cache) | {"slot_mapping": mapping})["cache"]
     got = attend(subject, case, cache)
     require_attention(
-        case, got, attend(subject, case, paged.filled(x, "zero")), "over an appended cache against a filled one"
+        subject,
+        case,
+        got,
+        attend(subject, case, paged.filled(x, "zero")),
+        "over an appended cache against a filled one",
     )
 
 

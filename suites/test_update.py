@@ -94,7 +94,7 @@ def test_update_repeats_bit_for_bit(subject, case):
     x = inputs(case)
     before = update.before(x, case.dead)
     (first, cache), (second, again) = (_update(subject, x, before) for _ in range(2))
-    require_attention(case, second, first, "of the second call against the first")
+    require_attention(subject, case, second, first, "of the second call against the first")
     for name, array in cache.items():
         where = partial(x.row.where, name, sizes=x.sizes, dtype=case.dtype)
         require_same(again[name], array, f"{name} of the second call against the first", where)
@@ -114,4 +114,6 @@ def test_update_does_not_see_its_neighbours(subject, case):
     other = variations.with_other_neighbours(x, seq, case.dead)
     results = [_update(subject, one, update.before(one, "zero"))[0] for one in (other, x)]
     rows = [{name: got[name][x.q_rows[0] == seq] for name in got} for got in results]
-    require_attention(case, *rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before")
+    require_attention(
+        subject, case, *rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before"
+    )

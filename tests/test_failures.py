@@ -38,4 +38,4 @@ def test_a_row_of_several_query_tokens_is_not_called_a_sequence(q_lens, where):
     got = {"out": np.zeros((3, 1, 1), np.float32)}
     want = {"out": np.array([0, 1, 0], np.float32).reshape(3, 1, 1)}
     with pytest.raises(Violation, match=f"first at {where}, q_head 0, dim 0: got 0.0, want 1.0"):
-        require_attention(case, got, want, "of one call against another")
+        require_attention(None, case, got, want, "of one call against another")

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kvconform.impls import numpy_ref
+from kvconform.oracles import paged
 from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.cells import POOL
-from kvconform.specs.families import FAMILIES, HIGHEST
+from kvconform.specs.families import DIGITS, FAMILIES, HIGHEST, SPELLED
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import ROUNDED
 from kvconform.tests.families import FAMILIES as NAMES
@@ -52,7 +54,8 @@ def levels_of(x):
 def test_scores_are_the_same_numbers_in_every_floating_type(family, sm_scale):
     """V too, but where it is to fill a significand."""
     of = [of_family(family, dtype=dtype, sm_scale=sm_scale, kv_lens=(300, 7)) for dtype in ROUNDED]
-    exact = ("q", "k", *(["v"] if FAMILIES[family].value is not families._fine else []))
+    filled = (families._fine, families._address)
+    exact = ("q", "k", *(["v"] if FAMILIES[family].value not in filled else []))
     for name in exact:
         first, *others = (np.asarray(x.q if name == "q" else x.tokens[name], np.float64) for x in of)
         assert np.isfinite(first).all()
@@ -77,6 +80,17 @@ def test_a_needle_leaves_one_key():
         for score in scores_of(of_family("needle", seed=seed)):
             ordered = np.sort(score, axis=0)
             assert (ordered[-1] - ordered[-2] > 100).all()
+
+
+def test_what_a_needle_leaves_of_v_spells_the_place_of_its_key():
+    x = of_family("needle", kv_lens=(700, 11, 70), page_size=8, head_dim=16)
+    got = numpy_ref.paged_decode(x.q, paged.filled(x, "zero"), x.block_table, x.kv_lens, layout="nhd")[0]
+    digits = np.rint(got[:, 0, 1:14:2] * DIGITS - 1).astype(int)
+    key, row = ([place for place, name in enumerate(SPELLED) if name == what] for what in ("key", "row"))
+    chosen = [int(level.argmax()) for level in levels_of(x)]
+    assert (digits[:, key] @ DIGITS ** np.arange(len(key))).tolist() == chosen
+    assert (digits[:, row] @ DIGITS ** np.arange(len(row))).tolist() == [0, 1, 2]
+    assert max(chosen) >= DIGITS
 
 
 def test_a_spike_is_one_key_that_outweighs_a_hundred_of_its_level():
@@ -137,11 +151,15 @@ def test_tiny_scores_are_small_and_not_all_the_same():
         assert (score.max(0) > score.min(0)).all()
 
 
-def test_ties_are_pairs_of_neighbours_bit_for_bit():
-    for score in scores_of(of_family("ties")):
-        whole = len(score) // 2 * 2
-        assert np.array_equal(score[0:whole:2], score[1:whole:2])
-        assert len(np.unique(score[:, 0])) > 2
+def test_ties_are_pairs_of_neighbours_bit_for_bit_or_but_for_the_last_bit_of_k():
+    x = of_family("ties", kv_lens=(301, 6))
+    apart = set()
+    for level, score in zip(levels_of(x), scores_of(x), strict=True):
+        whole = len(level) // 2 * 2
+        apart |= set(level[1:whole:2] - level[0:whole:2])
+        assert (score == level[:, None] * x.q[0, 0, x._place().hot] * x.sm_scale).all()
+        assert len(np.unique(level)) > 2
+    assert apart == {0.0, 2.0**-7}
 
 
 def test_values_that_cancel_alternate_and_k_has_an_offset():

@@ -1,14 +1,16 @@
 """What is planned and counted: no cell is dropped in silence, and no case that shows nothing counts."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from kvconform.harness.booking import CONFORMS, NOT_OFFERED
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.plan import Options, left_out, planned
-from kvconform.harness.search import Searcher
+from kvconform.harness.search import MOST_IDLE, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
+from kvconform.specs.strategies import simplest
 from kvconform.suites.law import Law
 
 
@@ -32,8 +34,22 @@ def test_a_case_that_a_kernel_which_does_nothing_passes_is_no_evidence():
     searcher.begin(1)
     for cell in searcher.run(law):
         assert cell.outcome == NOT_OFFERED
-        assert (cell.examples, cell.idle) == (0, cell.idle)
+        assert (cell.examples, cell.idle) == (0, MOST_IDLE)
         assert cell.message == f"says nothing there: a kernel that does nothing passes each of {cell.idle} cases"
+
+
+def test_what_is_pinned_is_tried_where_nothing_that_is_drawn_is_evidence():
+    subject = Subject(numpy_ref, "numpy_ref", "numpy_ref.py")
+
+    def pinned_alone(subject, case):
+        if case.seed != 1 << 20:  # beyond those that are drawn
+            subject.saw_nothing()
+
+    law = Law("pinned_is_seen", "merge_kv", pinned_alone, pinned=lambda cell: (replace(simplest(cell), seed=1 << 20),))
+    searcher = Searcher(subject, Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    for cell in searcher.run(law):
+        assert (cell.outcome, cell.examples, cell.idle) == (CONFORMS, 1, MOST_IDLE)
 
 
 def test_cases_that_are_no_evidence_are_drawn_again():

@@ -11,10 +11,11 @@ from kvconform.impls import numpy_ref
 from kvconform.oracles.mistakes import MISTAKES
 from kvconform.specs.cells import POOL, Cell, OfferError, cells, each
 from kvconform.specs.conventions import declared
+from kvconform.specs.features import FEATURES
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import HIGH_PAGES, LARGEST, bench_case, every_bit_pattern, high_pages, schedule, sparse_pool
-from kvconform.specs.strategies import cases
+from kvconform.specs.strategies import TILES, cases
 
 FREE = declared(numpy_ref.CONVENTIONS)
 STATIC = {"layout": {"nhd"}, "dtype": {"float32"}, "static": True, "page_size": {4, 8}, "head_dim": {8, 16}}
@@ -45,6 +46,17 @@ def test_lengths_reach_every_boundary_and_the_middle():
     for page in (2, 4, 8):
         assert {(n, page) for n in (0, 1, page - 1, page, page + 1)} <= lens, page
     assert any(n > 3 * page for n, page in lens)
+
+
+def test_lengths_reach_the_edges_of_their_own_window_and_splits_and_of_tiles():
+    some = drawn(cell_of("paged_decode", num_kv_heads={2}, group={1}, head_dim={8}), 3000)
+    of_windows = {(case.window, n - case.window) for case in some for n in case.kv_lens}
+    assert {(window, beside) for window in FEATURES["window"].values for beside in (0, 1)} <= of_windows
+    of_splits = {(case.num_splits, n - case.num_splits) for case in some for n in case.kv_lens}
+    assert {(splits, beside) for splits in POOL["num_splits"] if splits > 1 for beside in (-1, 0, 1)} <= of_splits
+    filled = {(n - case.num_splits * case.page_size) for case in some for n in case.kv_lens if case.num_splits > 1}
+    assert {0, 1} <= filled
+    assert {tile + beside for tile in TILES for beside in (-1, 0, 1)} <= {n for case in some for n in case.kv_lens}
 
 
 def test_every_value_of_every_pool_is_drawn():
