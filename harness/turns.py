@@ -58,7 +58,7 @@ class Turn:
 
     @property
     def shortest(self) -> Turn:
-        """The same where time is up: one case of each kind."""
+        """The same where time is up: a case of either kind, of which the first alone may be tried."""
         return replace(self, effort=replace(self.effort, whole_cells=0))
 
     @property

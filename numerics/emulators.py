@@ -155,6 +155,13 @@ def dot_bfloat16_three(x: F32, rows: F32) -> F32:
     return f32(rows_high @ x_high) + (f32(rows_low @ x_high) + f32(rows_high @ x_low))
 
 
+def dot_looked_up(x: F32, rows: F32, width: int = 4, table: str = "float16") -> F32:
+    """Product quantisation: each part of a row is a codeword, whose product with that of x lies in a table."""
+    starts = range(0, x.size, width)
+    entries = [stored(rows[:, a : a + width] @ x[a : a + width], table) for a in starts]
+    return np.cumsum(entries, axis=0, dtype=np.float32)[-1]
+
+
 # --- sums of weights
 
 
@@ -602,7 +609,15 @@ def emulators() -> Iterator[Emulator]:
         Machine(operand="bfloat16"),
         {"q_format": "bfloat16", "k_format": "bfloat16", "v_format": "bfloat16", "tile": 16},
     )
-    yield Emulator("bfloat16 x 3", online, Machine(qk=dot_bfloat16_three), {"qk_error": 3 * 2.0**-16, "tile": 16})
+    yield Emulator(
+        "bfloat16 x 3",
+        online,
+        Machine(qk=dot_bfloat16_three, pv=dot_bfloat16_three),
+        {"qk_error": 3 * 2.0**-16, "pv_error": 3 * 2.0**-16, "tile": 16},
+    )
+    yield Emulator(
+        "products from a float16 table", online, Machine(qk=dot_looked_up), {"table_format": "float16", "tile": 16}
+    )
     yield Emulator(
         "float16 accumulators",
         online,

@@ -54,7 +54,7 @@ STAGES: dict[str, Stage] = {
     ),
     "P": Stage({"p_format": None}, "every weight may be half an ulp off, with the sign of its value"),
     "sum of values": Stage(
-        {"pv_accumulator": "float64", "pv_truncates": False},
+        {"pv_accumulator": "float64", "pv_truncates": False, "pv_error": 0.0},
         "one rounding a key, all of one sign, at the size of the whole sum; libraries add in blocks, and signs mix",
     ),
     "partial results": Stage(

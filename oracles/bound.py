@@ -499,6 +499,7 @@ def _term_error(facts: _Facts, profile: Profile) -> Floats:
         facts.rescales * u
         + unit(profile.p_format)
         + unit(profile.v_format)
+        + profile.pv_error
         + (profile.splits + 4 * facts.levels) * facts.u
         + (1 + facts.levels) * unit(profile.partial_format)
     )

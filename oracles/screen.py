@@ -69,7 +69,7 @@ def out_error(bounded: Bounded, profile: Profile, lam: float) -> Floats:
     chain = _chain(terms.depth + 2 + terms.rescales, u_pv, lam, truncates=profile.pv_truncates)
     # the sizes of the splits' results add up to sqrt(splits) S, since their R^2 add up to R^2
     partials = (profile.splits + 4 * terms.levels) * u + (1 + terms.levels) * unit(profile.partial_format)
-    of_v = unit(profile.v_format) + terms.dequantised[1]
+    of_v = unit(profile.v_format) + profile.pv_error + terms.dequantised[1]
     once = np.expm1(unit(profile.p_format) + of_v + chain + sqrt(profile.splits) * partials)
 
     roundings = terms.depth + terms.rescales

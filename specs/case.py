@@ -56,8 +56,8 @@ class Case:
     evicted_pages       what the block table holds at pages of which a window keeps every query token from every slot:
                         kept: the pages; null: the first page that none owns, where there is one; minus_one
     index_dtype         dtype of slot_mapping, page tables and kv_lens
-    strides             how arrays lie in memory: contiguous; outer: views into storage that is larger along every axis
-                        but the last; all: along every axis, the last with stride 2 (specs/storage.py)
+    strides             how arrays lie in memory: contiguous; outer: views into storage that is larger along every axis;
+                        all: the same, the last with stride 2 (specs/storage.py)
     buffers             what results are written into: own: what the operation allocates; nan: what it is given, filled
                         with NaN and workspaces with garbage; used: what the call before was given, as it left it
     skip                every skip-th token of slot_mapping is -1; 0: none

@@ -47,6 +47,7 @@ class Profile:
     sum_rounds_p: bool = True  # the denominator may sum the rounded P
     normalises_first: bool = True  # P may be divided by the denominator before it is rounded or multiplied
     pv_accumulator: str = "float32"
+    pv_error: float = 0.0  # any further relative error of a product (bf16x3: 3 * 2**-16)
     pv_truncates: bool = False
     pv_depth: int | None = None  # longest chain of additions, of the denominator too; None: the number of keys
     # partial results of splits

@@ -20,13 +20,17 @@ STRIDES = ("contiguous", "outer", "all")
 MOST_GUARDS = 3
 """Guard entries before an array, and behind it, on each strided axis: from 1 to so many."""
 
+ALIGNED = 16
+"""Entries that the rows of a view are a multiple of longer in storage: what begins at a whole vector still does."""
+
 _SEED = 0x6A
 
 
 def wrap(array: Array, strides: str, name: str = "", gaps: str = "") -> tuple[Array, tuple[slice, ...]]:
     """(storage, slices): `storage[slices]` equals the array; everything else in the storage is a guard zone.
 
-    outer   each axis has a few more entries in storage than in the array, but the last of an array of rank 2 or more
+    outer   each axis has a few more entries in storage than in the array; the last of an array of rank 2 or more has
+            them behind alone, and so many that rows stay aligned
     all     the last axis has 2 n entries, of which every second is the array's
     name    of the argument: arrays of other names have other strides, so that V read with the strides of K shows
     gaps    contents of the guard zone (specs.data.DEAD); nothing: finite garbage, small numbers where it is indices
@@ -39,7 +43,7 @@ def wrap(array: Array, strides: str, name: str = "", gaps: str = "") -> tuple[Ar
     if strides == "all":
         slices[-1], shape[-1] = slice(0, 2 * array.shape[-1], 2), 2 * array.shape[-1]
     elif array.ndim > 1:
-        slices[-1], shape[-1] = slice(0, array.shape[-1]), array.shape[-1]
+        slices[-1], shape[-1] = slice(0, array.shape[-1]), array.shape[-1] + ALIGNED * widths[-1][1]
     size = math.prod(shape)
     storage = np.resize(_guards(array.dtype, gaps), size).reshape(shape)
     storage[tuple(slices)] = array

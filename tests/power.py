@@ -117,6 +117,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     # strides
     "pages_follow_without_a_gap": ((GATHER,), None),
     "inner_stride_of_q_is_one": ((BOUND,), None),
+    "heads_of_q_are_dense": ((BOUND,), None),
+    "rows_of_the_block_table_are_dense": ((BOUND, GATHER), None),
     "append_writes_into_a_copy": ((APPEND,), None),
     "append_clears_the_slot_to_its_stride": ((APPEND,), None),
     "extract_k_walks_without_strides": ((EXTRACT_K,), None),

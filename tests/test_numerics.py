@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from kvconform.harness import cli, numerics_command
+from kvconform.harness.adapters import everything
+from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.numerics import campaign, page, worst
 from kvconform.numerics.emulators import Emulator, Machine, emulators, merge_divided, online, stored
@@ -91,6 +93,24 @@ def test_a_kernel_that_keeps_a_rounding_from_its_profile_is_an_alarm():
     found = campaign.measure(LIAR, 2000, seed=0)
     assert found.alarms
     assert found.worst["out"].ratio > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("bfloat16 x 3", "qk_error"),
+        ("bfloat16 x 3", "pv_error"),
+        ("products from a float16 table", "table_format"),
+        ("tfloat32 operands", "v_format"),
+        ("float16 P", "p_format"),
+        ("5 splits, tree bfloat16", "partial_format"),
+    ],
+)
+def test_a_kernel_that_does_not_declare_one_of_its_roundings_is_an_alarm(name, field):
+    one = emulator(name)
+    less = replace(one, declares={what: said for what, said in one.declares.items() if what != field})
+    assert not campaign.measure(one, 20000, seed=0).alarms
+    assert campaign.measure(less, 20000, seed=0).alarms
 
 
 def _sink_in_every_split(machine, row):
@@ -386,6 +406,19 @@ def test_the_page_has_measured_every_kernel_and_no_alarm():
         assert all(float(share) <= 1.0 for share in cells[2:6] if share), row
         wide = any(float(share) < 0.1 for share in (cells[2], cells[4]) if share)
         assert bool(cells[8]) == wide, row
+
+
+def test_the_page_was_measured_with_what_kernels_declare_today():
+    said = dict(re.findall(r"^\| \*\*(.+?)\*\*<br>(.*?) \|", page.part(PAGE, "searches"), re.M))
+    for one in emulators():
+        assert said[one.name] == declared(one.profile), one.name
+    for found in everything():
+        rows = {name.rpartition(", ")[2]: text for name, text in said.items() if name.startswith(f"{found.name}, ")}
+        assert bool(rows) == ("def paged_decode" in found.path.read_text(encoding="utf-8")), found.name
+        if not found.blocked and not found.literals["ENV"]:
+            subject = Subject(found.load(), found.name, found.file, found.ref)
+            for dtype, text in rows.items():
+                assert text == declared(subject.profile(dtype)), (found.name, dtype)
 
 
 def test_parts_of_a_page_are_replaced_and_nothing_else():
