@@ -159,7 +159,7 @@ def dot_looked_up(x: F32, rows: F32, width: int = 4, table: str = "float16") -> 
     """Product quantisation: each part of a row is a codeword, whose product with that of x lies in a table."""
     starts = range(0, x.size, width)
     entries = [stored(rows[:, a : a + width] @ x[a : a + width], table) for a in starts]
-    return np.cumsum(entries, axis=0, dtype=np.float32)[-1]
+    return f32(np.cumsum(entries, axis=0, dtype=np.float32)[-1])
 
 
 # --- sums of weights
