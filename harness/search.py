@@ -47,8 +47,8 @@ ENOUGH_FAILURES = 4
 """Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
 
 
-MOST_IDLE = 100
-"""Cases drawn one after another that are no evidence, behind which no further ones are drawn."""
+MOST_IDLE = 50
+"""Cases drawn one after another that are no evidence, behind which no further ones are drawn of the same families."""
 
 
 class _Enough(BaseException):
@@ -238,12 +238,12 @@ class _Trial:
             try:
                 skips = turn.passes_over_the_simplest
                 self._drive(self._judge_or_reject, f"cases {family}", phases, (family,), count, skips=skips)
-            except Unsatisfiable:
+            except (Unsatisfiable, _Idle):
                 barren += 1
-        if barren == len(owed):
-            raise Unsatisfiable
         if turn.passes_over_the_simplest and not self.booked.examples:  # its families show nothing: perhaps others do
             self._drive(self._judge_or_reject, "cases", phases)
+        elif barren == len(owed):
+            raise Unsatisfiable
 
     def _judge_or_reject(self, case: Case) -> None:
         """Judge a drawn case; another one is drawn in the place of one that cannot be judged or is no evidence."""
@@ -278,6 +278,7 @@ class _Trial:
 
         strategy = self.law.strategy(self.cell, families)
         self.passed_over = families if skips else None
+        self.idle_in_a_row = 0
         given_case = given(case=_beyond_the_simplest(strategy) if skips else strategy)(drawn)
         count = (count or self.turn.examples) + skips
         seeded = seed(zlib.crc32(key.encode()))(_settings(count, phases)(given_case))

@@ -34,7 +34,8 @@ def test_a_case_that_a_kernel_which_does_nothing_passes_is_no_evidence():
     searcher.begin(1)
     for cell in searcher.run(law):
         assert cell.outcome == NOT_OFFERED
-        assert (cell.examples, cell.idle) == (0, MOST_IDLE)
+        assert (cell.examples, cell.idle) == (0, cell.idle)
+        assert MOST_IDLE <= cell.idle <= 2 * MOST_IDLE
         assert cell.message == f"says nothing there: a kernel that does nothing passes each of {cell.idle} cases"
 
 
