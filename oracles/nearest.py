@@ -7,6 +7,8 @@ exact (few bits on a common grid), E is 0 and nothing rounds: the least distance
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,8 +31,8 @@ def nearest(x: Array, codebooks: Array, profile: Profile) -> Choice:
     """
     cut = x.astype(np.float64).reshape(*x.shape[:2], len(codebooks), 1, codebooks.shape[-1])
     book = codebooks.astype(np.float64)
-    distance = np.square(cut - book).sum(-1)
-    size = np.square(np.abs(cut) + np.abs(book)).sum(-1)
+    distance = _over_dims(lambda a, b: np.square(a - b), cut, book)
+    size = _over_dims(lambda a, b: np.square(np.abs(a) + np.abs(b)), cut, book)
     require_range("a distance", size, profile.qk_accumulator, share=0.5)
     error = np.where(_is_exact(cut, book, size, profile)[..., None], 0.0, _error(distance, size, cut, book, profile))
     allowed = distance - error <= (distance + error).min(-1, keepdims=True)
@@ -53,8 +55,18 @@ def _error(distance: Floats, size: Floats, cut: Floats, book: Floats, profile: P
     relative: Floats = (operands * arithmetic - 1) * (size if cancels else distance)
     lost = (5 * depth + 4) * underflow(profile.qk_accumulator, profile)
     of_operands = operand_underflow(profile.q_format, profile) + operand_underflow(profile.k_format, profile)
-    error: Floats = relative + 2 * lost + 4 * of_operands * (np.abs(cut) + np.abs(book)).sum(-1)
+    held = of_operands * _over_dims(lambda a, b: np.abs(a) + np.abs(b), cut, book) if of_operands else 0.0
+    error: Floats = relative + 2 * lost + 4 * held
     return error
+
+
+def _over_dims(term: Callable[[Floats, Floats], Floats], cut: Floats, book: Floats) -> Floats:
+    """The sum over dims of what each adds: one dim at a time, since of all together there are as many numbers as
+    centroids times tokens."""
+    total = term(cut[..., 0], book[..., 0])
+    for dim in range(1, cut.shape[-1]):
+        total += term(cut[..., dim], book[..., dim])
+    return total
 
 
 def _is_exact(cut: Floats, book: Floats, size: Floats, profile: Profile) -> npt.NDArray[np.bool_]:

@@ -14,8 +14,11 @@ LAYOUTS = {*PLAIN, *UNEVEN, *LATENTS, *SCALED}
 def sequence(view, place):
     """One sequence of one part, [length, *token axes], the dim axis whole again; place: pages and slots."""
     pages, slots = place
-    whole, at = np.unique(pages, return_inverse=True)
-    rows = view[whole][at, slots]
+    if isinstance(view, np.ndarray):
+        rows = view[pages, slots]
+    else:  # what makes arrays of whole pages
+        whole, at = np.unique(pages, return_inverse=True)
+        rows = view[whole][at, slots]
     return rows.reshape(*rows.shape[:2], rows.shape[2] * rows.shape[3]) if rows.ndim == 4 else rows
 
 
