@@ -47,8 +47,9 @@ ENOUGH_FAILURES = 4
 """Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
 
 
-MOST_IDLE = 50
-"""Cases drawn one after another that are no evidence, behind which no further ones are drawn of the same families."""
+MOST_IDLE = {False: 150, True: 50}
+"""Static -> cases drawn one after another that are no evidence, behind which no further ones of the same families are
+drawn: where 3 of 100 are evidence, or 9 where each call is slow, all are missed once in a hundred times."""
 
 
 class _Enough(BaseException):
@@ -171,6 +172,7 @@ class _Trial:
         self.witness: Case | None = None
         self.pinned_witness: Case | None = None
         self.idle_in_a_row = 0
+        self.ended_idle = False
         self.flagged: tuple[Case, str] | None = None
         self.calls_after_failure = 0
         self.cut_short = False
@@ -221,7 +223,7 @@ class _Trial:
             try:
                 step()
             except _Idle:
-                pass
+                self.ended_idle = True
             except (OfferError, Unsatisfiable) as e:
                 nothing = e
         if nothing is not None:
@@ -238,9 +240,11 @@ class _Trial:
             try:
                 skips = turn.passes_over_the_simplest
                 self._drive(self._judge_or_reject, f"cases {family}", phases, (family,), count, skips=skips)
-            except (Unsatisfiable, _Idle):
+            except _Idle:
+                self.ended_idle = True
+            except Unsatisfiable:
                 barren += 1
-        if turn.passes_over_the_simplest and not self.booked.examples:  # its families show nothing: perhaps others do
+        if not turn.whole and not self.booked.examples:  # its families show nothing: perhaps others do
             self._drive(self._judge_or_reject, "cases", phases)
         elif barren == len(owed):
             raise Unsatisfiable
@@ -252,7 +256,7 @@ class _Trial:
         except OutsideDomain:
             reject()
         self.idle_in_a_row = self.idle_in_a_row + 1 if self.subject.idle else 0
-        if self.idle_in_a_row >= MOST_IDLE and self.witness is None:
+        if self.idle_in_a_row >= MOST_IDLE[self.cell.static] and self.witness is None:  # else it is made smaller
             raise _Idle
         if self.subject.idle:
             reject()  # it conforms
@@ -423,6 +427,8 @@ class _Trial:
             booked.outcome = EXPECTED
         if self.cut_short:
             booked.message = f"cut short {booked.examples}/{booked.planned}"
+        elif self.ended_idle and booked.examples:
+            booked.message = f"{booked.examples}/{booked.planned}, since others that were drawn are no evidence"
         self._check_expectations()
         if booked.outcome == EXPECTED:
             about = [x for x in self.searcher.expectations if self.law.name in x.laws]

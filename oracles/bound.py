@@ -155,7 +155,7 @@ def merge_bound(outs: npt.ArrayLike, lses: npt.ArrayLike, profile: Profile) -> B
     outs, lses = np.asarray(outs, np.float64), np.asarray(lses, np.float64)
     num_parts = lses.shape[0]
     merging = replace(profile, q_format=None, k_format=None, v_format=None, score_format=None, p_format=None)
-    merging = replace(merging, tile=1, max_lag=0.0, splits=num_parts)
+    merging = replace(merging, pv_error=0.0, tile=1, max_lag=0.0, splits=num_parts)
     no_q, no_k = np.zeros(1), np.zeros((num_parts, 1))
     return attention_bound(no_q, no_k, np.moveaxis(outs, 0, -2), 1.0, merging, bias=np.moveaxis(lses, 0, -1))
 

@@ -192,7 +192,12 @@ def attended(
     *,
     keep_terms: bool = False,
 ) -> Bounded:
-    """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once."""
+    """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once.
+
+    A long sequence is a batch of its own, or others would be padded to it.
+
+    keep_terms   whether terms come back too, as large as V: then all rows are one batch, whose terms are one array
+    """
     groups = [_all_of(reading)] if keep_terms else _of_like_lengths(reading)
     parts = [_attended(inputs, cache, profile, reading, seqs, keep_terms) for seqs in groups]
     if len(parts) == 1:
@@ -431,7 +436,8 @@ def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], ls
 
 
 LOOKED_AT = 499
-"""Keys of a row that a typical element is told from, at most, evenly spaced; a prime: pages are of other lengths."""
+"""Keys of a row that a typical element is told from, at most; an odd number apart, so that no page, tile or pair has
+them in one place each."""
 
 
 def visible_weight(
@@ -447,7 +453,7 @@ def visible_weight(
     for row, seq in enumerate(reading.seq_of):
         n, end = reading.lens[seq], ends[seq]
         if n > 1:
-            v = tokens[end - n : end : -(-n // LOOKED_AT)].swapaxes(0, 1)[reading.head_of]
+            v = tokens[end - n : end : -(-n // LOOKED_AT) | 1].swapaxes(0, 1)[reading.head_of]
             seen += typical_step(v, out.want[row], out.error[row], out.format)
     return seen
 

@@ -4,7 +4,7 @@ The bound (oracles/bound.py) lets everything conspire that may err. On contents 
 that hides below the bound may show above what is left. The bound's stages are added up anew, with
 R^2 = sum p^2 (v - out)^2 and S = |out| + lam R, which no partial sum of p v exceeds by chance:
 
-    E_screen = (W + S (u_p + u_v + chain + partials) + underflow) (1 + H) + H |out|        never more than E
+    E_screen = (W + S (u_p + u_v + pv_error + chain + partials) + underflow) (1 + H) + H |out|        never more than E
     W        = lam sqrt( sum p^2 (e^D - 1)^2 (v - out)^2 )
     chain    = lam sqrt(h) u instead of h u, here, in D and in H
 

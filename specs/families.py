@@ -189,7 +189,7 @@ def _far(place: Place) -> Any:
 
 
 def _tied(place: Place) -> Any:
-    """Two keys after each other have one level, or the second one has the last bit of eight more."""
+    """Two keys after each other have one level, or the second one a 128th more: the last bit of eight at 1."""
     pair = place.draw("tie", place.row, np.asarray(place.key) // 2)
     nearly = (pair >> np.uint64(20)) % np.uint64(2) * (np.asarray(place.key) % 2)
     return _eighths(pair) + nearly * 2.0**-7
@@ -256,7 +256,7 @@ FAMILIES: dict[str, Family] = {
         rest=2.0**-12,
     ),
     "ties": Family(
-        claim="keys tie in pairs, bit for bit or but for the last bit of K, and a pair counts most",
+        claim="keys tie in pairs, bit for bit or but for a 128th of a level, and a pair counts most",
         level=_tied,
         gains=(16.0,),
         value=_plain,

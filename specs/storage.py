@@ -31,7 +31,7 @@ def wrap(array: Array, strides: str, name: str = "", gaps: str = "") -> tuple[Ar
 
     outer   each axis has a few more entries in storage than in the array; the last of an array of rank 2 or more has
             them behind alone, and so many that rows stay aligned
-    all     the last axis has 2 n entries, of which every second is the array's
+    all     the same, and of the last axis every second entry is the array's
     name    of the argument: arrays of other names have other strides, so that V read with the strides of K shows
     gaps    contents of the guard zone (specs.data.DEAD); nothing: finite garbage, small numbers where it is indices
     """
@@ -43,7 +43,9 @@ def wrap(array: Array, strides: str, name: str = "", gaps: str = "") -> tuple[Ar
     if strides == "all":
         slices[-1], shape[-1] = slice(0, 2 * array.shape[-1], 2), 2 * array.shape[-1]
     elif array.ndim > 1:
-        slices[-1], shape[-1] = slice(0, array.shape[-1]), array.shape[-1] + ALIGNED * widths[-1][1]
+        slices[-1], shape[-1] = slice(0, array.shape[-1]), array.shape[-1]
+    if array.ndim > 1:
+        shape[-1] += ALIGNED * widths[-1][1]
     size = math.prod(shape)
     storage = np.resize(_guards(array.dtype, gaps), size).reshape(shape)
     storage[tuple(slices)] = array
@@ -54,7 +56,7 @@ def guarded(array: Array, strides: str, name: str = "") -> tuple[Array, tuple[sl
     """The same with a guard zone behind the array alone, where it is not contiguous: its first byte stays aligned."""
     if strides == "contiguous":
         return array, ()
-    behind = np.resize(_guards(array.dtype, ""), 16 * MOST_GUARDS)
+    behind = np.resize(_guards(array.dtype, ""), ALIGNED * MOST_GUARDS)
     return np.concatenate([array, behind]), (slice(0, len(array)),)
 
 

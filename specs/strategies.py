@@ -21,7 +21,7 @@ from kvconform.specs.offers import members
 from kvconform.specs.operations import OPERATIONS
 
 _QUARTER = tuple(range(16))
-_FEW = 45  # of each half that lengths are drawn from, so that both and the tiles stay below 100 entries
+_FEW = 40  # of each half that lengths are drawn from, so that both and the tiles stay below 100 entries
 _NUM_SEQS = (1, 2, 3, 4, 9)  # 9: more than whoever hands out eight at a time expects
 
 TILES = (16, 32, 64, 128)
@@ -43,11 +43,11 @@ class _Lengths:
 def _lengths(cell: Cell, page_size: int, capacity: int, window: int, num_splits: int) -> _Lengths:
     bounded = capacity * page_size if capacity else page_size if cell.row.contiguous else 0
     longest = bounded or max(LONGEST, 2 * page_size)
-    edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest])
-    edges |= dict.fromkeys([window, window + 1] if window else [])
-    if num_splits > 1:  # fewer keys than splits, one each, one more; a page each, and one key more
-        pages = num_splits * page_size
-        edges |= dict.fromkeys([num_splits - 1, num_splits, num_splits + 1, pages, pages + 1])
+    edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest - 1, longest])
+    edges |= dict.fromkeys([window - 1, window, window + 1] if window else [])
+    pages = num_splits * page_size
+    if num_splits > 1:  # fewer keys than splits, one each, one more
+        edges |= dict.fromkeys([num_splits - 1, num_splits, num_splits + 1])
     least = 1 if cell.conventions["empty_rows"] == "undefined" or OPERATIONS[cell.op].appends else 0
     limits = cell.predicates("kv_lens")
     fits = [n for n in edges if least <= n <= longest and all_hold(limits, n)]
@@ -56,7 +56,8 @@ def _lengths(cell: Cell, page_size: int, capacity: int, window: int, num_splits:
         asked = " and ".join(map(repr, limits))
         raise OfferError(f"{cell.op} on {cell.layout}: no length up to {longest} lies in kv_lens {asked}")
     fits, anywhere = fits or anywhere, anywhere or fits
-    tiles = [n for n in _TILE_EDGES if (n <= longest or not bounded) and all_hold(limits, n)]
+    beyond = (*_TILE_EDGES, *((pages - 1, pages, pages + 1) if num_splits > 1 else ()))  # a page a split
+    tiles = [n for n in beyond if least <= n and (n <= longest or not bounded) and all_hold(limits, n)]
     thinned = anywhere[:: -(-len(anywhere) // _FEW)]
     on_edges = (fits * (len(thinned) // len(fits) or 1))[:_FEW]
     shortest_first = sorted((*on_edges, *thinned, *tiles), key=lambda n: n or 1.5)  # but an empty one says little

@@ -13,11 +13,21 @@ import numpy as np
 from kvconform.oracles import decode, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
-from kvconform.oracles.verdict import Expected, Interval, Violation, by_axes, require, require_near, require_same
+from kvconform.oracles.verdict import (
+    Expected,
+    Interval,
+    Locate,
+    Violation,
+    by_axes,
+    require,
+    require_near,
+    require_same,
+)
 from kvconform.specs import data, trees
 from kvconform.specs.case import Case
 from kvconform.specs.cells import POOL
 from kvconform.specs.data import FLAT, Array
+from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.families import is_screened
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import SCALES
@@ -104,13 +114,22 @@ def require_attention(
 ) -> None:
     """Raise Violation unless two results of attention agree bit for bit; `what` names both calls.
 
-    Zeros alone are no evidence: a kernel that does nothing has them in both calls.
+    Where nothing lives, that is no evidence.
     """
-    if not want["out"].any():
-        subject.saw_nothing()
-    locate = _ROWS if case.q_lens else LOCATE  # several query tokens: a row is no sequence
+    _look_at(subject, want)
     for name in want:
-        require_same(got[name], want[name], f"{name} {what}", locate[name])
+        require_same(got[name], want[name], f"{name} {what}", _rows_of(case)[name])
+
+
+def _look_at(subject: Subject, results: Mapping[str, Array]) -> None:
+    """Results without a number are no evidence: what does nothing has the same in each call, and so have empty rows."""
+    if not any(((array != 0) & ~np.isinf(array)).any() for array in results.values()):
+        subject.saw_nothing()
+
+
+def _rows_of(case: Case) -> Mapping[str, Locate]:
+    """How elements of results are named; where sequences have several query tokens a row is no sequence."""
+    return _ROWS if case.q_lens else LOCATE
 
 
 def require_decoded(subject: Subject, case: Case) -> None:
@@ -134,7 +153,7 @@ def require_result(
     explained   what may explain it if they do not, by the profile and the right reading
     """
     case = x.case
-    profile = decode.rounding(subject.profile(case.result_dtype), case.result_dtype, splits=case.num_splits)
+    profile = _profile_of(subject, case)
     right = DecodeReading.right(x, subject.conventions)
     want = decode.required(x, cache, profile, right, screened=is_screened(case.family))
     out = want["out"]
@@ -158,6 +177,64 @@ def require_result(
         subject.saw_nothing()
 
 
+def bounds_of(subject: Subject, x: PagedInputs, cache: Mapping[str, Array], **parts: Any) -> dict[str, Interval]:
+    """Where out and lse of attention over a cache can land; `parts` of the profile that differ from the Case's."""
+    return decode.expected(x, cache, _profile_of(subject, x.case, **parts), DecodeReading.right(x, subject.conventions))
+
+
+def _profile_of(subject: Subject, case: Case, **parts: Any) -> Profile:
+    """What the implementation declares, completed by a Case, and by what differs from it."""
+    return decode.rounding(subject.profile(case.result_dtype), case.result_dtype, **{"splits": case.num_splits} | parts)
+
+
+def require_both(
+    got: Mapping[str, Array],
+    want: Mapping[str, Array],
+    what: str,
+    bounds: tuple[Mapping[str, Interval], Mapping[str, Interval]],
+    at: Any = slice(None),
+) -> None:
+    """Raise Violation unless two results are no farther apart than both may be from the truth.
+
+    what     both calls, behind the results' names
+    bounds   of `got`, and of `want`
+    at       which of their rows, or heads, these are
+    """
+    for name, array in want.items():
+        one, two = (
+            replace(of[name], want=of[name].want[at], error=of[name].error[at], locate=_ROWS[name]) for of in bounds
+        )
+        require_near(got[name], array, one, two, f"{name} {what}")
+
+
+def require_repeated(
+    subject: Subject,
+    x: PagedInputs,
+    got: Mapping[str, Array],
+    want: Mapping[str, Array],
+    what: str,
+    *,
+    other: PagedInputs | None = None,
+    factor: float = 1.0,
+    at: Any = slice(None),
+) -> None:
+    """Raise Violation unless two results agree bit for bit; within both bounds where the same call may give other bits.
+
+    x, other   inputs of `got`; those of `want`, where they are others
+    factor     what `want` was multiplied with
+    at         which rows these are of all
+    """
+    if subject.conventions["deterministic"]:
+        require_attention(subject, x.case, got, want, what)
+        return
+    _look_at(subject, want)
+    of_got = bounds_of(subject, x, paged.filled(x, "zero"))
+    of_want = of_got if other is None else bounds_of(subject, other, paged.filled(other, "zero"))
+    out = of_want["out"]
+    lost = abs(factor) * (out.error + FORMATS[out.format].half_subnormal * (factor != 1))
+    require_both(got, want, what, (of_got, of_want | {"out": replace(out, error=lost)}), at)
+
+
 def require_agreement(
     subject: Subject, one: PagedInputs, other: PagedInputs, what: str, *, bitwise: bool = False
 ) -> None:
@@ -165,60 +242,43 @@ def require_agreement(
 
     what      the other form, behind the results' names
     bitwise   whether they must not be apart at all
-
-    Zeros alone are no evidence.
     """
     caches = [paged.filled(x, "zero") for x in (one, other)]
-    results = [
+    first, second = (
         subject.call(x.case, "paged_decode", **attending(x, cache, subject.conventions))
         for x, cache in zip((one, other), caches, strict=True)
-    ]
+    )
+    said = f"{what} against without"
     if bitwise:
-        require_attention(subject, one.case, results[1], results[0], f"{what} against without")
+        require_attention(subject, one.case, second, first, said)
         return
-    if not results[0]["out"].any():
-        subject.saw_nothing()
-    wants = []
-    for x, cache in zip((one, other), caches, strict=True):
-        case = x.case
-        profile = decode.rounding(subject.profile(case.result_dtype), case.result_dtype, splits=case.num_splits)
-        wants.append(decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions)))
-    for name in results[0]:
-        first, second = ((got[name], want[name]) for got, want in zip(results, wants, strict=True))
-        require_near(first[0], second[0], first[1], second[1], f"{name} {what} against without")
+    _look_at(subject, first)
+    of_one, of_other = (bounds_of(subject, x, cache) for x, cache in zip((one, other), caches, strict=True))
+    require_both(first, second, said, (of_one, of_other))
 
 
 def require_selected(
     subject: Subject,
     x: PagedInputs,
-    cache: Mapping[str, Array],
     got: Mapping[str, Array],
     whole: Mapping[str, Array],
     at: Any,
     what: str,
-    *,
-    bitwise: bool,
+    bounds: Mapping[str, Interval] | None,
 ) -> None:
     """Raise Violation unless a call gave of some rows, or heads, what another gave of them among all.
 
-    whole     results of the Case over the cache
-    at        where among those the rows, or heads, of `got` are
-    what      both calls
-    bitwise   whether they must not be apart at all; else they may be as far as two correct results
+    whole    results of the Case
+    at       where among those the rows, or heads, of `got` are
+    what     both calls
+    bounds   of `whole`; None: they must not be apart at all
     """
-    selected = {name: array[at] for name, array in whole.items()}
-    if bitwise:
-        require_attention(subject, x.case, got, selected, what)
-        return
-    if not selected["out"].any():
-        subject.saw_nothing()
-    profile = decode.rounding(subject.profile(x.case.result_dtype), x.case.result_dtype, splits=x.case.num_splits)
-    wants = decode.expected(x, cache, profile, DecodeReading.right(x, subject.conventions))
-    for name, array in selected.items():
-        all_of = wants[name]
-        assert isinstance(all_of, Interval)
-        want = replace(all_of, want=all_of.want[at], error=all_of.error[at], locate=_ROWS[name])
-        require_near(got[name], array, want, want, f"{name} {what}")
+    _look_at(subject, whole)
+    for name, array in whole.items():
+        if bounds is None:
+            require_same(got[name], array[at], f"{name} {what}", _rows_of(x.case)[name])
+    if bounds is not None:
+        require_both(got, {name: array[at] for name, array in whole.items()}, what, (bounds, bounds), at)
 
 
 def _explanations(

@@ -1,4 +1,5 @@
-"""Laws of attention that need no oracle: two calls whose results are tied to each other, bit for bit."""
+"""Laws of attention that need no oracle: two calls whose results are tied to each other, bit for bit or within both of
+their bounds."""
 
 from dataclasses import replace
 
@@ -18,9 +19,12 @@ from kvconform.specs.storage import STRIDES
 from kvconform.suites.calls import (
     appending,
     attend,
+    bounds_of,
     require_agreement,
     require_attention,
+    require_both,
     require_decoded,
+    require_repeated,
     require_selected,
 )
 from kvconform.suites.law import law
@@ -67,7 +71,7 @@ def _cheap_unless(name):
 @law(
     "paged_decode",
     only={**APART, "dead": ("finite", "nan")},
-    wants=lambda conventions: conventions["deterministic"] and set(conventions["dead"]) - {"zero"},
+    wants=lambda conventions: set(conventions["dead"]) - {"zero"},
 )
 def test_decode_does_not_see_its_neighbours(subject, case):
     """Other contents of the other sequences, NaN where dead slots may hold it, change no bit of a row."""
@@ -78,17 +82,16 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     other = variations.with_other_neighbours(x, seq, case.dead)
     before = attend(subject, case, paged.filled(x, "zero"))
     after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
-    rows = [{name: got[name][x.q_rows[0] == seq] for name in got} for got in (after, before)]
-    require_attention(
-        subject, case, *rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before"
-    )
+    at = x.q_rows[0] == seq
+    rows = [{name: got[name][at] for name in got} for got in (after, before)]
+    said = f"of sequence {seq}, called seq 0, with {case.dead} in all others against before"
+    require_repeated(subject, x, *rows, said, at=at)
 
 
 @law(
     "paged_decode",
     families=FAR_FROM_ZERO,
     only=APART | NEAR,
-    wants=lambda conventions: conventions["deterministic"],
     rows=lambda row: row.has_own_v and not row.has_scales,
 )
 def test_decode_scales_exactly_with_v(subject, case):
@@ -96,11 +99,11 @@ def test_decode_scales_exactly_with_v(subject, case):
     x = inputs(case)
     before = attend(subject, case, paged.filled(x, "zero"))
     for factor in (-1.0, 4.0):
-        got = attend(subject, case, paged.filled(variations.with_v_times(x, factor), "zero"))
+        changed = variations.with_v_times(x, factor)
+        got = attend(subject, case, paged.filled(changed, "zero"))
         want = before | {"out": (before["out"].astype(np.float64) * factor).astype(before["out"].dtype)}
-        require_attention(
-            subject, case, _unsigned_zeros(got), _unsigned_zeros(want), f"with V times {factor:g} against before"
-        )
+        said = f"with V times {factor:g} against before"
+        require_repeated(subject, changed, _unsigned_zeros(got), _unsigned_zeros(want), said, other=x, factor=factor)
 
 
 def _unsigned_zeros(got):
@@ -112,7 +115,6 @@ def _unsigned_zeros(got):
     "paged_decode",
     families=EXACT,
     only=APART,
-    wants=lambda conventions: conventions["deterministic"],
     rows=lambda row: row.has_own_v and not row.has_scales,
     cells=lambda cell: is_floating(cell.dtype),
 )
@@ -123,7 +125,7 @@ def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
     require_range("an element of q", np.abs(moved.q.astype(np.float64)), subject.profile(case.result_dtype).q_format)
     before = attend(subject, case, paged.filled(x, "zero"))
     got = attend(subject, case, paged.filled(moved, "zero"), q=moved.q)
-    require_attention(subject, case, got, before, "with 2 q and K / 2 against before")
+    require_repeated(subject, moved, got, before, "with 2 q and K / 2 against before", other=x)
 
 
 @law(
@@ -140,6 +142,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
     num_seqs = len(case.kv_lens)
     if num_seqs == 1:
         subject.saw_nothing()
+    bounds = None if _is("batch")(subject.conventions) else bounds_of(subject, x, cache)
     order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
     seq = _chosen(case, "alone", num_seqs)
     for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
@@ -149,7 +152,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
         some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
         got = attend(subject, case, cache, **some)
         said = f"{said} against the whole batch"
-        require_selected(subject, x, cache, got, whole, rows, said, bitwise=_is("batch")(subject.conventions))
+        require_selected(subject, x, got, whole, rows, said, bounds)
 
 
 @law(
@@ -161,7 +164,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
 def test_decode_turns_with_its_heads(subject, case):
     """kv heads in another order, with their q heads, agree within both bounds, and bit for bit where it is declared."""
     x = inputs(case)
-    order = np.roll(np.arange(case.num_kv_heads)[::-1], _chosen(case, "turn", case.num_kv_heads))
+    order = np.roll(np.arange(case.num_kv_heads), 1 + _chosen(case, "turn", case.num_kv_heads - 1))
     turned = variations.with_heads_in_order(x, order)
     cache = paged.filled(x, "zero")
     before = attend(subject, case, cache)
@@ -172,18 +175,28 @@ def test_decode_turns_with_its_heads(subject, case):
     }
     after = attend(subject, case, paged.filled(turned, "zero"), **of_heads)
     at, said = (slice(None), variations.q_heads(x, order)), f"with kv heads in the order {order}"
-    require_selected(subject, x, cache, after, before, at, said, bitwise=_is("heads")(subject.conventions))
+    bounds = None if _is("heads")(subject.conventions) else bounds_of(subject, x, cache)
+    require_selected(subject, x, after, before, at, said, bounds)
 
 
-@law("paged_decode", only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)}, wants=_is("splits"))
+@law(
+    "paged_decode",
+    only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)},
+    cells=lambda cell: cell.takes(num_splits=(1,)) and _cheap_unless("splits")(cell),
+)
 def test_decode_does_not_depend_on_its_splits(subject, case):
-    """Any number of splits gives the bits of one, where that is declared."""
-    cache = paged.filled(inputs(case), "zero")
-    one = attend(subject, case, cache, num_splits=1)
-    require_attention(subject, case, attend(subject, case, cache), one, f"in {case.num_splits} splits against one")
+    """Any number of splits and one agree within both bounds, and bit for bit where that is declared."""
+    x = inputs(case)
+    cache = paged.filled(x, "zero")
+    one, said = attend(subject, case, cache, num_splits=1), f"in {case.num_splits} splits against one"
+    got = attend(subject, case, cache)
+    if _is("splits")(subject.conventions):
+        require_attention(subject, case, got, one, said)
+    else:
+        require_both(got, one, said, (bounds_of(subject, x, cache), bounds_of(subject, x, cache, splits=1)))
 
 
-@law("paged_decode", only=APART | alone("window", "soft_cap"), wants=lambda conventions: conventions["deterministic"])
+@law("paged_decode", only=APART | alone("window", "soft_cap"))
 def test_decode_forgets_the_calls_before(subject, case):
     """A call with other contents, all sequences as short as the shortest, changes no bit of the one after it."""
     x = inputs(case)
@@ -191,9 +204,8 @@ def test_decode_forgets_the_calls_before(subject, case):
     first = attend(subject, case, cache)
     between = variations.with_v_times(x, -2.0)
     attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
-    require_attention(
-        subject, case, attend(subject, case, cache), first, "after a call with shorter sequences against before"
-    )
+    got = attend(subject, case, cache)
+    require_repeated(subject, x, got, first, "after a call with shorter sequences against before")
 
 
 CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slopes")
@@ -209,7 +221,6 @@ def _others(cell):
 @law(
     "paged_decode",
     only={**APART, "dead": ("zero",), "evicted_pages": ("kept",)},
-    wants=lambda conventions: conventions["deterministic"],
     rows=lambda row: row.has_own_v and not row.has_scales,
     cells=lambda cell: is_floating(cell.dtype) and bool(_others(cell)),
 )
@@ -227,13 +238,12 @@ def test_decode_follows_one_changed_argument(subject, case):
     said = (
         f"after a call with {axis} {getattr(case, axis)} against {getattr(changed, axis)} from the first, of -q and -K"
     )
-    require_attention(subject, case, got, want, said)
+    require_repeated(subject, x, got, want, said, other=apart)
 
 
 @law(
     "paged_decode",
     only=APART | {"buffers": ("used",)},
-    wants=lambda conventions: conventions["deterministic"],
     cells=lambda cell: bool(cell.offer.get("into")),
 )
 def test_decode_does_not_see_what_its_buffers_held(subject, case):
@@ -244,14 +254,14 @@ def test_decode_does_not_see_what_its_buffers_held(subject, case):
     between = variations.with_v_times(x, -2.0)
     attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
     got = attend(subject, case, cache)
-    require_attention(subject, case, got, first, "written where another call wrote before against where NaN was")
+    require_repeated(subject, x, got, first, "written where another call wrote before against where NaN was")
 
 
 @law(
     "paged_decode",
     needs=("append",),
     only={**APART, "dead": ("zero",)},
-    wants=lambda conventions: conventions["deterministic"] and conventions["skipped_slots"] == "skip",
+    wants=lambda conventions: conventions["skipped_slots"] == "skip",
     cells=lambda cell: cell.takes(skip=(2,)),
 )
 def test_decode_reads_what_was_appended(subject, case):
@@ -264,13 +274,8 @@ def test_decode_reads_what_was_appended(subject, case):
         mapping = np.where(skipped, -1, x.slot_mapping).astype(x.slot_mapping.dtype)
         cache = subject.call(case, "append", **appending(x, cache) | {"slot_mapping": mapping})["cache"]
     got = attend(subject, case, cache)
-    require_attention(
-        subject,
-        case,
-        got,
-        attend(subject, case, paged.filled(x, "zero")),
-        "over an appended cache against a filled one",
-    )
+    want = attend(subject, case, paged.filled(x, "zero"))
+    require_repeated(subject, x, got, want, "over an appended cache against a filled one")
 
 
 @law("paged_decode", pinned=long_contexts, drawn=False)
@@ -375,7 +380,7 @@ def test_decode_agrees_across_layouts(subject, case):
     if other is None:
         subject.saw_nothing()
         return
-    bitwise = "layouts" in subject.conventions["invariances"]
+    bitwise = _is("layouts")(subject.conventions)
     require_agreement(subject, inputs(case), PagedInputs(other), f"in {other.layout}", bitwise=bitwise)
 
 

@@ -738,6 +738,7 @@ def test_merge_reads_only_the_stages_it_has() -> None:
     outs, lses = _partials(np.random.default_rng(42), 4, 6)
     plain = Profile(splits=4, partial_format="bfloat16")
     decode = replace(plain, q_format="bfloat16", score_format="bfloat16", p_format="bfloat16", tile=64, max_lag=5.5)
+    decode = replace(decode, qk_error=2.0**-9, pv_error=2.0**-9)
     assert_same(merge_bound(outs, lses, plain), merge_bound(outs, lses, decode))
 
 

@@ -151,7 +151,7 @@ def test_tiny_scores_are_small_and_not_all_the_same():
         assert (score.max(0) > score.min(0)).all()
 
 
-def test_ties_are_pairs_of_neighbours_bit_for_bit_or_but_for_the_last_bit_of_k():
+def test_ties_are_pairs_of_neighbours_bit_for_bit_or_but_for_a_128th_of_a_level():
     x = of_family("ties", kv_lens=(301, 6))
     apart = set()
     for level, score in zip(levels_of(x), scores_of(x), strict=True):

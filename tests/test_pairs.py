@@ -1,5 +1,6 @@
 """Laws of pairs that cannot be bitwise: held to both bounds, which tell rounding from a fault."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,14 +19,14 @@ BATCH, HEADS = "decode_does_not_depend_on_its_batch", "decode_turns_with_its_hea
 UNDECLARED = numpy_ref.CONVENTIONS | {"invariances": set()}
 
 
-def outcomes(law, decode, conventions=UNDECLARED):
+def outcomes(law, decode, conventions=UNDECLARED, families=None):
     """Of each cell what a law says of numpy_ref with another paged_decode."""
     offers = {OP: numpy_ref.OFFERS[OP] | {"layout": {"nhd"}, "dtype": {"float32"}, "into": set()}}
     told = {"OFFERS": offers, "CONVENTIONS": conventions, "attest": numpy_ref.attest}
     adapter = SimpleNamespace(**told, ARITHMETIC=numpy_ref.ARITHMETIC, paged_decode=decode)
     searcher = Searcher(Subject(adapter, "other", "other.py"), Options(EFFORTS["quick"]))
     searcher.begin(1)
-    return {cell.outcome for cell in searcher.run(all_laws()[law])}
+    return {cell.outcome for cell in searcher.run(replace(all_laws()[law], families=families))}
 
 
 def nothing(q, *args, **kwargs):
@@ -72,7 +73,107 @@ def test_an_invariance_that_is_not_declared_is_held_to_both_bounds(law, right, w
     assert outcomes(law, wrong) == {VIOLATES}
 
 
+PAIRS = (
+    "decode_ignores_dead_slots",
+    "decode_does_not_see_page_numbers",
+    "decode_does_not_see_its_neighbours",
+    "decode_scales_exactly_with_v",
+    "decode_takes_a_factor_of_two_from_k_to_q",
+    "decode_forgets_the_calls_before",
+    "decode_follows_one_changed_argument",
+)
+VARYING = UNDECLARED | {"deterministic": False}
+
+
+class RoundsOtherwiseNowAndThen:
+    """About every other call has other bits."""
+
+    def __init__(self):
+        self.dice = np.random.default_rng(0)
+
+    def __call__(self, *args, **kwargs):
+        out, lse = numpy_ref.paged_decode(*args, **kwargs)
+        return (next_float(out), lse) if self.dice.random() < 0.5 else (out, lse)
+
+
+@pytest.mark.parametrize("law", PAIRS)
+def test_a_kernel_whose_bits_vary_and_that_says_so_is_held_to_both_bounds(law):
+    assert outcomes(law, RoundsOtherwiseNowAndThen(), VARYING) == {CONFORMS}
+    assert outcomes(law, RoundsOtherwiseNowAndThen()) == {VIOLATES}
+
+
+def dead_keys_are_masked_by_adding(q, cache, block_table, kv_lens, **kwargs):
+    """Dead slots of V are multiplied by a zero: NaN there is everywhere."""
+    out, lse = numpy_ref.paged_decode(q, cache, block_table, kv_lens, **kwargs)
+    return out + np.float32(0) * sum(part.sum(dtype=np.float32) for part in cache.values()), lse
+
+
+def first_page_is_page_0_of_the_pool(q, cache, block_table, kv_lens, **kwargs):
+    out, lse = numpy_ref.paged_decode(q, cache, block_table, kv_lens, **kwargs)
+    return out + (block_table[:, :1, None] == 0) * np.float32(0.5), lse
+
+
+def a_mean_of_the_whole_cache_leaks(q, cache, block_table, kv_lens, **kwargs):
+    out, lse = numpy_ref.paged_decode(q, cache, block_table, kv_lens, **kwargs)
+    return out + np.float32(0.5) * cache["v"].mean(dtype=np.float32), lse
+
+
+def v_is_clipped_at_one(q, cache, *args, **kwargs):
+    return numpy_ref.paged_decode(q, cache | {"v": np.minimum(cache["v"], 1)}, *args, **kwargs)
+
+
+def q_is_clipped_at_one(q, *args, **kwargs):
+    return numpy_ref.paged_decode(np.clip(q, -1, 1), *args, **kwargs)
+
+
+class DriftsFromCallToCall:
+    """Adds a little more in each call."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, *args, **kwargs):
+        out, lse = numpy_ref.paged_decode(*args, **kwargs)
+        self.calls += 1
+        return out + np.float32(self.calls) / 64, lse
+
+
+class KeepsWhatItWasCapturedWith:
+    """A graph captured for the same tensors, which keeps its scale, window and sinks."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def __call__(self, q, cache, block_table, kv_lens, **kwargs):
+        some = ("sm_scale", "window", "soft_cap", "sinks", "alibi_slopes", "num_splits")
+        key = (q.tobytes(), block_table.tobytes(), kv_lens.tobytes())
+        told = self.kept.setdefault(key, {name: kwargs[name] for name in some if name in kwargs})
+        return numpy_ref.paged_decode(q, cache, block_table, kv_lens, **kwargs | told)
+
+
+WRONG = dict(
+    zip(
+        PAIRS,
+        (
+            lambda: dead_keys_are_masked_by_adding,
+            lambda: first_page_is_page_0_of_the_pool,
+            lambda: a_mean_of_the_whole_cache_leaks,
+            lambda: v_is_clipped_at_one,
+            lambda: q_is_clipped_at_one,
+            DriftsFromCallToCall,
+            KeepsWhatItWasCapturedWith,
+        ),
+        strict=True,
+    )
+)
+
+
+@pytest.mark.parametrize("law", PAIRS)
+def test_a_kernel_whose_bits_vary_is_no_less_wrong_for_it(law):
+    assert VIOLATES in outcomes(law, WRONG[law](), VARYING)
+
+
 @pytest.mark.parametrize("law", ["decode_repeats_bit_for_bit", "decode_agrees_with_repeated_kv"])
 def test_zeros_in_both_calls_of_a_pair_are_no_evidence(law):
-    assert outcomes(law, nothing) == {NOT_OFFERED}
+    assert outcomes(law, nothing, families=("plain",)) == {NOT_OFFERED}
     assert outcomes(law, numpy_ref.paged_decode) == {CONFORMS}

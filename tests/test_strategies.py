@@ -15,7 +15,7 @@ from kvconform.specs.features import FEATURES
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import HIGH_PAGES, LARGEST, bench_case, every_bit_pattern, high_pages, schedule, sparse_pool
-from kvconform.specs.strategies import TILES, cases
+from kvconform.specs.strategies import TILES, _lengths, cases
 
 FREE = declared(numpy_ref.CONVENTIONS)
 STATIC = {"layout": {"nhd"}, "dtype": {"float32"}, "static": True, "page_size": {4, 8}, "head_dim": {8, 16}}
@@ -49,14 +49,31 @@ def test_lengths_reach_every_boundary_and_the_middle():
 
 
 def test_lengths_reach_the_edges_of_their_own_window_and_splits_and_of_tiles():
-    some = drawn(cell_of("paged_decode", num_kv_heads={2}, group={1}, head_dim={8}), 3000)
-    of_windows = {(case.window, n - case.window) for case in some for n in case.kv_lens}
-    assert {(window, beside) for window in FEATURES["window"].values for beside in (0, 1)} <= of_windows
-    of_splits = {(case.num_splits, n - case.num_splits) for case in some for n in case.kv_lens}
-    assert {(splits, beside) for splits in POOL["num_splits"] if splits > 1 for beside in (-1, 0, 1)} <= of_splits
-    filled = {(n - case.num_splits * case.page_size) for case in some for n in case.kv_lens if case.num_splits > 1}
-    assert {0, 1} <= filled
-    assert {tile + beside for tile in TILES for beside in (-1, 0, 1)} <= {n for case in some for n in case.kv_lens}
+    cell = cell_of("paged_decode")
+    for window in FEATURES["window"].values:
+        assert {window + beside for beside in (-1, 0, 1)} <= set(_lengths(cell, 4, 0, window, 1).some)
+    for splits, page in ((2, 2), (5, 8), (3, 16)):
+        edges = {edge + beside for edge in (splits, splits * page, *TILES) for beside in (-1, 0, 1)}
+        assert edges <= set(_lengths(cell, page, 0, 0, splits).some)
+    some = drawn(cell, 1500)
+    assert {n - case.window for case in some if case.window for n in case.kv_lens} >= {-1, 0, 1}
+    assert {n - case.num_splits for case in some if case.num_splits > 1 for n in case.kv_lens} >= {-1, 0, 1}
+
+
+def test_a_static_cell_s_lengths_reach_its_capacity_and_one_less():
+    some = drawn(cell_of("paged_decode", STATIC), 600)
+    full = {n - case.capacity * case.page_size for case in some for n in case.kv_lens}
+    assert {-1, 0} <= full
+    assert max(full) == 0
+
+
+def test_batches_have_one_sequence_unlike_the_others_and_pools_of_lengths_stay_below_100():
+    cell = cell_of("paged_decode")
+    lens = [sorted(case.kv_lens) for case in drawn(cell, 600) if len(case.kv_lens) > 2]
+    assert any(some[0] == 0 and some[1] == some[-1] > 1 for some in lens)  # one is empty
+    assert any(some[0] == some[-2] == 1 and some[-1] > 8 for some in lens)  # one is long
+    for page_size, window, num_splits in product((1, 16, 784), (0, 3, 17), (1, 2, 7)):
+        assert len(_lengths(cell, page_size, 0, window, num_splits).some) < 100
 
 
 def test_every_value_of_every_pool_is_drawn():
