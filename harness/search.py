@@ -371,6 +371,7 @@ class _Trial:
         except OutsideDomain:
             self.booked.examples -= counts
             raise
+        self.subject.idle |= self.subject.saw_zeros
         if self.subject.idle:
             self.booked.examples -= counts
             self.booked.idle += counts

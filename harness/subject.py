@@ -58,6 +58,7 @@ class Subject:
         self.idle = False
         self.doubt = ""
         self.shown: tuple[str, ...] = ()
+        self.gave: bool | None = None  # whether any call of the case gave anything but zeros; None: there was none
         self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
         self._workspace: Mapping[str, Any] = getattr(adapter, "WORKSPACE", {})
         self._worn: dict[tuple[Any, ...], _Placed] = {}
@@ -65,6 +66,7 @@ class Subject:
     def begin(self) -> None:
         """A case is to be judged: nothing is left of the one before."""
         self.idle, self.doubt = False, ""
+        self.gave = None
         self.shown = ()
         self._worn.clear()
 
@@ -84,6 +86,11 @@ class Subject:
     def doubts(self, said: str) -> None:
         """Book that what has just passed is farther out than chance takes a correct kernel."""
         self.doubt = said
+
+    @property
+    def saw_zeros(self) -> bool:
+        """Whether all that was given in the case in hand is zeros: what does nothing gives them, too."""
+        return self.gave is False
 
     def saw_nothing(self) -> None:
         """Book that the case in hand is no evidence."""
@@ -136,6 +143,7 @@ class Subject:
                 f"{self.name} ran ({self.file})"
             )
         got = self._named(op, case, arguments, want, raw)
+        self.gave = bool(self.gave or lent) or any(one.any() for value in got.values() for one in _leaves(value))
         self._inputs_unchanged(op, {n: value for n, value in arguments.items() if n not in lent}, handles, got)
         for name, value in placed.items():
             for label, one in _labelled(name, value):
@@ -408,6 +416,11 @@ def _each(value: Any, convert: Any) -> Any:
     if isinstance(value, dict):
         return {name: _each(item, convert) for name, item in value.items()}
     return None if value is None else convert(value)
+
+
+def _leaves(value: Any) -> list[Array]:
+    """An array, or those of a cache."""
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def _pairs(name: str, was: Any, now: Any) -> list[tuple[str, Array, Array]]:

@@ -229,19 +229,33 @@ def _attended(
     seqs: Array,
     keep_terms: bool,
 ) -> Bounded:
-    """The rows of some sequences."""
-    (k, v), bias = _batch(inputs, cache, reading, seqs), _biases(reading, seqs)
-    rows = np.isin(reading.seq_of, seqs)
-    kv: dict[str, Any] = {"k": k.values, "v": v.values, "k_roundings": k.roundings, "v_roundings": v.roundings}
-    kv |= {"k_magnitude": k.size if k.roundings else None, "v_magnitude": v.size if v.roundings else None}
+    """The rows of some sequences. q heads of one kv head share its K and V, unless terms are kept."""
+    k, v = _batch(inputs, cache, reading, seqs, grouped=not keep_terms)
+    rows, num_q_heads = np.isin(reading.seq_of, seqs), len(reading.head_of)
+    heads = (num_q_heads,) if keep_terms else (k.values.shape[1], num_q_heads // k.values.shape[1])
+
+    def by_group(array: Array, axis: int = 1) -> Array:
+        shape = array.shape[:axis], heads if array.shape[axis] == num_q_heads else (1,) * len(heads)
+        return array.reshape(*shape[0], *shape[1], *array.shape[axis + 1 :])
+
+    shared = [one if keep_terms else one[:, :, None] for one in (k.values, v.values, k.size, v.size)]
+    kv: dict[str, Any] = {"k": shared[0], "v": shared[1], "k_roundings": k.roundings, "v_roundings": v.roundings}
+    kv |= {"k_magnitude": shared[2] if k.roundings else None, "v_magnitude": shared[3] if v.roundings else None}
+    bias = by_group(_biases(reading, seqs))
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
-    bounded = partial(attention_bound, inputs.q[rows], profile=profile, **kv, **scored)
-    result = bounded(sink=reading.sinks, keep_terms=keep_terms)
-    if reading.sinks is None or not reading.without_sink.any():
-        return result
-    without, at = bounded(), reading.without_sink[rows, None]
-    lse, error = ((at, of, one) for of, one in ((without.lse, result.lse), (without.lse_error, result.lse_error)))
-    return replace(result, lse=np.where(*lse), lse_error=np.where(*error))
+    bounded = partial(attention_bound, by_group(inputs.q[rows]), profile=profile, **kv, **scored)
+    sink = None if reading.sinks is None else by_group(np.asarray(reading.sinks), 0)
+    result = bounded(sink=sink, keep_terms=keep_terms)
+    if sink is not None and reading.without_sink.any():
+        without = bounded()
+        at = reading.without_sink[rows].reshape(-1, *(1,) * len(heads))
+        lse, error = ((at, of, one) for of, one in ((without.lse, result.lse), (without.lse_error, result.lse_error)))
+        result = replace(result, lse=np.where(*lse), lse_error=np.where(*error))
+    whole = (int(rows.sum()), num_q_heads)
+    out, out_error = (one.reshape(*whole, one.shape[-1]) for one in (result.out, result.out_error))
+    return replace(
+        result, out=out, out_error=out_error, lse=result.lse.reshape(whole), lse_error=result.lse_error.reshape(whole)
+    )
 
 
 def _lens(reading: DecodeReading) -> Array:
@@ -250,16 +264,23 @@ def _lens(reading: DecodeReading) -> Array:
 
 
 def _batch(
-    inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, seqs: Array
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, seqs: Array, *, grouped: bool = False
 ) -> tuple[Numbers, Numbers]:
-    """K and V that each query row and head of some sequences reads, [num_q_rows, num_q_heads, longest, dim]."""
+    """K and V that each query row and head of some sequences reads, [num_q_rows, num_q_heads, longest, dim].
+
+    grouped   [num_q_rows, num_kv_heads, longest, dim], where neighbouring q heads share a kv head, as many of each
+    """
     lens = _lens(reading)[seqs]
     there = np.arange(lens.max(initial=0)) < lens[:, None]
     seq_of = np.searchsorted(seqs, reading.seq_of[np.isin(reading.seq_of, seqs)])
 
     def of_rows(rows: Array) -> Array:
         padded = _padded(rows, there)
-        for axis, which in enumerate((seq_of, reading.head_of)):
+        heads = padded.shape[1]
+        share = grouped and np.array_equal(
+            reading.head_of, np.arange(len(reading.head_of)) * heads // len(reading.head_of)
+        )
+        for axis, which in enumerate((seq_of, np.arange(heads) if share else reading.head_of)):
             if not np.array_equal(which, np.arange(padded.shape[axis])):  # else they are as they should be: no copy
                 padded = padded.take(which, axis)
         return padded

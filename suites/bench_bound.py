@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
+from kvconform.oracles import decode, paged
 from kvconform.oracles.bound import attention_bound
+from kvconform.oracles.decode import DecodeReading
+from kvconform.specs.case import Case
+from kvconform.specs.conventions import declared
+from kvconform.specs.inputs import inputs
 from kvconform.specs.profile import Profile
 
 PROFILES = {
@@ -21,3 +26,14 @@ def test_bound_of_four_long_rows(benchmark, profile):
     benchmark.group = "oracle and bound, 4 rows of 4096 keys"
     want = benchmark(attention_bound, q, k, v, 128**-0.5, PROFILES[profile])
     assert (want.out_error > 0).all()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_is_expected_of_a_case_of_four_long_rows(benchmark, profile):
+    """The same of a Case, K and V read out of its pages and scattered to q heads."""
+    shape = {"kv_lens": (4096,), "page_size": 16, "num_kv_heads": 1, "group": 4, "head_dim": 128}
+    x = inputs(Case(op="paged_decode", layout="nhd", dtype="float32", **shape))
+    cache, reading = paged.filled(x, "zero"), DecodeReading.right(x, declared({}))
+    benchmark.group = "oracle and bound, a case of 4 rows of 4096 keys"
+    want = benchmark(decode.expected, x, cache, PROFILES[profile], reading)
+    assert (want["out"].error > 0).all()

@@ -16,7 +16,7 @@ from kvconform.specs.families import DIGITS, FAMILIES, HIGHEST, SPELLED
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import ROUNDED
 from kvconform.tests.families import FAMILIES as NAMES
-from kvconform.tests.families import markdown, shown_by
+from kvconform.tests.families import candidates, markdown, shown_by
 from kvconform.tests.power import FAULTS
 
 ONE = Case(
@@ -219,3 +219,5 @@ def test_the_page_names_every_family_once_and_known_faults():
     assert sorted([*(family for family, _, _ in rows), *silent]) == sorted(NAMES)
     assert {fault for _, _, faults in rows for fault in re.findall(r"`(\w+)`", faults)} <= set(FAULTS)
     assert all(claim == (data.CLAIMS | CLAIMS)[family] for family, claim, _ in rows)
+    shown = re.search(r"^Several families show (\d+) of (\d+) faults", page, re.M)
+    assert int(shown[2]) == len(candidates()), "regenerate it: see tests/families.py"

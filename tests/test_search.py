@@ -3,6 +3,9 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
 from kvconform.harness.booking import CONFORMS, NOT_OFFERED
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
@@ -68,3 +71,19 @@ def test_cases_that_are_no_evidence_are_drawn_again():
     for cell in searcher.run(Law("half_is_seen", "merge_kv", every_other)):
         assert (cell.outcome, cell.examples) == (CONFORMS, cell.planned)
         assert cell.idle
+
+
+@pytest.mark.parametrize("gives", [0, 1])
+def test_a_case_whose_every_result_is_zero_is_no_evidence_whatever_the_law(gives):
+    told = {"OFFERS": {"merge_kv": {"dtype": {"float32"}}}, "attest": numpy_ref.attest}
+    result = {"merge_kv": lambda k, v: np.full((len(k), 2 * k.shape[1], k.shape[2]), gives, k.dtype)}
+    subject = Subject(SimpleNamespace(**told, **result), "some", "some.py")
+
+    def calls(subject, case):
+        subject.call(case, "merge_kv", k=np.ones((2, 1, 1), np.float32), v=np.ones((2, 1, 1), np.float32))
+
+    searcher = Searcher(subject, Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    (cell,) = searcher.run(Law("anything_goes", "merge_kv", calls))
+    assert cell.outcome == (CONFORMS if gives else NOT_OFFERED)
+    assert bool(cell.examples) == bool(gives)
