@@ -143,7 +143,9 @@ class Subject:
                 f"{self.name} ran ({self.file})"
             )
         got = self._named(op, case, arguments, want, raw)
-        self.gave = bool(self.gave or lent) or any(one.any() for value in got.values() for one in _leaves(value))
+        self.gave = bool(self.gave or lent) or any(
+            map(_has_a_bit, (x for value in got.values() for x in _leaves(value)))
+        )
         self._inputs_unchanged(op, {n: value for n, value in arguments.items() if n not in lent}, handles, got)
         for name, value in placed.items():
             for label, one in _labelled(name, value):
@@ -416,6 +418,11 @@ def _each(value: Any, convert: Any) -> Any:
     if isinstance(value, dict):
         return {name: _each(item, convert) for name, item in value.items()}
     return None if value is None else convert(value)
+
+
+def _has_a_bit(array: Array) -> bool:
+    """Whether any bit is set; what NaN is as a truth, types of few bits warn of."""
+    return bool(np.ascontiguousarray(array).view(np.uint8).any())
 
 
 def _leaves(value: Any) -> list[Array]:

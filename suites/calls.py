@@ -123,7 +123,9 @@ def require_attention(
 
 def _look_at(subject: Subject, results: Mapping[str, Array]) -> None:
     """Results without a number are no evidence: what does nothing has the same in each call, and so have empty rows."""
-    if not any(((array != 0) & ~np.isinf(array)).any() for array in results.values()):
+    with np.errstate(all="ignore"):  # of NaN in types of few bits
+        numbers = any(((array != 0) & ~np.isinf(array)).any() for array in results.values())
+    if not numbers:
         subject.saw_nothing()
 
 
