@@ -190,6 +190,7 @@ def _profile_of(subject: Subject, case: Case, **parts: Any) -> Profile:
 
 
 def require_both(
+    subject: Subject,
     got: Mapping[str, Array],
     want: Mapping[str, Array],
     what: str,
@@ -202,11 +203,24 @@ def require_both(
     bounds   of `got`, and of `want`
     at       which of their rows, or heads, these are
     """
+    _look_at(subject, want)
     for name, array in want.items():
-        one, two = (
-            replace(of[name], want=of[name].want[at], error=of[name].error[at], locate=_ROWS[name]) for of in bounds
-        )
-        require_near(got[name], array, one, two, f"{name} {what}")
+        _require_near_at(got[name], array, f"{name} {what}", name, bounds, at)
+
+
+def _require_near_at(
+    got: Array,
+    want: Array,
+    what: str,
+    name: str,
+    bounds: tuple[Mapping[str, Interval], Mapping[str, Interval]],
+    at: Any,
+) -> None:
+    """The same of one result, by its name, that is some rows or heads of what is bounded."""
+    one, two = (
+        replace(of[name], want=of[name].want[at], error=of[name].error[at], locate=_ROWS[name]) for of in bounds
+    )
+    require_near(got, want, one, two, what)
 
 
 def require_repeated(
@@ -229,12 +243,11 @@ def require_repeated(
     if subject.conventions["deterministic"]:
         require_attention(subject, x.case, got, want, what)
         return
-    _look_at(subject, want)
     of_got = bounds_of(subject, x, paged.filled(x, "zero"))
     of_want = of_got if other is None else bounds_of(subject, other, paged.filled(other, "zero"))
     out = of_want["out"]
     lost = abs(factor) * (out.error + FORMATS[out.format].half_subnormal * (factor != 1))
-    require_both(got, want, what, (of_got, of_want | {"out": replace(out, error=lost)}), at)
+    require_both(subject, got, want, what, (of_got, of_want | {"out": replace(out, error=lost)}), at)
 
 
 def require_agreement(
@@ -254,9 +267,8 @@ def require_agreement(
     if bitwise:
         require_attention(subject, one.case, second, first, said)
         return
-    _look_at(subject, first)
     of_one, of_other = (bounds_of(subject, x, cache) for x, cache in zip((one, other), caches, strict=True))
-    require_both(first, second, said, (of_one, of_other))
+    require_both(subject, first, second, said, (of_one, of_other))
 
 
 def require_selected(
@@ -279,8 +291,8 @@ def require_selected(
     for name, array in whole.items():
         if bounds is None:
             require_same(got[name], array[at], f"{name} {what}", _rows_of(x.case)[name])
-    if bounds is not None:
-        require_both(got, {name: array[at] for name, array in whole.items()}, what, (bounds, bounds), at)
+        else:
+            _require_near_at(got[name], array[at], f"{name} {what}", name, (bounds, bounds), at)
 
 
 def _explanations(

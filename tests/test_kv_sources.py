@@ -16,7 +16,7 @@ from kvconform.harness.power import EFFORT, OP
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.oracles import decode, keys, paged
-from kvconform.oracles.bound import attention_bound
+from kvconform.oracles.bound import ORACLE_SLOP, attention_bound
 from kvconform.oracles.decode import DecodeReading
 from kvconform.specs import scales
 from kvconform.specs.case import Case
@@ -269,7 +269,15 @@ def test_long_sequences_are_bounded_apart_as_in_one_batch(features):
     apart, at_once = (
         decode.attended(x, paged.filled(x, one.dead), Profile(), reading, keep_terms=terms) for terms in (False, True)
     )
-    for name in ("out", "out_error", "lse", "lse_error"):
-        assert np.allclose(getattr(apart, name), getattr(at_once, name), rtol=1e-12, atol=0), name
+    largest = float(np.abs(x.tokens["v"].astype(np.float64)).max())
+    for name, size in (("out", largest), ("lse", 1 + np.abs(at_once.lse))):
+        both = (getattr(apart, name), getattr(at_once, name))
+        empty = np.isneginf(both[1])
+        assert (np.isneginf(both[0]) == empty).all()
+        with np.errstate(invalid="ignore"):  # -inf of rows without keys
+            far = np.abs(both[0] - both[1]) > 2 * ORACLE_SLOP * size  # what the bound itself pays for each evaluation
+        assert not (far & ~empty).any(), name
+        errors = (getattr(apart, f"{name}_error"), getattr(at_once, f"{name}_error"))
+        assert (np.abs(errors[0] - errors[1]) <= 2 * ORACLE_SLOP * errors[1]).all(), name
     assert at_once.terms is not None
     assert apart.terms is None
