@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
+from kvconform.specs.case import Case
+from kvconform.suites.calls import require_attention
 
 OP = "paged_decode"
 BATCH, HEADS = "decode_does_not_depend_on_its_batch", "decode_turns_with_its_heads"
@@ -177,3 +180,13 @@ def test_a_kernel_whose_bits_vary_is_no_less_wrong_for_it(law):
 def test_zeros_in_both_calls_of_a_pair_are_no_evidence(law):
     assert outcomes(law, nothing, families=("plain",)) == {NOT_OFFERED}
     assert outcomes(law, numpy_ref.paged_decode) == {CONFORMS}
+
+
+@pytest.mark.parametrize(("out", "lse", "shows"), [(0, -np.inf, False), (0, 1, True), (np.nan, -np.inf, True)])
+def test_a_batch_without_keys_is_no_evidence_in_a_pair(out, lse, shows):
+    seen = []
+    subject = SimpleNamespace(saw_nothing=lambda: seen.append("nothing"))
+    case = Case(op=OP, layout="nhd", dtype="bfloat16", kv_lens=(0,))
+    made = {"out": np.full((1, 1, 1), out, ml_dtypes.bfloat16), "lse": np.full((1, 1), lse, np.float32)}
+    require_attention(subject, case, made, made, "of one call against another")
+    assert bool(seen) != shows

@@ -55,6 +55,8 @@ def test_lengths_reach_the_edges_of_their_own_window_and_splits_and_of_tiles():
     for splits, page in ((2, 2), (5, 8), (3, 16)):
         edges = {edge + beside for edge in (splits, splits * page, *TILES) for beside in (-1, 0, 1)}
         assert edges <= set(_lengths(cell, page, 0, 0, splits).some)
+    lens = _lengths(cell, 4, 0, 29, 11).some  # what is an edge is there more often than what is none
+    assert min(lens.count(n) for n in (28, 29, 30, 10, 11, 12)) > lens.count(26) == 1
     some = drawn(cell, 1500)
     assert {n - case.window for case in some if case.window for n in case.kv_lens} >= {-1, 0, 1}
     assert {n - case.num_splits for case in some if case.num_splits > 1 for n in case.kv_lens} >= {-1, 0, 1}
