@@ -203,6 +203,26 @@ def _from_file(path: Path) -> Any:
     return module
 
 
+def afresh(adapter: Any) -> Any:
+    """The module of an adapter, executed once more: nothing that it keeps from call to call is in it. None where that
+    cannot be done: it is no module, or refuses."""
+    spec = getattr(adapter, "__spec__", None)
+    if spec is None or spec.loader is None:
+        return None
+    again, kept = importlib.util.module_from_spec(spec), sys.modules.get(spec.name)
+    sys.modules[spec.name] = again
+    try:
+        spec.loader.exec_module(again)
+    except BaseException:  # what registers itself does so once
+        return None
+    finally:
+        if kept is None:
+            del sys.modules[spec.name]
+        else:
+            sys.modules[spec.name] = kept
+    return again
+
+
 def _line_in(path: Path, error: BaseException) -> str:
     at = error.__traceback__
     line = 0

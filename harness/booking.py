@@ -48,6 +48,7 @@ class Booked:
     suspect          the one key whose omission, repetition or intrusion explains the counterexample
     diagnosis        what is used instead of the claimed layout, told from probes
     replay           the line that shows the violation again
+    rerun            the line that does, where the counterexample alone conforms: it takes calls before it
     doubt            what passes, and what chance alone explains badly (oracles/screen.py): message, flags of so many
                      fresh draws, case, replay. A label: no outcome, and no exit code, depends on it
     """
@@ -78,6 +79,7 @@ class Booked:
     suspect: str | None = None
     diagnosis: str | None = None
     replay: str | None = None
+    rerun: str | None = None
     doubt: dict[str, Any] | None = None
 
     @property
@@ -107,6 +109,8 @@ def paste(cell: Booked) -> str:
         lines.append(f"    diagnosis   {cell.diagnosis}")
     if cell.replay:
         lines.append(f"    replay      {cell.replay}")
+    if cell.rerun:
+        lines.append(f"    but         alone it conforms: it takes calls before it, as in {cell.rerun}")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, setti
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
+from kvconform.harness.adapters import afresh
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.diagnoses import SHARE, Diagnoses
 from kvconform.harness.expectations import Expectation, load
@@ -69,6 +70,7 @@ class Searcher:
     book                where booked cells are put
     spent               seconds that its cells have taken
     witnesses           law -> counterexamples of earlier cells
+    alone               law -> whether its first counterexample violates where nothing was called before
     """
 
     subject: Subject
@@ -79,6 +81,7 @@ class Searcher:
     closed: frozenset[str] = frozenset()
     book: Callable[[Booked], None] = lambda booked: None
     witnesses: dict[str, list[Case]] = field(default_factory=dict)
+    alone: dict[str, bool] = field(default_factory=dict)
     expectations: tuple[Expectation, ...] = ()
     num_cells: int = 1
     cells_left: int = 1
@@ -419,6 +422,7 @@ class _Trial:
                 booked.looks_like = self._name()
                 booked.meant = meant_by(booked.looks_like, self.subject.conventions)
                 booked.suspect = self.failures[self.witness].hint()
+                booked.rerun = self._rerun(self.witness)
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
         if booked.idle and not booked.examples:
@@ -436,6 +440,32 @@ class _Trial:
             booked.entire_law = any(x.covers_all(self.law, self.cell) for x in about)
             here = [x for x in about if x.witness.op == self.cell.op and self._is_here(x)]
             booked.message = booked.message or "; ".join(x.reason for x in here)
+
+    def _rerun(self, witness: Case) -> str | None:
+        """The line that shows what a case alone does not, which is judged as if nothing had been called before.
+
+        Of each law once: what is imported anew is compiled anew. State outside of the adapter's module stays.
+        """
+        if self.law.name not in self.searcher.alone:
+            self.searcher.alone[self.law.name] = self._violates_alone(witness)
+        if self.searcher.alone[self.law.name]:
+            return None
+        where = f"--law {self.law.name} --layout {self.cell.layout} --dtype {self.cell.dtype}"
+        return f"kvconform run --impl {shlex.quote(self.subject.ref)} {where} --seed {self.searcher.options.seed}"
+
+    def _violates_alone(self, witness: Case) -> bool:
+        """Whether it does so in a fresh import, as far as that can be seen."""
+        subject = self.subject
+        again = None if self.searcher.options.case or type(subject) is not Subject else afresh(subject.adapter)
+        if again is None:
+            return True
+        self.subject = Subject(again, subject.name, subject.file, subject.ref)
+        try:
+            return self._violation(witness) is not None
+        except OutsideDomain:
+            return True
+        finally:
+            self.subject = subject
 
     def _name(self) -> str | None:
         """The one mistake that explains every failing case that was seen, and enough of them were."""

@@ -1,12 +1,14 @@
 """What is planned and counted: no cell is dropped in silence, and no case that shows nothing counts."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from kvconform.harness.booking import CONFORMS, NOT_OFFERED
+from kvconform.harness.adapters import find
+from kvconform.harness.booking import CONFORMS, NOT_OFFERED, VIOLATES, paste
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.plan import Options, left_out, planned
@@ -15,6 +17,8 @@ from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.specs.strategies import simplest
 from kvconform.suites.law import Law
+
+DECODE = "decode_is_within_the_bound"
 
 
 def test_a_cell_that_lacks_a_second_operation_is_shown_as_not_offered():
@@ -87,3 +91,20 @@ def test_a_case_whose_every_result_is_zero_is_no_evidence_whatever_the_law(gives
     (cell,) = searcher.run(Law("anything_goes", "merge_kv", calls))
     assert cell.outcome == (CONFORMS if gives else NOT_OFFERED)
     assert bool(cell.examples) == bool(gives)
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [("sm_scale_of_the_first_call", False), ("breaks_after_fifty_calls", False), ("first_row_for_all", True)],
+)
+def test_a_violation_that_takes_calls_before_it_says_that_its_case_alone_conforms(name, alone):
+    found = find(str(Path(__file__).parent / "wrong" / f"{name}.py"))
+    searcher = Searcher(Subject(found.load(), found.name, found.file, found.ref), Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    red = [cell for cell in searcher.run(all_laws()[DECODE]) if cell.outcome == VIOLATES]
+    assert red
+    for cell in red:
+        assert (cell.rerun is None) == alone
+        said = f"but         alone it conforms: it takes calls before it, as in {cell.rerun}"
+        assert (said in paste(cell)) == (not alone)
+        assert alone or f" --law {DECODE} --layout {cell.layout} --dtype {cell.dtype} --seed 0" in cell.rerun
