@@ -196,7 +196,7 @@ class Subject:
         if case.buffers == "used" and key in self._worn:
             return self._worn[key]
         shape, dtype = signature
-        array = unwritten(dtype.name, shape)
+        array = unwritten(dtype.name, shape, case.seed)
         made = self._put(*(guarded if name == WORKSPACE else wrap)(array, case.strides, f"{op} {name}"))
         if case.buffers == "used":
             self._worn[key] = made

@@ -184,11 +184,19 @@ def garbage(dtype: str, h: Hashes) -> Array:
     return np.asarray((sign * (16.0 + (h >> _U(60)).astype(np.int64)) * 8.0).astype(DTYPES[dtype]))
 
 
-def unwritten(dtype: str, shape: tuple[int, ...]) -> Array:
-    """What memory holds that is given to be written: one NaN that no arithmetic makes, of other types random bits."""
+def unwritten(dtype: str, shape: tuple[int, ...], seed: int = 0) -> Array:
+    """What memory holds that is given to be written: one NaN that no arithmetic makes.
+
+    Of other types, those of bytes that anything may lie in among them: all bits set, which are NaN in every floating
+    type and -1 in integers, or random ones, seed by seed.
+    """
     if dtype in UNWRITTEN:
         return np.full(shape, UNWRITTEN[dtype], f"uint{DTYPES[dtype].itemsize * 8}").view(DTYPES[dtype])
-    return bits(dtype, hashes(0, "unwritten", *grid(*shape)))
+    if seed % 2 == 0:
+        array = np.empty(shape, DTYPES[dtype])
+        array.view(np.uint8)[...] = 0xFF
+        return array
+    return bits(dtype, hashes(seed, "unwritten", *grid(*shape)))
 
 
 UNWRITTEN = {"float32": 0x7FE55AA5, "float16": 0x7EA5, "bfloat16": 0x7FE5}

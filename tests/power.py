@@ -297,6 +297,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "splits_are_added_to_what_is_given": ((BOUND, DEAD), None),
     "tail_of_a_head_is_left_in_what_is_given": ((BOUND, DEAD), None),
     "workspace_of_unused_splits_is_merged": ((BOUND,), None),
+    "outs_of_empty_splits_are_multiplied_by_zero": ((BOUND,), None),
     "maximum_starts_at_what_lse_held": ((BUFFERS,), None),
     "rows_that_hold_numbers_are_taken_for_done": ((BUFFERS,), None),
     "plan_in_the_workspace_is_kept": ((BUFFERS,), None),
