@@ -30,6 +30,7 @@ from kvconform.harness.booking import (
     paste_doubt,
     worst,
 )
+from kvconform.harness.laws import all_laws
 from kvconform.harness.where_time_goes import time_line
 from kvconform.specs.operations import OPERATIONS
 
@@ -120,8 +121,8 @@ def _who(run: Run) -> Text:
 
 
 def details(run: Run) -> list[Text]:
-    """Red cells, law by law, expected ones, and doubtful ones."""
-    out = []
+    """Red cells, law by law with what each claims, expected ones, and doubtful ones."""
+    out, laws = [], all_laws()
     if run.message:
         out.append(Text(f"{run.name}: {run.message}", style="red" if run.exit else ""))
     by_law: dict[tuple[str, str], list[Booked]] = {}
@@ -130,6 +131,7 @@ def details(run: Run) -> list[Text]:
             by_law.setdefault((cell.law, cell.outcome), []).append(cell)
     for (law, outcome), cells in by_law.items():
         out.append(Text(f"{run.name} {outcome} {law} in {len(cells)} cell(s)", style=_STYLE[outcome]))
+        out += [Text(f"  {laws[law].claim}", style="dim")] if law in laws else []
         out += [Text(paste(cell)) for cell in cells[:SHOWN_CELLS]]
         if cells[SHOWN_CELLS:]:
             rest = ", ".join(f"{c.layout}/{c.dtype}" for c in cells[SHOWN_CELLS:])

@@ -34,7 +34,8 @@ def locate(reading: DecodeReading) -> dict[str, Locate]:
     def named(name: str) -> Locate:
         def where(index: tuple[int, ...]) -> str:
             seq, newer = reading.seq_of[index[0]], reading.newer[index[0]]
-            return f"{LOCATE[name]((int(seq), *index[1:]))}, query token {reading.lens[seq] - 1 - newer}"
+            of_seq, *inside = LOCATE[name]((int(seq), *index[1:])).split(", ")
+            return ", ".join((of_seq, f"position {reading.lens[seq] - 1 - newer}", *inside))
 
         return where
 

@@ -18,7 +18,7 @@ from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact
 from kvconform.specs.data import Array
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.row import SCALE, SIDES, ZERO, Layout, Part
+from kvconform.specs.row import SCALE, SIDES, ZERO, Layout, Part, told
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,27 @@ def expect_cache(
     inputs: PagedInputs, cache: Mapping[str, Array], free: Mapping[str, Array] | None = None
 ) -> dict[str, Exact]:
     """Every byte of every buffer as it is in `cache`, but those that are free."""
-    where = partial(inputs.row.where, sizes=inputs.sizes, dtype=inputs.case.dtype)
+    where = partial(located, inputs)
     return {name: Exact(array, partial(where, name), (free or {}).get(name)) for name, array in cache.items()}
+
+
+def located(inputs: PagedInputs, buffer: str, index: tuple[int, ...]) -> str:
+    """What lies in one word of a buffer, and whose slot that is: `k: page 7, slot 3, head 1, dim 0 (free)`."""
+    found = inputs.row.place(buffer, index, inputs.sizes, inputs.case.dtype)
+    if found is None or not {"page", "slot"} <= found[1].keys():
+        return told(found)
+    part, at = found
+    return f"{told(found)} ({owner_of(inputs, part.side, at['page'] * inputs.case.page_size + at['slot'])})"
+
+
+def owner_of(inputs: PagedInputs, side: int, slot: int) -> str:
+    """Whose a slot of K, or of V, is, for people."""
+    for token in np.flatnonzero(inputs.slots[side] == slot)[:1]:
+        seq, position = (int(of[token]) for of in inputs.owners)
+        return f"position {position} of seq {seq}"
+    if slot in inputs.dead_slots[side]["tails"]:
+        return "past the newest token"
+    return "free"
 
 
 def contested(inputs: PagedInputs) -> list[Reading]:
@@ -218,14 +237,13 @@ def strays(inputs: PagedInputs) -> list[int]:
 
 def expect_gather(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading | None = None) -> dict[str, Exact]:
     """Every part that gather must return."""
-    seq, position = inputs.owners
-
-    def locate(part: Part, index: tuple[int, ...]) -> str:
-        token, *inner = index
-        rest = "".join(f", {axis} {i}" for axis, i in zip(inputs.row.token_axes(part), inner, strict=True))
-        page = inputs.tables[part.side][seq[token], position[token] // inputs.case.page_size]
-        slot = position[token] % inputs.case.page_size
-        return f"seq {seq[token]}, position {position[token]} (page {page}, slot {slot}){rest}"
-
     parts = zip(inputs.row.parts, gathered(inputs, cache, reading), strict=True)
-    return {part.name: Exact(rows, partial(locate, part)) for part, rows in parts}
+    return {part.name: Exact(rows, partial(located_token, inputs, part)) for part, rows in parts}
+
+
+def located_token(inputs: PagedInputs, part: Part, index: tuple[int, ...]) -> str:
+    """What an element of a part of all tokens, sequence after sequence, is of, and where that lies."""
+    (token, *inner), (seq, position) = index, inputs.owners
+    page, slot = divmod(int(inputs.slots[part.side][token]), inputs.case.page_size)
+    rest = "".join(f", {axis} {i}" for axis, i in zip(inputs.row.token_axes(part), inner, strict=True))
+    return f"seq {seq[token]}, position {position[token]} (page {page}, slot {slot}){rest}"

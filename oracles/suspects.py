@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kvconform.oracles import keys
+from kvconform.oracles import keys, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import Interval
 from kvconform.specs.data import Array
@@ -104,16 +104,11 @@ def _elsewhere(inputs: PagedInputs, seq: int) -> Iterator[tuple[int, str]]:
     """Slots that are not the sequence's own live ones, of pages that both K and V lie in, and what they are."""
     size = inputs.case.page_size
     own = {int(slot) for slot, owner in zip(inputs.slots[0], inputs.owners[0], strict=True) if owner == seq}
-    owner_of = {int(slot): int(owner) for slot, owner in zip(inputs.slots[0], inputs.owners[0], strict=True)}
-    tails = {int(slot) for slot in inputs.dead_slots[0]["tails"]}
     if inputs.row.pairs_pages:
         return
     for slot in range(inputs.sizes["page"] * size):
         if slot not in own:
-            whose = (
-                f"of seq {owner_of[slot]}" if slot in owner_of else "past the newest token" if slot in tails else "free"
-            )
-            yield slot, f"page {slot // size}, slot {slot % size} ({whose})"
+            yield slot, f"page {slot // size}, slot {slot % size} ({paged.owner_of(inputs, 0, slot)})"
 
 
 def _of_head(found: keys.Numbers, kv_head: int) -> Floats:

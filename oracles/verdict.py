@@ -32,11 +32,13 @@ class Exact:
 
     locate   says in logical words where an index lies
     free     elements of which nothing is asked; None: all are judged
+    numbers  whether these are results of arithmetic, of which the farthest is told, and by how much
     """
 
     want: Array
     locate: Locate
     free: Array | None = None
+    numbers: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,12 +51,18 @@ class Exact:
         return bad if self.free is None else bad & ~self.free
 
     def describe(self, got: Array, bad: Array) -> str:
-        """The first differing element, with its bits where the values look alike."""
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        """The first differing element, or the farthest, with its bits where the values look alike."""
+        index, which, apart = tuple(int(i) for i in np.argwhere(bad)[0]), "first", ""
+        if self.numbers:
+            with np.errstate(all="ignore"):
+                gap = np.abs(got.astype(np.float64) - self.want.astype(np.float64))
+            gap = np.where(bad, np.nan_to_num(gap, nan=np.inf), -1.0)
+            index, which = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape)), "farthest"
+            apart = f", {gap[index]:.3g} apart" if np.isfinite(gap[index]) else ""
         pair = [str(array[index]) for array in (got, self.want)]
         if pair[0] == pair[1]:
             pair = [f"{text} (0x{_bits(a[index])})" for text, a in zip(pair, (got, self.want), strict=True)]
-        return f"differ, first at {self.locate(index)}: got {pair[0]}, want {pair[1]}"
+        return f"differ, {which} at {self.locate(index)}: got {pair[0]}, want {pair[1]}{apart}"
 
 
 @dataclass(frozen=True)
@@ -222,13 +230,17 @@ def require_raised(call: Callable[[], object], what: str) -> None:
     raise Violation(f"declared to raise at {what}, but the call returned")
 
 
-def require_same(got: Array, want: Array, what: str, locate: Locate) -> None:
-    """Raise Violation unless two results of the implementation agree bit for bit; `what` names both sides."""
+def require_same(got: Array, want: Array, what: str, locate: Locate, *, numbers: bool = False) -> None:
+    """Raise Violation unless two results of the implementation agree bit for bit; `what` names both sides.
+
+    locate, numbers   as in Exact
+    """
     if got.shape != want.shape or got.dtype != want.dtype:
         raise Violation(f"{what}: {got.dtype}{list(got.shape)} against {want.dtype}{list(want.shape)}")
     bad = _differing(got, want)
     if bad.any():
-        raise Violation(f"{what}: {int(bad.sum())} of {bad.size} elements {Exact(want, locate).describe(got, bad)}")
+        said = Exact(want, locate, numbers=numbers).describe(got, bad)
+        raise Violation(f"{what}: {int(bad.sum())} of {bad.size} elements {said}")
 
 
 def require_near(one: Array, two: Array, bound: Interval, other: Interval, what: str) -> None:

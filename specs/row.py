@@ -433,8 +433,10 @@ class Layout:
         assert dims[dim][0] == "page", f"{self.name}: a page is in pieces of dimension {dim}"
         return (*(slice(None) for _ in range(dim)), slice(page * run, (page + 1) * run))
 
-    def where(self, buffer: str, index: tuple[int, ...], sizes: Sizes, dtype: str) -> str:
-        """What lies in one word of a buffer, for people: `k: page 7, slot 3, head 1, dim 0`, or `padding`."""
+    def place(
+        self, buffer: str, index: tuple[int, ...], sizes: Sizes, dtype: str
+    ) -> tuple[Part, dict[str, int]] | None:
+        """The part that lies in one word of a buffer, and its place on each axis that is stored; None: padding."""
         shape, word = self.shape(buffer, sizes, dtype), 8 * self.word_of(buffer, dtype).itemsize
         start = int(np.ravel_multi_index(index, shape)) * word
         for part in self.parts:
@@ -445,9 +447,12 @@ class Layout:
             if len(found):
                 axes = [axis for axis in part.axes if axis in (*POSITIONS, *self.token_axes(part))]
                 steps = [self.step(part, axis, sizes, dtype) for axis in axes]
-                at = ", ".join(f"{a} {int(i) * s}" for a, i, s in zip(axes, found[0], steps, strict=True))
-                return f"{part.name}: {at}"
-        return "padding"
+                return part, {axis: int(i) * step for axis, i, step in zip(axes, found[0], steps, strict=True)}
+        return None
+
+    def where(self, buffer: str, index: tuple[int, ...], sizes: Sizes, dtype: str) -> str:
+        """What lies in one word of a buffer, for people: `k: page 7, slot 3, head 1, dim 0`, or `padding`."""
+        return told(self.place(buffer, index, sizes, dtype))
 
     # --- records
 
@@ -510,6 +515,14 @@ class Record:
     def of(self, name: str) -> tuple[int, Record]:
         """(bit at which the member with a field begins, that member)."""
         return next((start, member) for start, member in self.members if name in member.fields)
+
+
+def told(place: tuple[Part, dict[str, int]] | None) -> str:
+    """What lies in one word of a buffer (Layout.place), for people."""
+    if place is None:
+        return "padding"
+    part, at = place
+    return f"{part.name}: " + ", ".join(f"{axis} {i}" for axis, i in at.items())
 
 
 def _whole(bits: int, word: int, line: str) -> int:

@@ -18,7 +18,6 @@ from kvconform.oracles.verdict import (
     Interval,
     Locate,
     Violation,
-    by_axes,
     require,
     require_near,
     require_same,
@@ -32,6 +31,7 @@ from kvconform.specs.families import is_screened
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import SCALES
 from kvconform.specs.paged import PagedInputs
+from kvconform.specs.pq import PQInputs
 from kvconform.specs.profile import Profile
 from kvconform.suites.law import Subject
 
@@ -83,8 +83,8 @@ def updating(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[st
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
     """Raise Violation unless every part that gather returned is the tokens' own."""
     for part in x.row.parts:
-        rows, axes = x.tokens[part.name][: x.num_tokens], by_axes("token", *x.row.token_axes(part))
-        require_same(got[part.name], rows, f"{what} against {part.name}", axes)
+        rows = x.tokens[part.name][: x.num_tokens]
+        require_same(got[part.name], rows, f"{what} against {part.name}", partial(paged.located_token, x, part))
 
 
 def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: Any) -> dict[str, Array]:
@@ -106,19 +106,45 @@ def merged_in_a_tree(subject: Subject, case: Case, parts: list[tuple[Array, Arra
     return {"out": out, "lse": lse}, depth
 
 
-_ROWS = {"out": by_axes("query row", "q_head", "dim"), "lse": by_axes("query row", "q_head")}
-
-
 def require_attention(
-    subject: Subject, case: Case, got: Mapping[str, Array], want: Mapping[str, Array], what: str
+    subject: Subject,
+    x: PagedInputs | PQInputs,
+    got: Mapping[str, Array],
+    want: Mapping[str, Array],
+    what: str,
+    at: Any = slice(None),
 ) -> None:
     """Raise Violation unless two results of attention agree bit for bit; `what` names both calls.
 
+    at   which rows, or heads, of those of the inputs these are
     Where nothing lives, that is no evidence.
     """
     _look_at(subject, want)
+    _require_same(subject, x, got, want, what, at)
+
+
+def _require_same(
+    subject: Subject,
+    x: PagedInputs | PQInputs,
+    got: Mapping[str, Array],
+    want: Mapping[str, Array],
+    what: str,
+    at: Any,
+) -> None:
     for name in want:
-        require_same(got[name], want[name], f"{name} {what}", _rows_of(case)[name])
+        require_same(got[name], want[name], f"{name} {what}", _located(subject, x, name, at), numbers=True)
+
+
+def _located(subject: Subject, x: PagedInputs | PQInputs, name: str, at: Any) -> Locate:
+    """How an element of some rows, or heads, of a result is named: by its place among all of them."""
+
+    def where(index: tuple[int, ...]) -> str:
+        of = decode.locate(DecodeReading.right(x, subject.conventions)) if isinstance(x, PagedInputs) else LOCATE
+        row, head, *dim = index
+        whole = np.arange(x.q[..., 0].size).reshape(x.q.shape[:2])[at]
+        return of[name]((*divmod(int(whole[row, head]), x.q.shape[1]), *dim))
+
+    return where
 
 
 def _look_at(subject: Subject, results: Mapping[str, Array]) -> None:
@@ -127,11 +153,6 @@ def _look_at(subject: Subject, results: Mapping[str, Array]) -> None:
         numbers = any(((array != 0) & ~np.isinf(array)).any() for array in results.values())
     if not numbers:
         subject.saw_nothing()
-
-
-def _rows_of(case: Case) -> Mapping[str, Locate]:
-    """How elements of results are named; where sequences have several query tokens a row is no sequence."""
-    return _ROWS if case.q_lens else LOCATE
 
 
 def require_decoded(subject: Subject, case: Case) -> None:
@@ -191,6 +212,7 @@ def _profile_of(subject: Subject, case: Case, **parts: Any) -> Profile:
 
 def require_both(
     subject: Subject,
+    x: PagedInputs,
     got: Mapping[str, Array],
     want: Mapping[str, Array],
     what: str,
@@ -199,28 +221,28 @@ def require_both(
 ) -> None:
     """Raise Violation unless two results are no farther apart than both may be from the truth.
 
+    x        inputs of `got`
     what     both calls, behind the results' names
     bounds   of `got`, and of `want`
     at       which of their rows, or heads, these are
     """
     _look_at(subject, want)
-    for name, array in want.items():
-        _require_near_at(got[name], array, f"{name} {what}", name, bounds, at)
+    _require_near(subject, x, got, want, what, bounds, at)
 
 
-def _require_near_at(
-    got: Array,
-    want: Array,
+def _require_near(
+    subject: Subject,
+    x: PagedInputs,
+    got: Mapping[str, Array],
+    want: Mapping[str, Array],
     what: str,
-    name: str,
     bounds: tuple[Mapping[str, Interval], Mapping[str, Interval]],
     at: Any,
 ) -> None:
-    """The same of one result, by its name, that is some rows or heads of what is bounded."""
-    one, two = (
-        replace(of[name], want=of[name].want[at], error=of[name].error[at], locate=_ROWS[name]) for of in bounds
-    )
-    require_near(got, want, one, two, what)
+    for name, array in want.items():
+        locate = _located(subject, x, name, at)
+        one, two = (replace(of[name], want=of[name].want[at], error=of[name].error[at], locate=locate) for of in bounds)
+        require_near(got[name], array, one, two, f"{name} {what}")
 
 
 def require_repeated(
@@ -241,13 +263,13 @@ def require_repeated(
     at         which rows these are of all
     """
     if subject.conventions["deterministic"]:
-        require_attention(subject, x.case, got, want, what)
+        require_attention(subject, x, got, want, what, at)
         return
     of_got = bounds_of(subject, x, paged.filled(x, "zero"))
     of_want = of_got if other is None else bounds_of(subject, other, paged.filled(other, "zero"))
     out = of_want["out"]
     lost = abs(factor) * (out.error + FORMATS[out.format].half_subnormal * (factor != 1))
-    require_both(subject, got, want, what, (of_got, of_want | {"out": replace(out, error=lost)}), at)
+    require_both(subject, x, got, want, what, (of_got, of_want | {"out": replace(out, error=lost)}), at)
 
 
 def require_agreement(
@@ -265,10 +287,10 @@ def require_agreement(
     )
     said = f"{what} against without"
     if bitwise:
-        require_attention(subject, one.case, second, first, said)
+        require_attention(subject, one, second, first, said)
         return
     of_one, of_other = (bounds_of(subject, x, cache) for x, cache in zip((one, other), caches, strict=True))
-    require_both(subject, first, second, said, (of_one, of_other))
+    require_both(subject, one, first, second, said, (of_one, of_other))
 
 
 def require_selected(
@@ -288,11 +310,11 @@ def require_selected(
     bounds   of `whole`; None: they must not be apart at all
     """
     _look_at(subject, whole)
-    for name, array in whole.items():
-        if bounds is None:
-            require_same(got[name], array[at], f"{name} {what}", _rows_of(x.case)[name])
-        else:
-            _require_near_at(got[name], array[at], f"{name} {what}", name, (bounds, bounds), at)
+    want = {name: array[at] for name, array in whole.items()}
+    if bounds is None:
+        _require_same(subject, x, got, want, what, at)
+    else:
+        _require_near(subject, x, got, want, what, (bounds, bounds), at)
 
 
 def _explanations(

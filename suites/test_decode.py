@@ -87,9 +87,10 @@ def test_decode_does_not_see_page_numbers(subject, case):
 @law("paged_decode", pinned=_of_many, wants=lambda conventions: conventions["deterministic"])
 def test_decode_repeats_bit_for_bit(subject, case):
     """The same call gives the same bits."""
-    cache = paged.filled(inputs(case), case.dead)
+    x = inputs(case)
+    cache = paged.filled(x, case.dead)
     first = attend(subject, case, cache)
-    require_attention(subject, case, attend(subject, case, cache), first, "of the second call against the first")
+    require_attention(subject, x, attend(subject, case, cache), first, "of the second call against the first")
 
 
 def parts_of(static):

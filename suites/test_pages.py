@@ -68,8 +68,8 @@ def test_shards_of_the_heads_join_to_the_whole(subject, case):
         cache = pages.shard_of(x, before, shard)
         shards.append(subject.call(shard.inputs.case, "append", **appending(shard.inputs, cache))["cache"])
     for name, joined in pages.joined(x, shards).items():
-        where = lambda index, name=name: x.row.where(name, index, x.sizes, case.dtype)  # noqa: E731
-        require_same(joined, whole[name], f"{name} of {len(shards)} shards joined against that of all heads", where)
+        said = f"{name} of {len(shards)} shards joined against that of all heads"
+        require_same(joined, whole[name], said, partial(paged.located, x, name))
 
 
 @law(

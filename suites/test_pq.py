@@ -191,7 +191,7 @@ def test_pq_attention_ignores_what_is_dead(subject, case):
     x, clean = inputs(case), inputs(replace(case, dead="zero"))
     got = _attend(subject, x, paged.filled(x.pages, case.dead))
     want = _attend(subject, clean, paged.filled(clean.pages, "zero"))
-    require_attention(subject, case, got, want, f"with {case.dead} contents where nothing lives against zeros there")
+    require_attention(subject, x, got, want, f"with {case.dead} contents where nothing lives against zeros there")
     rows = np.arange(case.residual) >= x.residual_lens[:, None]
     if not (x.pages.is_poisoned or rows.any()):
         subject.saw_nothing()
@@ -209,7 +209,7 @@ def test_pq_attention_does_not_see_page_numbers(subject, case):
     renamed = x.with_pages_renamed()
     before = _attend(subject, x, paged.filled(x.pages, "zero"))
     after = _attend(subject, renamed, paged.filled(renamed.pages, "zero"))
-    require_attention(subject, case, after, before, "with pages renumbered against before")
+    require_attention(subject, x, after, before, "with pages renumbered against before")
 
 
 @law("pq_decode_attention", wants=_repeats, only={"buffers": BUFFERS})
@@ -218,7 +218,7 @@ def test_pq_attention_repeats_bit_for_bit(subject, case):
     x = inputs(case)
     cache = paged.filled(x.pages, case.dead)
     first = _attend(subject, x, cache)
-    require_attention(subject, case, _attend(subject, x, cache), first, "of the second call against the first")
+    require_attention(subject, x, _attend(subject, x, cache), first, "of the second call against the first")
 
 
 @law("pq_decode_attention", only={"codes": ("mixed",)}, wants=_repeats)
@@ -231,7 +231,7 @@ def test_pq_attention_turns_with_the_sign_of_v(subject, case):
     after = _attend(subject, x, cache, **turned)
     zero = np.zeros((), before["out"].dtype)
     after["out"] = np.where(before["out"] == zero, before["out"], -after["out"])  # of a zero the sign says nothing
-    require_attention(subject, case, after, before, "with V of the other sign, turned back, against before")
+    require_attention(subject, x, after, before, "with V of the other sign, turned back, against before")
 
 
 @law("pq_decode_attention", only={**ORDERED, "codes": ("mixed",), "residual": (1, 3, 8)})
@@ -264,8 +264,9 @@ def test_pq_attention_does_not_see_its_neighbours(subject, case):
         return
     other = variations.with_other_codes(x, kept)
     results = [_attend(subject, one, paged.filled(one.pages, "zero")) for one in (other, x)]
-    rows = [{name: got[name][kept : kept + 1] for name in got} for got in results]
-    require_attention(subject, case, *rows, f"of sequence {kept}, called seq 0, with others beside it against before")
+    at = slice(kept, kept + 1)
+    rows = [{name: got[name][at] for name in got} for got in results]
+    require_attention(subject, x, *rows, f"of sequence {kept} with others beside it against before", at)
 
 
 @law(
@@ -285,4 +286,4 @@ def test_pq_attention_agrees_across_layouts(subject, case):
         return
     other = inputs(taken[0])
     results = [_attend(subject, one, paged.filled(one.pages, "zero")) for one in (other, x)]
-    require_attention(subject, case, *results, f"in {other.case.layout} against in {case.layout}")
+    require_attention(subject, x, *results, f"in {other.case.layout} against in {case.layout}")

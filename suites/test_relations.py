@@ -89,7 +89,7 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
     at = x.q_rows[0] == seq
     rows = [{name: got[name][at] for name in got} for got in (after, before)]
-    said = f"of sequence {seq}, called seq 0, with {case.dead} in all others against before"
+    said = f"of sequence {seq} with {case.dead} in all others against before"
     require_repeated(subject, x, *rows, said, at=at)
 
 
@@ -195,9 +195,10 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
     one, said = attend(subject, case, cache, num_splits=1), f"in {case.num_splits} splits against one"
     got = attend(subject, case, cache)
     if _is("splits")(subject.conventions):
-        require_attention(subject, case, got, one, said)
+        require_attention(subject, x, got, one, said)
     else:
-        require_both(subject, got, one, said, (bounds_of(subject, x, cache), bounds_of(subject, x, cache, splits=1)))
+        both = bounds_of(subject, x, cache), bounds_of(subject, x, cache, splits=1)
+        require_both(subject, x, got, one, said, both)
 
 
 @law("paged_decode", only=APART | alone("window", "soft_cap"))

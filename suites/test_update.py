@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from kvconform.oracles import decode, mistakes, update
+from kvconform.oracles import decode, mistakes, paged, update
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.verdict import require, require_near, require_same
 from kvconform.specs import data, variations
@@ -94,10 +94,11 @@ def test_update_repeats_bit_for_bit(subject, case):
     x = inputs(case)
     before = update.before(x, case.dead)
     (first, cache), (second, again) = (_update(subject, x, before) for _ in range(2))
-    require_attention(subject, case, second, first, "of the second call against the first")
+    require_attention(subject, x, second, first, "of the second call against the first")
     for name, array in cache.items():
-        where = partial(x.row.where, name, sizes=x.sizes, dtype=case.dtype)
-        require_same(again[name], array, f"{name} of the second call against the first", where)
+        require_same(
+            again[name], array, f"{name} of the second call against the first", partial(paged.located, x, name)
+        )
 
 
 @law(
@@ -113,7 +114,6 @@ def test_update_does_not_see_its_neighbours(subject, case):
         subject.saw_nothing()
     other = variations.with_other_neighbours(x, seq, case.dead)
     results = [_update(subject, one, update.before(one, "zero"))[0] for one in (other, x)]
-    rows = [{name: got[name][x.q_rows[0] == seq] for name in got} for got in results]
-    require_attention(
-        subject, case, *rows, f"of sequence {seq}, called seq 0, with {case.dead} in all others against before"
-    )
+    at = x.q_rows[0] == seq
+    rows = [{name: got[name][at] for name in got} for got in results]
+    require_attention(subject, x, *rows, f"of sequence {seq} with {case.dead} in all others against before", at)

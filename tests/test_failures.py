@@ -2,14 +2,18 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from kvconform.oracles.paged import located
 from kvconform.oracles.verdict import Interval, Violation, by_axes, require_near
 from kvconform.specs.case import Case
-from kvconform.suites.calls import require_attention
-from kvconform.tests.planted import PLANTED, failure, page
+from kvconform.specs.conventions import declared
+from kvconform.specs.inputs import inputs
+from kvconform.suites.calls import require_attention, require_selected
+from kvconform.tests.planted import OTHER, PLANTED, failure, page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "failures.md"
 
@@ -19,9 +23,16 @@ def test_the_message_alone_leads_to_the_bug(name, tmp_path):
     assert PLANTED[name].names in failure(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", OTHER)
+def test_the_failure_of_a_wrong_kernel_says_what_was_done_and_where(name, tmp_path):
+    assert OTHER[name] in failure(name, tmp_path)
+
+
 def test_the_page_of_failures_is_what_the_failures_say():
     def steady(text):
-        return re.sub(r"got [^,]+,", "got #,", text)  # the last bits of a wrong number are the machine's
+        """Without the last bits of a wrong number, and of a sum in another order, which are the machine's."""
+        numbers = re.sub(r"got [^,]+, want [^,]+, \S+ apart$", "got #", text, flags=re.M)
+        return re.sub(r"got [^,]+,", "got #,", numbers)
 
     assert steady(PAGE.read_text()) == steady(page()), "python tests/planted.py > docs/failures.md"
 
@@ -32,10 +43,50 @@ def test_of_two_results_that_are_too_far_apart_the_worst_element_is_told():
         require_near(np.zeros(3), np.array([1.0, 4.0, 3.0]), bound, bound, "out both ways")
 
 
-@pytest.mark.parametrize(("q_lens", "where"), [((), "seq 1"), ((2, 1), "query row 1")])
-def test_a_row_of_several_query_tokens_is_not_called_a_sequence(q_lens, where):
-    case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3), q_lens=q_lens)
-    got = {"out": np.zeros((3, 1, 1), np.float32)}
-    want = {"out": np.array([0, 1, 0], np.float32).reshape(3, 1, 1)}
-    with pytest.raises(Violation, match=f"first at {where}, q_head 0, dim 0: got 0.0, want 1.0"):
-        require_attention(None, case, got, want, "of one call against another")
+SUBJECT = SimpleNamespace(conventions=declared({}), saw_nothing=lambda: None)
+
+
+def two_results(case, row):
+    """Inputs, and results of one call and of another that differ in one query row."""
+    x = inputs(case)
+    got, want = (np.zeros((case.num_q_rows, case.num_q_heads, 1), np.float32) for _ in range(2))
+    want[row, 0], want[row, -1] = 0.25, 1
+    return x, {"out": got}, {"out": want}
+
+
+@pytest.mark.parametrize(
+    ("q_lens", "where"),
+    [((), "seq 1, q_head 1"), ((2, 1), "seq 0, position 2, q_head 1"), ((1, 2), "seq 1, position 1, q_head 1")],
+)
+def test_an_element_of_several_query_tokens_is_named_by_its_sequence_and_position(q_lens, where):
+    case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3), q_lens=q_lens, group=2)
+    with pytest.raises(
+        Violation, match=f"2 of {2 * case.num_q_rows} .* farthest at {where}, dim 0: got 0.0, want 1.0, 1 apart"
+    ):
+        require_attention(SUBJECT, *two_results(case, 1), "of one call against another")
+
+
+def test_rows_of_a_call_are_named_by_their_place_in_the_whole_one():
+    case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3, 3), group=2)
+    x, got, whole = two_results(case, 2)
+    for at, where in ((np.array([2, 0]), "seq 2, q_head 1"), ((slice(None), np.array([1, 0])), "seq 2, q_head 1")):
+        of_some = {"out": np.zeros_like(got["out"][at])}
+        with pytest.raises(Violation, match=f"farthest at {where}, dim 0: got 0.0, want 1.0, 1 apart"):
+            require_selected(SUBJECT, x, of_some, whole, at, "of some rows against all", None)
+
+
+def test_nan_is_farther_than_any_number_and_no_figure_is_told_of_it():
+    case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3))
+    x, got, want = two_results(case, 0)
+    got["out"][1] = np.nan
+    with pytest.raises(Violation, match=r"farthest at seq 1, q_head 0, dim 0: got nan, want 0\.0$"):
+        require_attention(SUBJECT, x, got, want, "of one call against another")
+
+
+@pytest.mark.parametrize(
+    ("page", "slot", "whose"), [(0, 2, "position 2 of seq 0"), (0, 3, "past the newest token"), (1, 0, "free")]
+)
+def test_a_byte_of_a_cache_is_named_by_whose_slot_it_lies_in(page, slot, whose):
+    x = inputs(Case(op="append", layout="nhd", dtype="float32", page_size=4, kv_lens=(3,), spare_pages=1))
+    page = [int(x.tables[0][0, 0]), 1 - int(x.tables[0][0, 0])][page]
+    assert located(x, "k", (page, slot, 0, 0)) == f"k: page {page}, slot {slot}, head 0, dim 0 ({whose})"

@@ -15,6 +15,7 @@ from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.specs.case import Case
+from kvconform.specs.inputs import inputs
 from kvconform.suites.calls import require_attention
 
 OP = "paged_decode"
@@ -188,5 +189,5 @@ def test_a_batch_without_keys_is_no_evidence_in_a_pair(out, lse, shows):
     subject = SimpleNamespace(saw_nothing=lambda: seen.append("nothing"))
     case = Case(op=OP, layout="nhd", dtype="bfloat16", kv_lens=(0,))
     made = {"out": np.full((1, 1, 1), out, ml_dtypes.bfloat16), "lse": np.full((1, 1), lse, np.float32)}
-    require_attention(subject, case, made, made, "of one call against another")
+    require_attention(subject, inputs(case), made, made, "of one call against another")
     assert bool(seen) != shows

@@ -55,8 +55,10 @@ def test_the_adapter_is_seen_when_it_is_wrong(tmp_path):
     command = [sys.executable, "-P", str(ROOT / "__main__.py"), "run", "--impl", "my_kernel.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "violates decode_is_within_the_bound" in done.stdout
-    assert "looks like  last_page_is_full" in done.stdout
+    shown = re.search(r"```\n(my_kernel violates .*?)```", README, re.S)[1].splitlines()
+    whole = [line for line in shown if "..." not in line]
+    assert whole
+    assert set(whole) <= set(done.stdout.splitlines())
 
 
 def test_the_two_commands_are_the_tox_environments():

@@ -1,4 +1,4 @@
-"""Wrong: a split without keys writes an lse of -inf alone, and what lies in its part of the workspace times 0 is added."""
+"""Wrong: a split without keys writes an lse of -inf alone; what lies in its part of the workspace is added times 0."""
 
 from itertools import pairwise
 
