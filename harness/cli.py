@@ -20,11 +20,10 @@ from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, fi
 from kvconform.harness.booking import USAGE_EXIT
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.laws import all_laws
+from kvconform.harness.plan import DTYPES
 from kvconform.harness.supervisor import supervise_all, usable_cores
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
-
-REPLAY_FORM = "kvconform replay {case} --impl {impl}"
 
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
@@ -137,6 +136,7 @@ def _shared(command: Any) -> Any:
 @click.option("--backend", "backends", multiple=True, metavar="BACKEND", help="All of this backend; may be repeated.")
 @click.option("--op", "ops", multiple=True, metavar="OP", help="Only this operation; may be repeated.")
 @click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
+@click.option("--dtype", "dtypes", multiple=True, metavar="DTYPE", help="Only caches of this type; may be repeated.")
 @click.option("--law", "laws", multiple=True, metavar="LAW", help="Only this law; may be repeated.")
 @click.option(
     "--profile", default=DEFAULT_EFFORT, show_default=True, metavar="|".join(EFFORTS), help="How hard to try."
@@ -164,6 +164,7 @@ def run(
     backends: tuple[str, ...],
     ops: tuple[str, ...],
     layouts: tuple[str, ...],
+    dtypes: tuple[str, ...],
     laws: tuple[str, ...],
     profile: str,
     seed: int,
@@ -182,6 +183,7 @@ def run(
     for name, values, known in (
         ("operation", ops, OPERATIONS),
         ("layout", layouts, LAYOUTS),
+        ("dtype", dtypes, DTYPES),
         ("profile", (profile,), EFFORTS),
     ):
         for value in values:
@@ -191,7 +193,7 @@ def run(
         if value not in all_laws():
             raise AdapterError(f"no law {value!r}{nearest(value, all_laws())}")
     arguments = [f"--kv-profile={profile}", f"--kv-seed={seed}", *(["--kv-profile-time"] if profile_time else [])]
-    for option, values in (("--kv-op", ops), ("--kv-layout", layouts), ("--kv-law", laws)):
+    for option, values in (("--kv-op", ops), ("--kv-layout", layouts), ("--kv-dtype", dtypes), ("--kv-law", laws)):
         arguments += [f"{option}={value}" for value in values]
     named = [find(ref) for ref in impls] + [one for backend in backends for one in of_backend(backend)]
     return _judge(named or everything(), arguments, expect, json_file, stall, debug, named=bool(named), jobs=jobs)
@@ -250,7 +252,7 @@ def _judge(
     if expect is not None:
         arguments = [*arguments, f"--kv-expect={expect if expect == 'none' else os.path.abspath(expect)}"]
     with report.Bars(err) as bars:
-        runs = supervise_all(found, arguments, bars, jobs=jobs, replay_form=REPLAY_FORM, stall=stall)
+        runs = supervise_all(found, arguments, bars, jobs=jobs, stall=stall)
     out.print(report.table(runs))
     for finished in runs:
         for text in report.details(finished):

@@ -59,7 +59,7 @@ def _measured(
     while tally.measured.elements < elements and time.monotonic() < until and not tally.measured.alarms:
         searcher = Searcher(
             subject,
-            replace(options, seed=options.seed + 1000 * number, replay_form="kvconform replay {case} --impl {impl}"),
+            replace(options, seed=options.seed + 1000 * number),
             expectations_file=expectations if expectations.is_file() else None,
         )
         before = tally.measured.cases

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvconform.harness.booking import NOT_OFFERED, Booked
 from kvconform.harness.efforts import Effort
@@ -13,6 +13,26 @@ from kvconform.specs.case import Case
 from kvconform.specs.cells import Cell, cells, offers_cell
 from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.suites.law import Law
+
+DTYPES = tuple(dict.fromkeys(name for op in OPERATIONS.values() for row in op.layouts for name in row.dtypes))
+"""What a cache may be in."""
+
+
+class Lines(NamedTuple):
+    """Lines that show a violation again, where `{...}` is filled in.
+
+    replay   of one case, by `{case}` `{impl}` `{law}`
+    rerun    of a cell with all calls that lead there, by `{impl}` `{law}` `{layout}` `{dtype}` `{profile}` `{seed}`
+    """
+
+    replay: str = "kvconform replay {case} --impl {impl}"
+    rerun: str = (
+        "kvconform run --impl {impl} --law {law} --layout {layout} --dtype {dtype} --profile {profile} --seed {seed}"
+    )
+
+
+COMMAND = Lines()
+"""Those of the command line."""
 
 
 @dataclass
@@ -23,7 +43,7 @@ class Options:
     ops, layouts, dtypes, laws    restrictions; empty: everything
     case                          judge this Case alone
     explains                      whether what violates is named, and made small
-    replay_form                   how a counterexample is replayed; `{case}` `{impl}` `{law}` are filled in
+    lines                         how what is found is shown again, by whoever started the run
     asked                         (subject, law), by identity -> them and their cells
     alike                         (subject, by identity, operations of a law) -> their cells: laws share them
     """
@@ -36,7 +56,7 @@ class Options:
     dtypes: tuple[str, ...] = ()
     case: Case | None = None
     explains: bool = True
-    replay_form: str = "kvconform replay {case} --impl {impl} --law {law}"
+    lines: Lines = COMMAND
     asked: dict[tuple[int, int], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     alike: dict[Any, list[Cell]] = field(default_factory=dict, init=False, compare=False, repr=False)
 

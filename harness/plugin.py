@@ -60,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--kv-seed", type=int, metavar="N", help="seed of every drawn case (default: 0)")
     add("--kv-op", action="append", metavar="OP", help="only this operation")
     add("--kv-layout", action="append", metavar="LAYOUT", help="only this layout")
+    add("--kv-dtype", action="append", metavar="DTYPE", help="only caches of this type")
     add("--kv-law", action="append", metavar="LAW", help="only this law")
     add("--kv-profile-time", action="store_true", help="look where the time goes, and say it at the end")
     add("--kv-case", metavar="CASE", help="judge one case alone: a JSON file, or the JSON itself")

@@ -26,6 +26,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from kvconform.harness.adapters import afresh
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.diagnoses import SHARE, Diagnoses
+from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
 from kvconform.harness.plan import Options, offered, planned
@@ -450,8 +451,15 @@ class _Trial:
             self.searcher.alone[self.law.name] = self._violates_alone(witness)
         if self.searcher.alone[self.law.name]:
             return None
-        where = f"--law {self.law.name} --layout {self.cell.layout} --dtype {self.cell.dtype}"
-        return f"kvconform run --impl {shlex.quote(self.subject.ref)} {where} --seed {self.searcher.options.seed}"
+        options = self.searcher.options
+        return options.lines.rerun.format(
+            impl=shlex.quote(self.subject.ref),
+            law=self.law.name,
+            layout=self.cell.layout,
+            dtype=self.cell.dtype,
+            profile=next((name for name, effort in EFFORTS.items() if effort == self.effort), DEFAULT_EFFORT),
+            seed=options.seed,
+        )
 
     def _violates_alone(self, witness: Case) -> bool:
         """Whether it does so in a fresh import, as far as that can be seen."""
@@ -528,7 +536,7 @@ class _Trial:
     def _pasted(self, case: Case) -> tuple[dict[str, Any], str]:
         """A case as JSON with its law and digest, and the line that shows it again."""
         data = case.to_json() | {"law": self.law.name, "digest": digest(case)}
-        return data, replay_line(self.searcher.options.replay_form, data, self.subject.ref, self.law.name)
+        return data, replay_line(self.searcher.options.lines.replay, data, self.subject.ref, self.law.name)
 
 
 def replay_line(form: str, case: dict[str, Any], impl: str, law: str) -> str:

@@ -33,6 +33,7 @@ from kvconform.harness.adapters import ROOT, Found
 from kvconform.harness.booking import BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, Booked, Run
 from kvconform.harness.diagnoses import unasked
 from kvconform.harness.efforts import STALL_SECONDS, STARTING_FACTOR
+from kvconform.harness.plan import COMMAND
 from kvconform.harness.search import replay_line
 from kvconform.harness.where_time_goes import shares as time_shares
 
@@ -75,7 +76,6 @@ def supervise_all(
     listener: Listener,
     *,
     jobs: int,
-    replay_form: str,
     stall: float = STALL_SECONDS,
 ) -> list[Run]:
     """Judge implementations, in `jobs` processes at a time; what is booked comes in the order of `found`.
@@ -84,7 +84,7 @@ def supervise_all(
     the last ones are left, no core is idle. Ctrl-C, or an error of this suite's own, ends the children of all of them.
     """
     stop, slots = threading.Event(), threading.Semaphore(jobs)
-    how: dict[str, Any] = {"replay_form": replay_form, "stall": stall, "stop": stop, "slots": slots}
+    how: dict[str, Any] = {"stall": stall, "stop": stop, "slots": slots}
     left = [max(1, sum(not one.blocked for one in found[i:])) for i in range(len(found))]
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         try:
@@ -111,7 +111,6 @@ def supervise(
     arguments: Sequence[str],
     listener: Listener,
     *,
-    replay_form: str,
     stall: float = STALL_SECONDS,
     stop: threading.Event | None = None,
     slots: threading.Semaphore | None = None,
@@ -121,10 +120,9 @@ def supervise(
 
     arguments     options of the pytest plugin, without --kv-impl; each as one word, `--kv-seed=1`, since pytest takes a
                   lone path for a folder to load a conftest from
-    replay_form   how a counterexample is replayed (harness.search.Options)
-    stall         seconds of silence after which a call is taken to hang
-    stop          when set, its children are ended and nothing is booked any more
-    processes     children at a time, at most
+    stall       seconds of silence after which a call is taken to hang
+    stop        when set, its children are ended and nothing is booked any more
+    processes   children at a time, at most
     """
     run = Run(found.name, str(found.literals["BACKEND"]), found.ref, found.versions)
     start = time.monotonic()
@@ -133,9 +131,7 @@ def supervise(
         run.cells["*"] = Booked(run.name, "*", "*", "*", "*", BLOCKED, message=found.blocked)
         return run
     with tempfile.TemporaryDirectory(prefix="kvconform-") as folder:
-        how = _How(
-            found, arguments, Path(folder), replay_form, stall, processes, slots or threading.Semaphore(processes)
-        )
+        how = _How(found, arguments, Path(folder), stall, processes, slots or threading.Semaphore(processes))
         _Book(run, listener, how, stop or threading.Event()).fill()
     run.seconds = time.monotonic() - start
     return run
@@ -152,7 +148,6 @@ class _How:
     found: Found
     arguments: Sequence[str]
     folder: Path
-    form: str
     stall: float
     processes: int
     slots: threading.Semaphore
@@ -311,7 +306,6 @@ class _Share:
             journal.ENV_PATH: str(path),
             journal.ENV_CLOSED: str(closed),
             shares.ENV_SHARE: str(read),
-            "KVCONFORM_REPLAY": how.form,
             **{str(k): str(v) for k, v in how.found.literals["ENV"].items()},
         }
         if how.found.module and not how.found.is_builtin:
@@ -396,7 +390,7 @@ class _Share:
         cell.examples = watch.examples
         cell.message = f"{watch.said()} inside a call of {cell.op}; the case is the one in flight, not made smaller"
         cell.counterexample = (watch.case or {}) | {"law": cell.law}
-        cell.replay = replay_line(self.how.form, cell.counterexample, self.how.found.ref, cell.law)
+        cell.replay = replay_line(COMMAND.replay, cell.counterexample, self.how.found.ref, cell.law)
         self.book.bury(cell)
 
     def _keep(self, watch: _Watch, found: Booked) -> None:

@@ -209,6 +209,7 @@ def test_2_comes_before_1_before_3_before_0_and_all_are_judged(names, code, tmp_
         (("run", "--impl", "nowhere/adapter.py"), "nowhere/adapter.py: no such adapter file"),
         (("run", *impls("conforms"), "--op", "extract_q"), "no operation 'extract_q'; did you mean 'extract_"),
         (("run", *impls("conforms"), "--layout", "ndh"), "no layout 'ndh'; did you mean 'nhd'?"),
+        (("run", *impls("conforms"), "--dtype", "bfloat"), "no dtype 'bfloat'; did you mean 'bfloat16'?"),
         (("run", *impls("conforms"), "--law", "merge_alternates"), "did you mean 'merge_alternates_k_and_v'?"),
         (("run", *impls("conforms"), "--profile", "quik"), "no profile 'quik'; did you mean 'quick'?"),
         (("run", *impls("conforms"), "--json", "nowhere/report.json"), "nowhere"),
@@ -313,6 +314,20 @@ def test_what_is_used_is_said_by_run_by_replay_and_by_pytest(tmp_path):
     assert f"\n    diagnosis   {USES_NHD}\n" in ended([sys.executable, "-m", "pytest", *suites], tmp_path).text
     assert {cell["diagnosis"] for cell in kvconform(tmp_path, *LAST_PAGE).bad} == {None}
     assert f"\n    diagnosis   {USES_NHD}\n" in (TREE / "README.md").read_text()
+
+
+def test_what_takes_calls_before_it_is_shown_again_by_the_line_that_says_so(tmp_path):
+    bad = str(TREE / "tests" / "wrong" / "breaks_after_fifty_calls.py")
+    one = ("--impl", bad, "--law", "decode_is_within_the_bound", "--layout", "nhd", "--dtype", "float32")
+    (cell,) = kvconform(tmp_path, "run", *one).bad
+    assert kvconform(tmp_path, *shlex.split(cell["replay"])[1:]).code == 0
+    by_command = kvconform(tmp_path, *shlex.split(cell["rerun"])[1:])
+    assert [b["message"] for b in by_command.bad] == [cell["message"]]
+    suites = [str(TREE / "suites"), *("--kv-" + word[2:] if word.startswith("--") else word for word in one)]
+    text = ended([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *suites], tmp_path).text
+    line = re.search(r"but +alone it conforms: .* as in (pytest .*)", text)[1]
+    by_pytest = ended([sys.executable, "-m", *shlex.split(line), "-p", "no:cacheprovider"], tmp_path)
+    assert cell["message"] in by_pytest.text
 
 
 def test_case_that_a_process_died_in_replays(tmp_path):

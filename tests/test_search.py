@@ -107,4 +107,4 @@ def test_a_violation_that_takes_calls_before_it_says_that_its_case_alone_conform
         assert (cell.rerun is None) == alone
         said = f"but         alone it conforms: it takes calls before it, as in {cell.rerun}"
         assert (said in paste(cell)) == (not alone)
-        assert alone or f" --law {DECODE} --layout {cell.layout} --dtype {cell.dtype} --seed 0" in cell.rerun
+        assert alone or f" --law {DECODE} --layout {cell.layout} --dtype {cell.dtype} " in cell.rerun
