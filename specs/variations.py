@@ -22,17 +22,25 @@ def _with(inputs: PagedInputs, tokens: Mapping[str, Array], q: Array) -> PagedIn
     return other
 
 
+NEIGHBOURS = {"finite": "garbage", "nan": "nan", "zero": "other contents"}
+"""What dead slots hold -> what `with_other_neighbours` puts into the other sequences."""
+
+
 def with_other_neighbours(inputs: PagedInputs, seq: int, contents: str) -> PagedInputs:
     """Every sequence but one holds something else, of the same length and in the same slots.
 
-    contents   finite: garbage; nan
+    contents   one of NEIGHBOURS; where nothing but zeros may lie anywhere, what another seed of the Case gives
     """
     case = inputs.case
+    fresh = PagedInputs(replace(case, seed=case.seed + 1)) if contents == "zero" else None
     others = np.flatnonzero(inputs.owners[0] != seq)
     tokens = {name: rows.copy() for name, rows in inputs.tokens.items()}
     q = inputs.q.copy()
     for name, rows in (*tokens.items(), ("q", q)):
         at = others if name != "q" else np.flatnonzero(inputs.q_rows[0] != seq)
+        if fresh is not None:
+            rows[at] = (fresh.q if name == "q" else fresh.tokens[name])[at]
+            continue
         h = data.hashes(case.seed, f"other {name}", *data.grid(len(at), *rows.shape[1:]))
         worst = contents == "nan" and is_floating(rows.dtype.name)
         rows[at] = np.nan if worst else data.garbage(rows.dtype.name, h)

@@ -212,7 +212,7 @@ def _profile_of(subject: Subject, case: Case, **parts: Any) -> Profile:
 
 def require_both(
     subject: Subject,
-    x: PagedInputs,
+    x: PagedInputs | PQInputs,
     got: Mapping[str, Array],
     want: Mapping[str, Array],
     what: str,
@@ -232,7 +232,7 @@ def require_both(
 
 def _require_near(
     subject: Subject,
-    x: PagedInputs,
+    x: PagedInputs | PQInputs,
     got: Mapping[str, Array],
     want: Mapping[str, Array],
     what: str,

@@ -807,6 +807,6 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "query_tokens_stand_at_the_first_keys": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
     "query_tokens_see_newer_ones": (BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, FORGETS),
     "attends_to_new_tokens_where_they_come_from": (UPDATE, UPDATED, UPDATE_TWICE, UPDATE_REPEATS, UPDATE_APART),
-    "sums_codes_in_any_order": (PQ_BOUND, PQ_TOKEN),
+    "sums_codes_in_any_order": (PQ_BOUND, PQ_TOKEN, PQ_DEAD, PQ_PAGES, PQ_SIGN, PQ_NEIGHBOURS),
 }
 """Implementations that keep to conventions of their own -> laws that must have judged each and found nothing."""

@@ -17,17 +17,19 @@ from kvconform.impls import numpy_ref
 from kvconform.specs.case import Case
 from kvconform.specs.inputs import inputs
 from kvconform.suites.calls import require_attention
+from kvconform.tests.right import sums_codes_in_any_order
 
 OP = "paged_decode"
+NEIGHBOURS = "decode_does_not_see_its_neighbours"
 BATCH, HEADS = "decode_does_not_depend_on_its_batch", "decode_turns_with_its_heads"
 UNDECLARED = numpy_ref.CONVENTIONS | {"invariances": set()}
 
 
-def outcomes(law, decode, conventions=UNDECLARED, families=None):
-    """Of each cell what a law says of numpy_ref with another paged_decode."""
-    offers = {OP: numpy_ref.OFFERS[OP] | {"layout": {"nhd"}, "dtype": {"float32"}, "into": set()}}
+def outcomes(law, attend, conventions=UNDECLARED, families=None, op=OP):
+    """Of each cell what a law says of numpy_ref with another paged_decode, or append_decode."""
+    offers = {op: numpy_ref.OFFERS[op] | {"layout": {"nhd"}, "dtype": {"float32"}, "into": set()}}
     told = {"OFFERS": offers, "CONVENTIONS": conventions, "attest": numpy_ref.attest}
-    adapter = SimpleNamespace(**told, ARITHMETIC=numpy_ref.ARITHMETIC, paged_decode=decode)
+    adapter = SimpleNamespace(**told, ARITHMETIC=numpy_ref.ARITHMETIC, **{op: attend})
     searcher = Searcher(Subject(adapter, "other", "other.py"), Options(EFFORTS["quick"]))
     searcher.begin(1)
     return {cell.outcome for cell in searcher.run(replace(all_laws()[law], families=families))}
@@ -80,7 +82,7 @@ def test_an_invariance_that_is_not_declared_is_held_to_both_bounds(law, right, w
 PAIRS = (
     "decode_ignores_dead_slots",
     "decode_does_not_see_page_numbers",
-    "decode_does_not_see_its_neighbours",
+    NEIGHBOURS,
     "decode_scales_exactly_with_v",
     "decode_takes_a_factor_of_two_from_k_to_q",
     "decode_forgets_the_calls_before",
@@ -175,6 +177,61 @@ WRONG = dict(
 @pytest.mark.parametrize("law", PAIRS)
 def test_a_kernel_whose_bits_vary_is_no_less_wrong_for_it(law):
     assert VIOLATES in outcomes(law, WRONG[law](), VARYING)
+
+
+class UpdatesInOtherBitsNowAndThen:
+    """append_decode of which about every other call has other bits; `leak` of all V in the cache gets into out."""
+
+    def __init__(self, leak):
+        self.dice, self.leak = np.random.default_rng(0), np.float32(leak)
+
+    def __call__(self, *args, **kwargs):
+        out, lse, cache = numpy_ref.append_decode(*args, **kwargs)
+        out = out + self.leak * cache["v"].mean(dtype=np.float32) if self.leak else out
+        return (next_float(out) if self.dice.random() < 0.5 else out), lse, cache
+
+
+@pytest.mark.parametrize(("leak", "outcome"), [(0, CONFORMS), (0.5, VIOLATES)])
+def test_an_update_whose_bits_vary_and_that_says_so_is_held_to_both_bounds(leak, outcome):
+    update = UpdatesInOtherBitsNowAndThen(leak)
+    assert outcomes("update_does_not_see_its_neighbours", update, VARYING, op="append_decode") == {outcome}
+
+
+@pytest.mark.parametrize(("decode", "outcome"), [(numpy_ref.paged_decode, CONFORMS), (None, VIOLATES)])
+def test_a_kernel_that_takes_nothing_but_zeros_where_nothing_lives_is_held_to_what_its_neighbours_hold(decode, outcome):
+    zeros = UNDECLARED | {"dead": {"zero"}}
+    assert outcomes(NEIGHBOURS, decode or a_mean_of_the_whole_cache_leaks, zeros) == {outcome}
+
+
+def codes_in_either_order(change=lambda out, q, cache, page_ids: out):
+    """A right kernel of codes whose bits vary and that says so, or one with its out changed."""
+
+    def attend(q, cache, k_codebooks, v_codebooks, page_ids, *rest, **options):
+        out, lse = sums_codes_in_any_order.pq_decode_attention(
+            q, cache, k_codebooks, v_codebooks, page_ids, *rest, **options
+        )
+        return change(out, q, cache, page_ids).astype(out.dtype), lse
+
+    return attend
+
+
+@pytest.mark.parametrize(
+    ("law", "change"),
+    {
+        "pq_attention_ignores_what_is_dead": lambda out, q, cache, page_ids: out + cache["v"].mean() / 256,
+        "pq_attention_does_not_see_page_numbers": lambda out, q, cache, page_ids: out + (page_ids.flat[0] == 0) / 2,
+        "pq_attention_turns_with_the_sign_of_v": lambda out, q, cache, page_ids: np.maximum(out, 0),
+        "pq_attention_does_not_see_its_neighbours": lambda out, q, cache, page_ids: out + cache["v"].mean() / 256,
+    }.items(),
+)
+def test_a_kernel_of_codes_whose_bits_vary_is_held_to_both_bounds(law, change):
+    told = {name: getattr(sums_codes_in_any_order, name) for name in ("OFFERS", "CONVENTIONS", "ARITHMETIC")}
+    assert not told["CONVENTIONS"]["deterministic"]
+    for attend, outcome in ((codes_in_either_order(), CONFORMS), (codes_in_either_order(change), VIOLATES)):
+        adapter = SimpleNamespace(**told, attest=numpy_ref.attest, pq_decode_attention=attend)
+        searcher = Searcher(Subject(adapter, "other", "other.py"), Options(EFFORTS["quick"]))
+        searcher.begin(1)
+        assert {cell.outcome for cell in searcher.run(all_laws()[law])} == {outcome}
 
 
 @pytest.mark.parametrize("law", ["decode_repeats_bit_for_bit", "decode_agrees_with_repeated_kv"])
