@@ -83,6 +83,8 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     seq = _chosen(case, "kept", len(case.kv_lens))
     if case.kv_lens[seq] in (0, x.num_tokens):
         subject.saw_nothing()
+    if len(case.kv_lens) == 1:  # the same call twice is another law's
+        return
     other = variations.with_other_neighbours(x, seq, case.dead)
     before = attend(subject, case, paged.filled(x, "zero"))
     after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
