@@ -1,7 +1,4 @@
-"""Wrong: dims of a dot are added from the first or from the last, every other call (R08).
-
-On rows kept zeroed beyond their lengths: of numbers that fill a significand no other law compares two calls there.
-"""
+"""Wrong: dims of a dot are added from the first or from the last, every other call (R08)."""
 
 import numpy as np
 

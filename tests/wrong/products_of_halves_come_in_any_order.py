@@ -1,5 +1,5 @@
 """Wrong: q is cut into two bfloat16 parts, whose products with K are added as they arrive, every other call the other
-way round (R08). On rows kept zeroed beyond their lengths, like dot_is_summed_from_either_end."""
+way round (R08). Of one sequence at a time and one scale: laws of two calls would show it, too."""
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +9,15 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "products_of_halves_come_in_any_order"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"bshd"}, "dtype": {"float32"}, "kv_lens": {"max": 512}}}
+OFFERS = {
+    "paged_decode": {
+        "layout": {"bshd"},
+        "dtype": {"float32"},
+        "kv_lens": {"max": 512},
+        "num_seqs": {1},
+        "sm_scale": {1.0},
+    }
+}
 CONVENTIONS = {"dead": {"zero"}}
 ARITHMETIC = right.ARITHMETIC | {"tile": 2**31, "qk_error": 2.0**-20}
 

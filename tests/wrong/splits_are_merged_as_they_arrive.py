@@ -1,7 +1,4 @@
-"""Wrong: partial results are merged in the order in which they were done, every other time the opposite one (R08).
-
-On rows kept zeroed beyond their lengths, where no other law compares two calls.
-"""
+"""Wrong: partial results are merged in the order in which they were done, every other time the opposite one (R08)."""
 
 from kvconform.impls import numpy_ref as right
 from kvconform.tests.wrong._reference import reference_with

@@ -1,7 +1,4 @@
-"""Wrong: the first calls of a shape are computed with the tiles that are being timed, each with another (R08).
-
-On rows kept zeroed beyond their lengths, where no other law compares two calls.
-"""
+"""Wrong: the first calls of a shape are computed with the tiles that are being timed, each with another (R08)."""
 
 from kvconform.impls import numpy_ref as right
 from kvconform.tests.wrong._reference import reference_with

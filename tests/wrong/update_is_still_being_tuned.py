@@ -5,7 +5,7 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "update_is_still_being_tuned"
 BACKEND = "numpy"
-OFFERS = {"append_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}}}
+OFFERS = {"append_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}, "num_seqs": {1}}}
 CONVENTIONS, ARITHMETIC = attention.CONVENTIONS, attention.ARITHMETIC
 
 

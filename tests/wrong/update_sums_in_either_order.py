@@ -5,7 +5,7 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "update_sums_in_either_order"
 BACKEND = "numpy"
-OFFERS = {"append_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = {"append_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "num_seqs": {1}}}
 CONVENTIONS, ARITHMETIC = {"dead": {"zero"}}, attention.ARITHMETIC
 
 
