@@ -1,4 +1,4 @@
-"""Wrong: as many splits as the machine has room for at the moment, up to the number asked for (O15, torchtitan#3235)."""
+"""Wrong: as many splits as the machine has room for at the moment, at most those asked for (O15, torchtitan#3235)."""
 
 from kvconform.impls import torch_ref as right
 
