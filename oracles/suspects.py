@@ -8,7 +8,7 @@ lies within the row's own bound and no other one does. This is a hint for people
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from kvconform.oracles.verdict import Interval
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.row import SIDES
+from kvconform.specs.row import SIDES, K
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,10 +30,10 @@ MOST_ROWS = 8
 
 @dataclass(frozen=True)
 class _Moves:
-    """What a row would become: out [n, dim] if the i-th suspect were at work, and what to call each."""
+    """What a row would become: out [n, dim] if the i-th suspect were at work, and its name; the last one is none."""
 
     out: Floats
-    names: tuple[str, ...]
+    name: Callable[[int], str]
 
 
 def suspect(
@@ -46,7 +46,7 @@ def suspect(
     value = got.astype(np.float64)
     wrong = [(int(row), int(head)) for row, head in np.argwhere(want.unmet(got).any(-1))]
     rows = [(row, head) for row, head in wrong if row == wrong[0][0]][:MOST_ROWS]
-    found: set[str] | None = None
+    found: set[int] | None = None
     for row, head in rows:
         with np.errstate(all="ignore"):  # dead slots may hold anything
             moves = _moves(inputs, cache, reading, row, head)
@@ -55,9 +55,9 @@ def suspect(
         shifted = moves.out - moves.out[-1]  # the last one is the row as it should be
         near = np.abs(value[row, head] - (center + shifted)) <= 2 * reach + FORMATS[want.format].unit * np.abs(shifted)
         seen = np.abs(shifted) > 4 * reach  # a move that stays within the bound says nothing
-        fits = {name for name, at, far in zip(moves.names, near.all(-1), seen.any(-1), strict=True) if at and far}
+        fits = set(np.flatnonzero(near.all(-1) & seen.any(-1)).tolist())
         found = fits if found is None else found & fits
-    return found.pop() if found and len(found) == 1 else None
+    return moves.name(found.pop()) if found and len(found) == 1 else None
 
 
 def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, row: int, head: int) -> _Moves:
@@ -66,8 +66,8 @@ def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
     seen, slant = reading.seen(seq)[of_seq], reading.slant(seq)[of_seq]
     q = inputs.q[row, head].astype(np.float64)
     k, v = (_of_head(one, kv_head) for one in keys.of_some(inputs, cache, reading, [seq]))
-    other = list(_elsewhere(inputs, seq)) if reading.slopes is None else []
-    slots = (np.array([slot for slot, _ in other], np.int64),) * len(SIDES)
+    other = _elsewhere(inputs, seq) if reading.slopes is None else np.zeros(0, np.int64)
+    slots = (other,) * len(SIDES)
     k_other, v_other = (_of_head(keys.of_tokens(inputs, cache, reading, side, slots), kv_head) for side in SIDES)
     score = reading.bent(np.concatenate([k, k_other]) @ q * reading.sm_scale)
     score[: len(k)] += slant[min(head, len(slant) - 1)]
@@ -83,16 +83,18 @@ def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
     without = np.divide(mean - own * value[: len(k)], left, out=np.zeros_like(v), where=left > 0)
     more = total + weight[:, None]
     with_one_more = np.divide(mean + weight[:, None] * value, more, out=np.zeros_like(value), where=more > 0)
-    names = (
-        *(f"{_where(inputs, seq, i)} is left out" for i in range(len(k))),
-        *(
-            f"{_where(inputs, seq, i)} is {'counted twice' if seen[i] else 'masked, and counted'}"
-            for i in range(len(k))
-        ),
-        *(f"{said} is read as one more key of seq {seq}" for _, said in other),
-        "nothing",
-    )
-    return _Moves(np.concatenate([without, with_one_more, out[None]]), names)
+
+    def name(i: int) -> str:
+        if i < len(k):
+            return f"{_where(inputs, seq, i)} is left out"
+        if i < 2 * len(k):
+            i -= len(k)
+            return f"{_where(inputs, seq, i)} is {'counted twice' if seen[i] else 'masked, and counted'}"
+        page, slot = divmod(int(other[i - 2 * len(k)]), inputs.case.page_size)
+        whose = paged.owner_of(inputs, K, int(other[i - 2 * len(k)]))
+        return f"page {page}, slot {slot} ({whose}) is read as one more key of seq {seq}"
+
+    return _Moves(np.concatenate([without, with_one_more, out[None]]), name)
 
 
 def _where(inputs: PagedInputs, seq: int, position: int) -> str:
@@ -100,15 +102,12 @@ def _where(inputs: PagedInputs, seq: int, position: int) -> str:
     return f"key {position} of seq {seq} (page {page}, slot {position % inputs.case.page_size})"
 
 
-def _elsewhere(inputs: PagedInputs, seq: int) -> Iterator[tuple[int, str]]:
-    """Slots that are not the sequence's own live ones, of pages that both K and V lie in, and what they are."""
-    size = inputs.case.page_size
-    own = {int(slot) for slot, owner in zip(inputs.slots[0], inputs.owners[0], strict=True) if owner == seq}
+def _elsewhere(inputs: PagedInputs, seq: int) -> Array:
+    """Slots that are not the sequence's own live ones, of pages that both K and V lie in."""
     if inputs.row.pairs_pages:
-        return
-    for slot in range(inputs.sizes["page"] * size):
-        if slot not in own:
-            yield slot, f"page {slot // size}, slot {slot % size} ({paged.owner_of(inputs, 0, slot)})"
+        return np.zeros(0, np.int64)
+    own = inputs.slots[K][inputs.owners[0] == seq]
+    return np.setdiff1d(np.arange(inputs.sizes["page"] * inputs.case.page_size), own)
 
 
 def _of_head(found: keys.Numbers, kv_head: int) -> Floats:

@@ -6,7 +6,7 @@ finds, and the same seed would draw other cases after an unrelated edit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, wraps
 from itertools import islice, product
@@ -198,6 +198,13 @@ class Cell:
     def takes(self, **values: tuple[Any, ...]) -> bool:
         """Whether the offer allows each of some values of each axis."""
         return all(all_hold(self.predicates(axis), value) for axis, some in values.items() for value in some)
+
+    def taken(self, axis: str, values: Iterable[Any]) -> Iterator[Any]:
+        """Those of many values of an axis that the offer allows, in their order; sought where few are named."""
+        predicates = self.predicates(axis)
+        named = [set(members(one)) for one in predicates if not is_span(one)]
+        some = (v for v in values if all(v in one for one in named)) if named else values
+        return (v for v in some if all_hold(predicates, v))
 
     @property
     def row(self) -> Layout:

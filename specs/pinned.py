@@ -115,7 +115,7 @@ def large(cell: Cell) -> tuple[Case, ...]:
 def _offered_near(cell: Cell, axis: str, least: int) -> int | None:
     """A size that is offered: the first that is no less, or the last below it, if larger than those that are drawn."""
     near = (*range(least, 2 * least), *range(least - 1, max(POOL[axis]), -1))
-    return next((n for n in near if cell.takes(**{axis: (n,)}) and cell.admits(axis, n)), None)
+    return next((n for n in cell.taken(axis, near) if cell.admits(axis, n)), None)
 
 
 def many_rows(cell: Cell) -> tuple[Case, ...]:
@@ -131,8 +131,7 @@ def many_rows(cell: Cell) -> tuple[Case, ...]:
 
 def wide_windows(cell: Cell) -> tuple[Case, ...]:
     """Cases of a window that holds whole tiles of keys, in one split and in many."""
-    fits = (n for n in range(129, LONG) if cell.takes(window=(n,)))
-    window = 0 if cell.static else next(fits, 0)
+    window = 0 if cell.static else next(cell.taken("window", range(129, LONG)), 0)
     lens = (3 * window + 5, window + 1)
     if not window or cell.row.contiguous or not cell.takes(kv_lens=lens):
         return ()
