@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from kvconform.harness.booking import NOT_OFFERED, Booked
-from kvconform.harness.efforts import Effort
+from kvconform.harness.efforts import EFFORTS, Effort
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
 from kvconform.specs.cells import Cell, cells, offers_cell
@@ -121,10 +121,19 @@ def _ask(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booke
             booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
             lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
             said = law.silence(cell) or (f"needs {' and '.join(lacking)} there too" if lacking else "")
+            said = said or _left_to_longer_runs(law, cell, options)
             if said:
                 booked.outcome, booked.message = NOT_OFFERED, said
             asked.append((cell, booked))
     return asked
+
+
+def _left_to_longer_runs(law: Law, cell: Cell, options: Options) -> str:
+    """Why a law is not tried on a cell by a run that is short, or nothing; one case alone is, whatever it costs."""
+    if options.effort.further_shapes or options.case is not None or not law.compiles(cell):
+        return ""
+    longer = " and ".join(name for name, effort in EFFORTS.items() if effort.further_shapes)
+    return f"left to {longer}: its cases take shapes of their own, and each shape is compiled"
 
 
 def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
@@ -140,9 +149,9 @@ def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
 
 def offered(subject: Subject, laws: Mapping[str, Law], effort: Effort) -> dict[str, list[str]]:
     """Law -> `layout/dtype` of each cell that an implementation answers for, whatever a run restricts itself to."""
+    options = Options(replace(effort, further_shapes=True))
     return {
-        law.name: [f"{cell.layout}/{cell.dtype}" for cell, _ in planned(subject, law, Options(effort))]
-        for law in laws.values()
+        law.name: [f"{cell.layout}/{cell.dtype}" for cell, _ in planned(subject, law, options)] for law in laws.values()
     }
 
 

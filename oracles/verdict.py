@@ -247,18 +247,20 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
     """Raise Violation unless two results are at most as far apart as the sum of their own bounds, both rounded.
 
     bound, other   what each of them is held to; of their centres nothing is used
+    NaN in both is no difference: whether it may be there says the bound of either.
     """
     a, b = (x.astype(np.float64) for x in (one, two))
     with np.errstate(invalid="ignore", over="ignore"):
         reach = _reach(a, bound) + _reach(b, other)
-        far = ~((np.abs(a - b) <= reach) | (a == b))
+        far = ~((np.abs(a - b) <= reach) | (a == b) | (np.isnan(a) & np.isnan(b)))
     if far.any():
         with np.errstate(all="ignore"):
             ratio = np.where(far, np.nan_to_num(np.abs(a - b) / (reach + np.finfo(np.float64).tiny), nan=np.inf), -1.0)
         index = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
+        allowed = f", allowed {reach[index]:.3g}" if np.isfinite(reach[index]) else ""
         raise Violation(
             f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, worst at "
-            f"{bound.locate(index)}: {a[index]:.9g} and {b[index]:.9g}, allowed {reach[index]:.3g}"
+            f"{bound.locate(index)}: {a[index]:.9g} and {b[index]:.9g}{allowed}"
         )
 
 

@@ -322,11 +322,15 @@ class Cell:
     def draws(self, case: Case) -> bool:
         """Whether a Case of another cell, moved here, is one that this offer allows."""
         shapes = [{k: v for k, v in g.items() if k != "num_seqs"} for g in self.geometries()] if self.static else [{}]
+        fits = any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
+        return fits and self.takes_case(case)
+
+    def takes_case(self, case: Case) -> bool:
+        """Whether a Case, moved here, is one that this offer allows, in whatever shapes."""
         return (
             all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
             and case.table_form in forms_of(self.row)
             and self.has_room_for(case)
-            and any(all(getattr(case, axis) == value for axis, value in shape.items()) for shape in shapes)
             and all(
                 all_hold(self.predicates(axis), value)
                 for axis in OPERATIONS[self.op].case_axes

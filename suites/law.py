@@ -95,6 +95,7 @@ class Law:
     wants      condition on the implementation's conventions without which the law says nothing
     rows       condition on the layout without which it says nothing
     cells      condition on what is offered of a cell without which it says nothing
+    compiles   condition on a cell in which each of its cases takes shapes of its own, or costs as much as if it did
     pinned     cases of a cell that are tried before anything is drawn
     drawn      whether anything is drawn beside them
     """
@@ -108,6 +109,7 @@ class Law:
     wants: Callable[[Mapping[str, Any]], bool] = lambda conventions: True
     rows: Callable[[Layout], bool] = lambda row: True
     cells: Callable[[Cell], bool] = lambda cell: True
+    compiles: Callable[[Cell], bool] = lambda cell: False
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
     drawn: bool = True
 

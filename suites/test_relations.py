@@ -63,14 +63,19 @@ def _is(name):
     return lambda conventions: name in conventions["invariances"]
 
 
-def _cheap_unless(name):
-    """Cells in which a further call is cheap, and those of a declared invariance: there bits are at stake."""
-    return lambda cell: not cell.static or _is(name)(cell.conventions)
+def _static(cell):
+    """Whether further shapes are compiled."""
+    return cell.static
+
+
+def _static_unless(name):
+    """The same, but for those of a declared invariance, which are tried whatever it costs: there bits are at stake."""
+    return lambda cell: cell.static and not _is(name)(cell.conventions)
 
 
 def _may_move_in_the_batch(cell):
     """Where it is claimed, in every row; else where tables tell sequences, which places in the batch do elsewhere."""
-    return _is("batch")(cell.conventions) or not (cell.static or cell.row.contiguous)
+    return _is("batch")(cell.conventions) or not cell.row.contiguous
 
 
 @law(
@@ -138,6 +143,7 @@ def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
     "paged_decode",
     only={**APART, "dead": ("zero",)},
     cells=lambda cell: cell.takes(num_seqs=(1,)) and _may_move_in_the_batch(cell),
+    compiles=_static_unless("batch"),
 )
 def test_decode_does_not_depend_on_its_batch(subject, case):
     """Rows in another order, and each alone, agree within both bounds, and bit for bit where that is declared."""
@@ -164,7 +170,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
     "paged_decode",
     only=APART | ALIKE | {"dead": ("zero",), "num_kv_heads": (2, 3, 5)},
     rows=lambda row: "head" in row.every_axis,
-    cells=_cheap_unless("heads"),
+    compiles=_static_unless("heads"),
 )
 def test_decode_turns_with_its_heads(subject, case):
     """kv heads in another order, with their q heads, agree within both bounds, and bit for bit where it is declared."""
@@ -187,7 +193,8 @@ def test_decode_turns_with_its_heads(subject, case):
 @law(
     "paged_decode",
     only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)},
-    cells=lambda cell: cell.takes(num_splits=(1,)) and _cheap_unless("splits")(cell),
+    cells=lambda cell: cell.takes(num_splits=(1,)),
+    compiles=_static_unless("splits"),
 )
 def test_decode_does_not_depend_on_its_splits(subject, case):
     """Any number of splits and one agree within both bounds, and bit for bit where that is declared."""
@@ -299,12 +306,12 @@ def takes_repeated_kv(cell):
     groups = [group for group in GROUPS if cell.takes(group=(group,))]
     many = [heads * group for heads in cell.allowed("num_kv_heads") for group in groups]
     fits = all(cell.takes(num_kv_heads=(n,)) and cell.admits("num_kv_heads", n) for n in many)
-    return bool(groups) and fits and cell.takes(group=(1,)) and not cell.static
+    return bool(groups) and fits and cell.takes(group=(1,))
 
 
 def takes_page_sizes(cell):
     """Whether each of some page sizes is offered."""
-    paged = not cell.row.contiguous and "slot" not in cell.row.fixed and not cell.static
+    paged = not cell.row.contiguous and "slot" not in cell.row.fixed
     return paged and all(cell.takes(page_size=(n,)) and cell.admits("page_size", n) for n in PAGE_SIZES)
 
 
@@ -313,6 +320,7 @@ def takes_page_sizes(cell):
     only={**APART, **ALIKE, "dead": ("zero",), "group": GROUPS},
     rows=lambda row: "head" in row.every_axis,
     cells=takes_repeated_kv,
+    compiles=_static,
 )
 def test_decode_agrees_with_repeated_kv(subject, case):
     """Grouped q heads agree with q heads that have copies of their kv head to themselves, within both bounds."""
@@ -326,10 +334,12 @@ def test_decode_agrees_with_repeated_kv(subject, case):
     only={**APART, **ALIKE, "dead": ("zero",), "page_size": tuple(PAGE_SIZES)},
     rows=lambda row: not row.shares_slots,
     cells=takes_page_sizes,
+    compiles=_static,
 )
 def test_decode_agrees_across_page_sizes(subject, case):
     """The same tokens in pages of another size give the same, within both bounds."""
-    other = PagedInputs(replace(case, page_size=PAGE_SIZES[case.page_size]))
+    size = PAGE_SIZES[case.page_size]
+    other = PagedInputs(replace(case, page_size=size, capacity=-(-case.capacity * case.page_size // size)))
     require_agreement(subject, inputs(case), other, f"in pages of {other.case.page_size}")
 
 
@@ -345,7 +355,7 @@ def layouts_beside(cell):
 
 def takes_layouts(cell):
     """Whether what is drawn in a cell can be put into another layout that is offered."""
-    return not cell.static and any(_has_sizes_of(cell, replace(cell, layout=name)) for name in layouts_beside(cell))
+    return any(_has_sizes_of(cell, replace(cell, layout=name)) for name in layouts_beside(cell))
 
 
 def _has_sizes_of(cell, other):
@@ -357,13 +367,14 @@ def _has_sizes_of(cell, other):
 def takes_strides(cell):
     """Whether arguments may be contiguous there, and need not be."""
     views = [one for one in STRIDES[1:] if cell.takes(strides=(one,))]
-    return not cell.static and cell.takes(strides=STRIDES[:1]) and bool(views)
+    return cell.takes(strides=STRIDES[:1]) and bool(views)
 
 
 @law(
     "paged_decode",
     only={**APART, "dead": ("zero",), "strides": STRIDES[1:]},
     cells=takes_strides,
+    compiles=_static,
 )
 def test_decode_agrees_across_strides(subject, case):
     """Views into larger arrays give what contiguous arrays give, within both bounds."""
@@ -375,6 +386,7 @@ def test_decode_agrees_across_strides(subject, case):
     "paged_decode",
     only={**APART, **ALIKE, "dead": ("zero",)},
     cells=takes_layouts,
+    compiles=_static,
 )
 def test_decode_agrees_across_layouts(subject, case):
     """The same tokens in another layout give the same, within both bounds, and bit for bit where that is declared."""
@@ -382,7 +394,7 @@ def test_decode_agrees_across_layouts(subject, case):
     beside = np.array(layouts_beside(cell))
     shuffled = beside[np.argsort(data.hashes(case.seed, "layout", np.arange(len(beside))), kind="stable")]
     moved = (replace(case, layout=str(name)) for name in shuffled)
-    other = next((case for case in moved if replace(cell, layout=case.layout).draws(case)), None)
+    other = next((case for case in moved if replace(cell, layout=case.layout).takes_case(case)), None)
     if other is None:
         subject.saw_nothing()
         return

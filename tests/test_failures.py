@@ -54,6 +54,13 @@ def two_results(case, row):
     return x, {"out": got}, {"out": want}
 
 
+def test_nan_in_both_of_two_results_is_no_difference_and_in_one_is_the_worst():
+    bound = Interval(np.zeros(3), np.ones(3), "float32", by_axes("seq"))
+    require_near(np.array([np.nan, 0, 0]), np.array([np.nan, 1, 0]), bound, bound, "out both ways")
+    with pytest.raises(Violation, match=r"1 of 3 elements .* worst at seq 2: 0 and nan$"):
+        require_near(np.array([np.nan, 0, 0]), np.array([np.nan, 1, np.nan]), bound, bound, "out both ways")
+
+
 @pytest.mark.parametrize(
     ("q_lens", "where"),
     [((), "seq 1, q_head 1"), ((2, 1), "seq 0, position 2, q_head 1"), ((1, 2), "seq 1, position 1, q_head 1")],

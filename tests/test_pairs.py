@@ -10,7 +10,7 @@ import pytest
 from kvconform.harness.booking import CONFORMS, NOT_OFFERED, VIOLATES
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.laws import all_laws
-from kvconform.harness.plan import Options
+from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
@@ -248,3 +248,60 @@ def test_a_batch_without_keys_is_no_evidence_in_a_pair(out, lse, shows):
     made = {"out": np.full((1, 1, 1), out, ml_dtypes.bfloat16), "lse": np.full((1, 1), lse, np.float32)}
     require_attention(subject, inputs(case), made, made, "of one call against another")
     assert bool(seen) != shows
+
+
+# --- where shapes are compiled
+
+
+class RightInItsFirstShape:
+    """A kernel that was tuned for the first call it saw, and is off by a half wherever something is otherwise."""
+
+    def __init__(self, told):
+        self.told, self.first = told, None
+
+    def __call__(self, q, cache, block_table, kv_lens, **options):
+        out, lse = numpy_ref.paged_decode(q, cache, block_table, kv_lens, **options)
+        now = self.told(q, cache, kv_lens, options)
+        self.first = now if self.first is None else self.first
+        return (out if now == self.first else out + np.float32(0.5)), lse
+
+
+FURTHER = {
+    BATCH: lambda q, cache, kv_lens, options: len(kv_lens),
+    HEADS: lambda q, cache, kv_lens, options: q[..., 0].tobytes(),
+    "decode_does_not_depend_on_its_splits": lambda q, cache, kv_lens, options: options["num_splits"],
+    "decode_agrees_with_repeated_kv": lambda q, cache, kv_lens, options: cache["k"].shape[-3:-1],
+    "decode_agrees_across_page_sizes": lambda q, cache, kv_lens, options: cache["k"].shape,
+    "decode_agrees_across_layouts": lambda q, cache, kv_lens, options: options["layout"],
+    "decode_agrees_across_strides": lambda q, cache, kv_lens, options: q.strides,
+}
+"""Law -> what a kernel is told that is otherwise in one of two calls."""
+
+
+def static_subject(attend):
+    """An implementation whose shapes are compiled, of two layouts, that declares no invariance."""
+    offer = {name: numpy_ref.OFFERS[OP][name] for name in ("num_splits", "strides") if name in numpy_ref.OFFERS[OP]}
+    offers = {OP: {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "static": True, **offer}}
+    told = {"OFFERS": offers, "CONVENTIONS": UNDECLARED, "ARITHMETIC": numpy_ref.ARITHMETIC}
+    return Subject(SimpleNamespace(**told, attest=numpy_ref.attest, paged_decode=attend), "other", "other.py")
+
+
+@pytest.mark.parametrize("law", FURTHER)
+def test_a_law_that_takes_further_shapes_is_left_to_longer_runs_where_each_is_compiled(law):
+    subject, check = static_subject(numpy_ref.paged_decode), all_laws()[law]
+    assert planned(subject, check, Options(EFFORTS["quick"])) == []
+    said = {row.message for row in left_out(subject, check, Options(EFFORTS["quick"]))}
+    assert said == {"left to default and thorough: its cases take shapes of their own, and each shape is compiled"}
+    wrong = static_subject(RightInItsFirstShape(FURTHER[law]))
+    for one, outcome in ((subject, CONFORMS), (wrong, VIOLATES)):
+        searcher = Searcher(one, Options(EFFORTS["default"]))
+        searcher.begin(1)
+        assert outcome in {cell.outcome for cell in searcher.run(check)} <= {outcome, CONFORMS}
+
+
+def test_a_case_of_a_law_that_is_left_to_longer_runs_is_replayed_by_a_short_one():
+    subject, check = static_subject(numpy_ref.paged_decode), all_laws()[BATCH]
+    case = Case(op=OP, layout="nhd", dtype="float32", kv_lens=(2, 1), page_size=2)
+    searcher = Searcher(subject, Options(EFFORTS["quick"], case=case))
+    searcher.begin(1)
+    assert [(cell.outcome, cell.examples) for cell in searcher.run(check)] == [(CONFORMS, 1)]
