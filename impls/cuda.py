@@ -72,7 +72,7 @@ OFFERS = {
         "q_dtype": ROUNDED,
         "kv_scales": {"none", "tensor", "head", "page", "token"},
     },
-    "append_decode": {"layout": _UPDATED, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, "into": {"out", "lse", "workspace"}, **_ATTENTION},
     "merge_states": {"dtype": ROUNDED, "into": {"out", "lse"}, **_STRIDED},
     "pq_encode": {"q_dtype": ROUNDED, **_STRIDED},
     "pq_decode": {"q_dtype": ROUNDED, **_STRIDED},
@@ -260,7 +260,10 @@ def _bytes_of_parts(q: DeviceArray, num_splits: int, head_dim_v: int) -> int:
     return num_splits * num_rows * num_q_heads * (head_dim_v + 1) * 4
 
 
-WORKSPACE = {"paged_decode": _workspace_bytes}
+WORKSPACE = {
+    "paged_decode": _workspace_bytes,
+    "append_decode": lambda q, k, v, cache, *tables, **options: _workspace_bytes(q, cache, *tables, **options),
+}
 
 
 def paged_decode(

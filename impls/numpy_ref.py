@@ -57,7 +57,7 @@ OFFERS = {
         **_ATTENTION,
         "dtype": _ROUNDED | {"float8_e4m3fn", "int8", "float4_e2m1fn", "uint4", "uint2"},
     },
-    "append_decode": {"layout": _UPDATED, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, "into": {"out", "lse", "workspace"}, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
     "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
@@ -238,7 +238,10 @@ def _no_tokens(cache, layout, told):
     return keys_and_values(_views(_whole(cache), layout, **told), ((nowhere, nowhere),) * 2, layout, (None, None))
 
 
-WORKSPACE = {"paged_decode": _workspace_bytes}
+WORKSPACE = {
+    "paged_decode": _workspace_bytes,
+    "append_decode": lambda q, k, v, cache, *tables, **options: _workspace_bytes(q, cache, *tables, **options),
+}
 
 
 def _partials(workspace, *shape):

@@ -65,7 +65,7 @@ OFFERS = {
         **_ATTENTION,
         "dtype": _ROUNDED | _NARROW,
     },
-    "append_decode": {"layout": _UPDATED, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, "into": {"out", "lse"}, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": {"out", "lse"}, **_ANY},
     "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},

@@ -72,7 +72,7 @@ OFFERS = {
         **_ATTENTION,
         "dtype": _ROUNDED | _NARROW,
     },
-    "append_decode": {"layout": _UPDATED, "ragged": True, **_ATTENTION},
+    "append_decode": {"layout": _UPDATED, "ragged": True, "into": {*_RESULTS, "workspace"}, **_ATTENTION},
     "merge_states": {"layout": {"parts_first"}, "dtype": _ROUNDED, "into": _RESULTS, **_ANY},
     "pq_encode": {"q_dtype": _ROUNDED, **_ANY},
     "pq_decode": {"q_dtype": _ROUNDED, **_ANY},
@@ -87,7 +87,10 @@ def _workspace_bytes(q: torch.Tensor, cache: Cache, *_: Any, layout: str, num_sp
     return decode.workspace_bytes(q, v.codes.num_values, num_splits)
 
 
-WORKSPACE = {"paged_decode": _workspace_bytes}
+WORKSPACE = {
+    "paged_decode": _workspace_bytes,
+    "append_decode": lambda q, k, v, cache, *tables, **options: _workspace_bytes(q, cache, *tables, **options),
+}
 CONVENTIONS = {
     "lse_base": "e",
     "dead": {"zero", "finite", "nan", "inf"},
@@ -239,12 +242,14 @@ def append_decode(
     layout: str,
     sm_scale: float | None = None,
     q_lens: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    lse: torch.Tensor | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, Cache]:
     """In one kernel: new tokens are attended in the rows that are given, and each is written by the task it asks."""
     told = {name: options.pop(name) for name in ("num_kv_heads", "head_dim", "page_size") if name in options}
     sides = views.attended(cache, layout, **told)
-    given = {"num_splits": 1, **options, "q_lens": q_lens, "new": (k, v)}
+    given = {"num_splits": 1, **options, "q_lens": q_lens, "new": (k, v), "into": (out, lse)}
     scale = q.shape[2] ** -0.5 if sm_scale is None else sm_scale
     return *decode.paged_decode(q, *sides, block_table, kv_lens, scale, **given), cache
 

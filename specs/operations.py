@@ -232,11 +232,12 @@ OPERATIONS: dict[str, Operation] = {
             only=ROUNDED,
             unasked=_OF_READS,
             optional={"num_splits": 1, **{name: row.off for name, row in FEATURES.items()}},
+            lends=("out", "lse", WORKSPACE),
             case_axes=(
                 *(a for a in _PAGES if a != "num_subspaces"),
                 *_TABLE,
                 *("group", "num_splits", "sm_scale", *FEATURES),
-                *("dead", "poison", "page_ids", "shared_pages", "strides"),
+                *("dead", "poison", "page_ids", "shared_pages", "strides", "buffers"),
             ),
             rounds=True,
             appends=True,

@@ -47,7 +47,7 @@ ALIKE = {"kv_scales": ("none", "tensor")}
 APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
 
 
-def _shortened(x):
+def shortened(x):
     """kv_lens with all sequences as short as the shortest that has a key for each query token of any of them: no row
     loses its last key, which may be undefined."""
     most = max(x.case.q_lens, default=1)
@@ -216,7 +216,7 @@ def test_decode_forgets_the_calls_before(subject, case):
     cache = paged.filled(x, case.dead)
     first = attend(subject, case, cache)
     between = variations.with_v_times(x, -2.0)
-    attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
+    attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=shortened(x)))
     got = attend(subject, case, cache)
     require_repeated(subject, x, got, first, "after a call with shorter sequences against before")
 
@@ -265,7 +265,7 @@ def test_decode_does_not_see_what_its_buffers_held(subject, case):
     cache = paged.filled(x, case.dead)
     first = attend(subject, replace(case, buffers="nan"), cache)
     between = variations.with_v_times(x, -2.0)
-    attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=_shortened(x)))
+    attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=shortened(x)))
     got = attend(subject, case, cache)
     require_repeated(subject, x, got, first, "written where another call wrote before against where NaN was")
 

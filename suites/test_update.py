@@ -1,5 +1,6 @@
 """append_decode: the newest tokens are written as append writes them, and attention sees them, in one call."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,13 +22,18 @@ from kvconform.specs.pinned import (
 )
 from kvconform.suites.calls import attend, require_attention, require_repeated, require_result, updating
 from kvconform.suites.law import law
+from kvconform.suites.test_relations import shortened
 
 APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
 
 
-def _update(subject, x, cache, **changed):
-    """append_decode of a Case over a cache; attention's results apart from the cache."""
-    got = subject.call(x.case, "append_decode", **(updating(x, cache, subject.conventions) | changed))
+def _update(subject, x, cache, *, buffers=None, **changed):
+    """append_decode of a Case over a cache; attention's results apart from the cache.
+
+    buffers   what it writes into, where that is not what the Case says
+    """
+    case = x.case if buffers is None else replace(x.case, buffers=buffers)
+    got = subject.call(case, "append_decode", **(updating(x, cache, subject.conventions) | changed))
     return {name: got[name] for name in LOCATE if name in got}, got["cache"]
 
 
@@ -99,6 +105,22 @@ def test_update_repeats_bit_for_bit(subject, case):
         require_same(
             again[name], array, f"{name} of the second call against the first", partial(paged.located, x, name)
         )
+
+
+@law(
+    "append_decode",
+    only=APART | {"buffers": ("used",)},
+    cells=lambda cell: bool(cell.offer.get("into")),
+)
+def test_update_does_not_see_what_its_buffers_held(subject, case):
+    """Results, and a workspace, that a call with other contents and shorter sequences has left change no bit."""
+    x = inputs(case)
+    first, _ = _update(subject, x, update.before(x, case.dead), buffers="nan")
+    between = variations.with_v_times(x, -2.0)
+    shorter = x.told(kv_lens=shortened(x))
+    _update(subject, between, update.before(between, case.dead), q=-between.q, **shorter)
+    got, _ = _update(subject, x, update.before(x, case.dead))
+    require_repeated(subject, x, got, first, "written where another call wrote before against where NaN was")
 
 
 @law(

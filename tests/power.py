@@ -58,6 +58,7 @@ UPDATED = "update_attends_to_what_it_has_written"
 UPDATE_TWICE = "update_agrees_with_append_and_decode"
 UPDATE_REPEATS = "update_repeats_bit_for_bit"
 UPDATE_APART = "update_does_not_see_its_neighbours"
+UPDATE_BUFFERS = "update_does_not_see_what_its_buffers_held"
 
 PQ_ENCODE = "pq_encode_chooses_the_nearest_centroid"
 PQ_DECODE = "pq_decode_gives_the_centroids_bit_for_bit"
@@ -184,6 +185,9 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "update_sums_in_either_order": ((UPDATE_REPEATS,), None),
     "update_is_still_being_tuned": ((UPDATE_REPEATS,), None),
     "update_has_other_tiles_when_repeated": ((UPDATE_REPEATS,), None),
+    "update_starts_at_what_lse_held": ((UPDATE_BUFFERS,), None),
+    "update_takes_rows_of_numbers_for_done": ((UPDATE_BUFFERS,), None),
+    "update_keeps_the_plan_in_its_workspace": ((UPDATE_BUFFERS,), None),
     "update_multiplies_neighbours_by_zero": ((UPDATE_APART,), None),
     "update_shares_its_maximum": ((UPDATE_APART,), None),
     "new_tokens_of_all_are_multiplied_by_zero": ((UPDATE_APART,), None),
@@ -641,6 +645,11 @@ ALONE: dict[str, tuple[str, ...]] = {
         "update_sums_in_either_order",
         "update_is_still_being_tuned",
         "update_has_other_tiles_when_repeated",
+    ),
+    UPDATE_BUFFERS: (
+        "update_starts_at_what_lse_held",
+        "update_takes_rows_of_numbers_for_done",
+        "update_keeps_the_plan_in_its_workspace",
     ),
     UPDATE_APART: (
         "update_multiplies_neighbours_by_zero",

@@ -24,7 +24,7 @@ EFFORT = replace(EFFORTS["quick"], examples=16, static_examples=3, each_family=0
 OPTIONS = Options(EFFORT)
 """What calls ask for is no matter of contents: no family is owed."""
 WIDE = {op: {"layout": {"nhd", "fused", "parts_first"}, "dtype": {"float16"}} for op in OPERATIONS}
-WIDE |= {op: WIDE[op] | {"into": set(row.returns)} for op, row in OPERATIONS.items() if row.lends}
+WIDE |= {op: WIDE[op] | {"into": {*row.returns} & {*row.lends}} for op, row in OPERATIONS.items() if row.lends}
 NARROW = [
     *({"num_kv_heads": {n}} for n in (1, 2, 4, 8)),
     *({"num_parts": {n}} for n in (1, 2, 3, 4)),
