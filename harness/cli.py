@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,24 @@ from kvconform.specs.operations import OPERATIONS
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 
+class _Terminated(BaseException):
+    """SIGTERM: whoever cancels a job wants its children gone, too."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _main(argv)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main(argv: list[str] | None) -> int:
     here = Path.cwd()
     if here.resolve() != ROOT and str(here) not in sys.path:
         sys.path.append(str(here))  # `--impl my_package.adapter` from the folder that holds my_package
@@ -44,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("KVCONFORM_DEBUG"):
             err.print_exception()
         return USAGE_EXIT
+    except _Terminated:
+        err.print("terminated")
+        return 128 + signal.SIGTERM
     except (KeyboardInterrupt, click.Abort):
         err.print("interrupted")
         return 130

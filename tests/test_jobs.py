@@ -77,7 +77,8 @@ LISTENS = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);
 """Under nohup, and behind the & of a script, a process is born deaf to Ctrl-C; what comes behind this is not."""
 
 
-def test_interrupt_ends_every_child_and_what_it_started(tmp_path):
+@pytest.mark.parametrize(("sent", "code", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_to_end_ends_every_child_and_what_it_started(tmp_path, sent, code, said):
     names = ("one", "two")
     for name in names:
         (tmp_path / f"{name}.py").write_text(SLEEPER.replace('"NAME"', repr(name)))
@@ -86,10 +87,10 @@ def test_interrupt_ends_every_child_and_what_it_started(tmp_path):
     command = [sys.executable, "-c", LISTENS, *command]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     pids = [pid for name in names for pid in _pids(tmp_path / f"{name}.pid")]
-    run.send_signal(signal.SIGINT)
+    run.send_signal(signal.Signals[sent])
     text, _ = run.communicate(timeout=20)
-    assert run.returncode == 130, text
-    assert text.splitlines()[-1] == "interrupted"
+    assert run.returncode == code, text
+    assert text.splitlines()[-1] == said
     assert len(pids) == 4
     _until(lambda: not any(map(_runs, pids)))
 
