@@ -23,6 +23,7 @@ import kvconform
 from kvconform.specs.cells import POOL, vocabulary
 from kvconform.specs.conventions import CONVENTIONS
 from kvconform.specs.dtypes import DTYPES, FORMATS, PACKED
+from kvconform.specs.features import FEATURES
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.offers import flaw, holds, members
 from kvconform.specs.operations import OPERATIONS, WORKSPACE
@@ -213,7 +214,7 @@ def afresh(adapter: Any) -> Any:
     sys.modules[spec.name] = again
     try:
         spec.loader.exec_module(again)
-    except BaseException:  # what registers itself does so once
+    except (Exception, SystemExit):  # what registers itself does so once
         return None
     finally:
         if kept is None:
@@ -275,6 +276,9 @@ def _check_offer(adapter: Any, file: str, op: str, offer: Any) -> None:
             raise AdapterError(f"{file}: OFFERS[{op!r}] names axis {axis!r}{nearest(axis, axes)}")
         if axis not in ("static", "ragged") and flaw(predicate):
             raise AdapterError(f"{file}: OFFERS[{op!r}][{axis!r}]: {flaw(predicate)}")
+        if axis == "q_lens" and not holds(predicate, FEATURES[axis].off):
+            said = "a sequence with fewer keys than that has as many query tokens as it has keys, down to one"
+            raise AdapterError(f"{file}: OFFERS[{op!r}]['q_lens'] leaves out {FEATURES[axis].off}: {said}")
         special = {"layout": [r.name for r in row.layouts], "dtype": list(row.dtypes), "returns": list(row.returns)}
         special["into"] = list(row.lends)
         known = special.get(axis, vocabulary(axis))

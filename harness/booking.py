@@ -48,7 +48,8 @@ class Booked:
     suspect          the one key whose omission, repetition or intrusion explains the counterexample
     diagnosis        what is used instead of the claimed layout, told from probes
     replay           the line that shows the violation again
-    rerun            the line that does, where the counterexample alone conforms: it takes calls before it
+    alone            what is to be said of the counterexample alone, where it conforms in a fresh import
+    rerun            the line of the run that led there, where that is so
     doubt            what passes, and what chance alone explains badly (oracles/screen.py): message, flags of so many
                      fresh draws, case, replay. A label: no outcome, and no exit code, depends on it
     """
@@ -79,6 +80,7 @@ class Booked:
     suspect: str | None = None
     diagnosis: str | None = None
     replay: str | None = None
+    alone: str | None = None
     rerun: str | None = None
     doubt: dict[str, Any] | None = None
 
@@ -109,8 +111,8 @@ def paste(cell: Booked) -> str:
         lines.append(f"    diagnosis   {cell.diagnosis}")
     if cell.replay:
         lines.append(f"    replay      {cell.replay}")
-    if cell.rerun:
-        lines.append(f"    but         alone it conforms: it takes calls before it, as in {cell.rerun}")
+    if cell.alone:
+        lines.append(f"    but         {cell.alone}" + (f", as in {cell.rerun}" if cell.rerun else ""))
     return "\n".join(lines)
 
 

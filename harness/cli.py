@@ -7,6 +7,9 @@ import json
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, fi
 from kvconform.harness.booking import USAGE_EXIT
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
 from kvconform.harness.laws import all_laws
-from kvconform.harness.plan import DTYPES
+from kvconform.harness.plan import CACHE_DTYPES
 from kvconform.harness.supervisor import supervise_all, usable_cores
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.specs.operations import OPERATIONS
@@ -30,23 +33,28 @@ out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 
 class _Terminated(BaseException):
-    """SIGTERM: whoever cancels a job wants its children gone, too."""
+    """SIGTERM came while children were running, which have to end as well."""
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+@contextmanager
+def _ending_with_children() -> Iterator[None]:
+    """Within, SIGTERM raises _Terminated; what runs kernels in this very process is ended by it as ever."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _main(argv)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _main(argv: list[str] | None) -> int:
     here = Path.cwd()
     if here.resolve() != ROOT and str(here) not in sys.path:
         sys.path.append(str(here))  # `--impl my_package.adapter` from the folder that holds my_package
@@ -203,7 +211,7 @@ def run(
     for name, values, known in (
         ("operation", ops, OPERATIONS),
         ("layout", layouts, LAYOUTS),
-        ("dtype", dtypes, DTYPES),
+        ("dtype", dtypes, CACHE_DTYPES),
         ("profile", (profile,), EFFORTS),
     ):
         for value in values:
@@ -271,7 +279,7 @@ def _judge(
         raise AdapterError(f"--json {json_file}: there is no folder {json_file.parent}")
     if expect is not None:
         arguments = [*arguments, f"--kv-expect={expect if expect == 'none' else os.path.abspath(expect)}"]
-    with report.Bars(err) as bars:
+    with _ending_with_children(), report.Bars(err) as bars:
         runs = supervise_all(found, arguments, bars, jobs=jobs, stall=stall)
     out.print(report.table(runs))
     for finished in runs:

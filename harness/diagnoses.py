@@ -31,6 +31,11 @@ def unasked(op: str) -> str:
     return f"{op}/*/*/diagnosis"
 
 
+def unimported(op: str) -> str:
+    """What stands there where an adapter has died of being imported once more, or of the case that was judged then."""
+    return f"{op}/*/*/alone"
+
+
 @dataclass
 class Diagnoses:
     """The diagnoses of one implementation.

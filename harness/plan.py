@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from kvconform.harness.booking import NOT_OFFERED, Booked
-from kvconform.harness.efforts import EFFORTS, Effort
+from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, Effort
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
 from kvconform.specs.cells import Cell, cells, offers_cell
 from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.suites.law import Law
 
-DTYPES = tuple(dict.fromkeys(name for op in OPERATIONS.values() for row in op.layouts for name in row.dtypes))
+CACHE_DTYPES = tuple(dict.fromkeys(name for op in OPERATIONS.values() for row in op.layouts for name in row.dtypes))
 """What a cache may be in."""
 
 
@@ -22,13 +23,13 @@ class Lines(NamedTuple):
     """Lines that show a violation again, where `{...}` is filled in.
 
     replay   of one case, by `{case}` `{impl}` `{law}`
-    rerun    of a cell with all calls that lead there, by `{impl}` `{law}` `{layout}` `{dtype}` `{profile}` `{seed}`
+    rerun    of the run that led there, by `{impl}`; what it was asked for is put behind
+    option   what its options begin with
     """
 
     replay: str = "kvconform replay {case} --impl {impl}"
-    rerun: str = (
-        "kvconform run --impl {impl} --law {law} --layout {layout} --dtype {dtype} --profile {profile} --seed {seed}"
-    )
+    rerun: str = "kvconform run --impl {impl}"
+    option: str = "--"
 
 
 COMMAND = Lines()
@@ -59,6 +60,14 @@ class Options:
     lines: Lines = COMMAND
     asked: dict[tuple[int, int], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     alike: dict[Any, list[Cell]] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def rerun(self, impl: str) -> str:
+        """The line that runs all of this again."""
+        profile = next((name for name, effort in EFFORTS.items() if effort == self.effort), DEFAULT_EFFORT)
+        asked = {"op": self.ops, "layout": self.layouts, "dtype": self.dtypes, "law": self.laws}
+        asked |= {"profile": (profile,), "seed": (str(self.seed),)}
+        words = [f"{self.lines.option}{name} {value}" for name, values in asked.items() for value in values]
+        return " ".join([self.lines.rerun.format(impl=shlex.quote(impl)), *words])
 
     def takes_law(self, law: Law) -> bool:
         """Whether a law is asked for."""

@@ -25,8 +25,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 
 from kvconform.harness.adapters import afresh
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
-from kvconform.harness.diagnoses import SHARE, Diagnoses
-from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
+from kvconform.harness.diagnoses import SHARE, Diagnoses, unimported
 from kvconform.harness.expectations import Expectation, load
 from kvconform.harness.journal import Journal
 from kvconform.harness.plan import Options, offered, planned
@@ -71,7 +70,6 @@ class Searcher:
     book                where booked cells are put
     spent               seconds that its cells have taken
     witnesses           law -> counterexamples of earlier cells
-    alone               law -> whether its first counterexample violates where nothing was called before
     """
 
     subject: Subject
@@ -82,7 +80,6 @@ class Searcher:
     closed: frozenset[str] = frozenset()
     book: Callable[[Booked], None] = lambda booked: None
     witnesses: dict[str, list[Case]] = field(default_factory=dict)
-    alone: dict[str, bool] = field(default_factory=dict)
     expectations: tuple[Expectation, ...] = ()
     num_cells: int = 1
     cells_left: int = 1
@@ -205,6 +202,7 @@ class _Trial:
         booked.inside_seconds = self.subject.inside - inside
         if self.witness is not None and self.searcher.options.explains:
             booked.diagnosis = self.searcher.diagnoses.of(self.law, self.cell, booked)
+            self._look_alone(self.witness)
 
     def _search(self) -> None:
         options = self.searcher.options
@@ -423,7 +421,6 @@ class _Trial:
                 booked.looks_like = self._name()
                 booked.meant = meant_by(booked.looks_like, self.subject.conventions)
                 booked.suspect = self.failures[self.witness].hint()
-                booked.rerun = self._rerun(self.witness)
             return
         booked.outcome = CONFORMS if booked.examples else NOT_REACHED
         if booked.idle and not booked.examples:
@@ -442,38 +439,32 @@ class _Trial:
             here = [x for x in about if x.witness.op == self.cell.op and self._is_here(x)]
             booked.message = booked.message or "; ".join(x.reason for x in here)
 
-    def _rerun(self, witness: Case) -> str | None:
-        """The line that shows what a case alone does not, which is judged as if nothing had been called before.
+    def _look_alone(self, witness: Case) -> None:
+        """Say so where a case alone conforms: judged in a fresh import, and then once more in this one.
 
-        Of each law once: what is imported anew is compiled anew. State outside of the adapter's module stays.
+        State outside of the adapter's module stays. The violation is written to the journal before, so that an adapter
+        which dies of its second import costs nothing that was found.
         """
-        if self.law.name not in self.searcher.alone:
-            self.searcher.alone[self.law.name] = self._violates_alone(witness)
-        if self.searcher.alone[self.law.name]:
-            return None
-        options = self.searcher.options
-        return options.lines.rerun.format(
-            impl=shlex.quote(self.subject.ref),
-            law=self.law.name,
-            layout=self.cell.layout,
-            dtype=self.cell.dtype,
-            profile=next((name for name, effort in EFFORTS.items() if effort == self.effort), DEFAULT_EFFORT),
-            seed=options.seed,
-        )
+        searcher, subject, booked = self.searcher, self.subject, self.booked
+        if unimported(booked.op) in searcher.closed or time.monotonic() > self.until or searcher.options.case:
+            return
+        searcher.journal.write("found", cell=booked.to_json(), alone=True)
+        again = afresh(subject.adapter) if type(subject) is Subject else None
+        if again is None or self._still_violates(Subject(again, subject.name, subject.file, subject.ref), witness):
+            return
+        booked.alone = "alone it conforms: it takes calls before it"
+        if not self._still_violates(subject, witness):
+            booked.alone = "alone it conforms, and so it did when tried once more: it violates now and then"
+        booked.rerun = searcher.options.rerun(subject.ref)
 
-    def _violates_alone(self, witness: Case) -> bool:
-        """Whether it does so in a fresh import, as far as that can be seen."""
-        subject = self.subject
-        again = None if self.searcher.options.case or type(subject) is not Subject else afresh(subject.adapter)
-        if again is None:
-            return True
-        self.subject = Subject(again, subject.name, subject.file, subject.ref)
+    def _still_violates(self, subject: Subject, witness: Case) -> bool:
+        here, self.subject = self.subject, subject
         try:
             return self._violation(witness) is not None
         except OutsideDomain:
             return True
         finally:
-            self.subject = subject
+            self.subject = here
 
     def _name(self) -> str | None:
         """The one mistake that explains every failing case that was seen, and enough of them were."""

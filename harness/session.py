@@ -25,7 +25,7 @@ from kvconform.harness.booking import Booked
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.journal import ENV_CLOSED, ENV_PATH, Journal
-from kvconform.harness.plan import COMMAND, DTYPES, Lines, Options
+from kvconform.harness.plan import CACHE_DTYPES, COMMAND, Lines, Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.harness.where_time_goes import Sampler
@@ -107,7 +107,7 @@ def _asked(config: pytest.Config, name: str, default: Any) -> Any:
 
 def _options(config: pytest.Config, host: dict[str, Any]) -> Options:
     chosen: dict[str, tuple[str, ...]] = {}
-    for name, known in (("op", OPERATIONS), ("layout", LAYOUTS), ("dtype", DTYPES)):
+    for name, known in (("op", OPERATIONS), ("layout", LAYOUTS), ("dtype", CACHE_DTYPES)):
         chosen[name] = tuple(_asked(config, name, ()))
         for value in chosen[name]:
             if value not in known:
@@ -129,9 +129,8 @@ def _options(config: pytest.Config, host: dict[str, Any]) -> Options:
 
 
 def _pytest_lines() -> Lines:
-    law = f"pytest {os.path.relpath(ROOT / 'suites')} --kv-impl {{impl}} --kv-law {{law}}"
-    cell = "--kv-layout {layout} --kv-dtype {dtype} --kv-profile {profile} --kv-seed {seed}"
-    return Lines(f"{law} --kv-case {{case}}", f"{law} {cell}")
+    run = f"pytest {os.path.relpath(ROOT / 'suites')} --kv-impl {{impl}}"
+    return Lines(f"{run} --kv-law {{law}} --kv-case {{case}}", run, "--kv-")
 
 
 def read_case(text: str) -> Case:

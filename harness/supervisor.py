@@ -31,7 +31,7 @@ from typing import Any, Protocol, TypeVar
 from kvconform.harness import booking, journal, shares
 from kvconform.harness.adapters import ROOT, Found
 from kvconform.harness.booking import BLOCKED, CRASHED, NOT_REACHED, TIMED_OUT, Booked, Run
-from kvconform.harness.diagnoses import unasked
+from kvconform.harness.diagnoses import unasked, unimported
 from kvconform.harness.efforts import STALL_SECONDS, STARTING_FACTOR
 from kvconform.harness.plan import COMMAND
 from kvconform.harness.search import replay_line
@@ -366,7 +366,7 @@ class _Share:
             watch.key, watch.case = row["key"], row["case"]
             watch.examples += 1
         elif kind == "found":
-            watch.found, watch.patience = Booked(**row["cell"]), self.how.stall
+            watch.found, watch.alone, watch.patience = Booked(**row["cell"]), row.get("alone", False), self.how.stall
         elif kind == "booked":
             self.book.attest(self.share, row["attested"])
             watch.key = watch.case = watch.found = None
@@ -394,10 +394,14 @@ class _Share:
         self.book.bury(cell)
 
     def _keep(self, watch: _Watch, found: Booked) -> None:
-        """Book a violation as it was found before the child died of a probe; its operation is not probed again."""
+        """Book a violation as it was found before the child died of what was to explain it, and not try that again."""
         op = (watch.case or {}).get("op", found.op)
-        found.diagnosis = f"cannot be told: {watch.said()} inside a call of {op} that was to tell it"
-        self.unasked.add(unasked(op))
+        if watch.alone:
+            found.alone = f"whether it violates alone cannot be told: {watch.said()} in a fresh import of the adapter"
+            self.unasked.add(unimported(found.op))
+        else:
+            found.diagnosis = f"cannot be told: {watch.said()} inside a call of {op} that was to tell it"
+            self.unasked.add(unasked(op))
         self.book.close(found)
 
     def _explain_not_reached(self, log: str) -> None:
@@ -414,6 +418,7 @@ class _Watch:
 
     patience   seconds of silence after which it is taken to hang
     tells      where it learns its share
+    found      a violation that is being explained;  alone: by its case in a fresh import, not by probes
     """
 
     def __init__(
@@ -424,6 +429,7 @@ class _Watch:
         self.key: str | None = None
         self.case: dict[str, Any] | None = None
         self.found: Booked | None = None
+        self.alone = False
         self.error: dict[str, Any] | None = None
         self.examples = 0
         self.done = self.stalled = False

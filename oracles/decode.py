@@ -35,7 +35,9 @@ def locate(reading: DecodeReading) -> dict[str, Locate]:
         def where(index: tuple[int, ...]) -> str:
             seq, newer = reading.seq_of[index[0]], reading.newer[index[0]]
             of_seq, *inside = LOCATE[name]((int(seq), *index[1:])).split(", ")
-            return ", ".join((of_seq, f"position {reading.lens[seq] - 1 - newer}", *inside))
+            position = int(reading.lens[seq]) - 1 - int(newer)
+            row = index[0] - int(np.argmax(reading.seq_of == seq))  # a query token without a key has no position
+            return ", ".join((of_seq, f"position {position}" if position >= 0 else f"query token {row}", *inside))
 
         return where
 

@@ -18,7 +18,7 @@ from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact
 from kvconform.specs.data import Array
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.row import SCALE, SIDES, ZERO, Layout, Part, told
+from kvconform.specs.row import SCALE, SIDES, ZERO, Layout, Part, in_words
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,9 @@ def located(inputs: PagedInputs, buffer: str, index: tuple[int, ...]) -> str:
     """What lies in one word of a buffer, and whose slot that is: `k: page 7, slot 3, head 1, dim 0 (free)`."""
     found = inputs.row.place(buffer, index, inputs.sizes, inputs.case.dtype)
     if found is None or not {"page", "slot"} <= found[1].keys():
-        return told(found)
+        return in_words(found)
     part, at = found
-    return f"{told(found)} ({owner_of(inputs, part.side, at['page'] * inputs.case.page_size + at['slot'])})"
+    return f"{in_words(found)} ({owner_of(inputs, part.side, at['page'] * inputs.case.page_size + at['slot'])})"
 
 
 def owner_of(inputs: PagedInputs, side: int, slot: int) -> str:

@@ -56,7 +56,7 @@ class Exact:
         if self.numbers:
             with np.errstate(all="ignore"):
                 gap = np.abs(got.astype(np.float64) - self.want.astype(np.float64))
-            gap = np.where(bad, np.nan_to_num(gap, nan=np.inf), -1.0)
+            gap = np.where(bad, np.where(np.isnan(gap), np.inf, gap), -1.0)
             index, which = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape)), "farthest"
             apart = f", {gap[index]:.3g} apart" if np.isfinite(gap[index]) else ""
         pair = [str(array[index]) for array in (got, self.want)]
@@ -249,19 +249,26 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
     bound, other   what each of them is held to; of their centres nothing is used
     NaN in both is no difference: whether it may be there says the bound of either.
     """
-    a, b = (x.astype(np.float64) for x in (one, two))
-    with np.errstate(invalid="ignore", over="ignore"):
+    got = [x.astype(np.float64) for x in (one, two)]
+    a, b = (_to_the_end(value, want) for value, want in zip(got, (bound, other), strict=True))
+    with np.errstate(invalid="ignore"):
         reach = _reach(a, bound) + _reach(b, other)
-        far = ~((np.abs(a - b) <= reach) | (a == b) | (np.isnan(a) & np.isnan(b)))
+        far = ~((np.abs(a - b) <= reach) | (np.isnan(a) & np.isnan(b)))
     if far.any():
-        with np.errstate(all="ignore"):
-            ratio = np.where(far, np.nan_to_num(np.abs(a - b) / (reach + np.finfo(np.float64).tiny), nan=np.inf), -1.0)
+        with np.errstate(invalid="ignore"):
+            ratio = np.abs(a - b) / (reach + np.finfo(np.float64).tiny)
+        ratio = np.where(far, np.where(np.isnan(ratio), np.inf, ratio), -1.0)
         index = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
         allowed = f", allowed {reach[index]:.3g}" if np.isfinite(reach[index]) else ""
         raise Violation(
             f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, worst at "
-            f"{bound.locate(index)}: {a[index]:.9g} and {b[index]:.9g}{allowed}"
+            f"{bound.locate(index)}: {got[0][index]:.9g} and {got[1][index]:.9g}{allowed}"
         )
+
+
+def _to_the_end(value: Array, want: Interval) -> Array:
+    """Infinities as the last numbers of their format, beyond which they lie."""
+    return np.clip(value, -FORMATS[want.format].largest, FORMATS[want.format].largest)
 
 
 def _reach(value: Array, want: Interval) -> Array:

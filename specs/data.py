@@ -188,7 +188,7 @@ def unwritten(dtype: str, shape: tuple[int, ...], seed: int = 0) -> Array:
     """What memory holds that is given to be written: one NaN that no arithmetic makes.
 
     Of other types, those of bytes that anything may lie in among them: all bits set, which are NaN in every floating
-    type and -1 in integers, or random ones, seed by seed.
+    type, or random ones, seed by seed.
     """
     if dtype in UNWRITTEN:
         return np.full(shape, UNWRITTEN[dtype], f"uint{DTYPES[dtype].itemsize * 8}").view(DTYPES[dtype])

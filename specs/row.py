@@ -452,7 +452,7 @@ class Layout:
 
     def where(self, buffer: str, index: tuple[int, ...], sizes: Sizes, dtype: str) -> str:
         """What lies in one word of a buffer, for people: `k: page 7, slot 3, head 1, dim 0`, or `padding`."""
-        return told(self.place(buffer, index, sizes, dtype))
+        return in_words(self.place(buffer, index, sizes, dtype))
 
     # --- records
 
@@ -517,7 +517,7 @@ class Record:
         return next((start, member) for start, member in self.members if name in member.fields)
 
 
-def told(place: tuple[Part, dict[str, int]] | None) -> str:
+def in_words(place: tuple[Part, dict[str, int]] | None) -> str:
     """What lies in one word of a buffer (Layout.place), for people."""
     if place is None:
         return "padding"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from kvconform.specs import data
+from kvconform.specs.case import Case
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import PACKED, is_floating
 from kvconform.specs.paged import PagedInputs
@@ -23,7 +24,13 @@ def _with(inputs: PagedInputs, tokens: Mapping[str, Array], q: Array) -> PagedIn
 
 
 NEIGHBOURS = {"finite": "garbage", "nan": "nan", "zero": "other contents"}
-"""What dead slots hold -> what `with_other_neighbours` puts into the other sequences."""
+"""What dead slots hold -> what `with_other_neighbours` puts into the other sequences; garbage where there is no NaN."""
+
+
+def told_of_neighbours(case: Case) -> str:
+    """What the other sequences of a Case get."""
+    codes = case.dead == "nan" and not is_floating(case.dtype)
+    return "garbage, nan in q," if codes else NEIGHBOURS[case.dead]
 
 
 def with_other_neighbours(inputs: PagedInputs, seq: int, contents: str) -> PagedInputs:

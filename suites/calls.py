@@ -75,9 +75,11 @@ def attending(
     return given
 
 
-def updating(x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any]) -> dict[str, Any]:
+def updating(
+    x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any], **changed: Any
+) -> dict[str, Any]:
     """The arguments of append_decode for a Case: those of attention, and K and V of the newest tokens."""
-    return attending(x, cache, conventions) | {"k": x.new_k, "v": x.new_v}
+    return attending(x, cache, conventions, **changed) | {"k": x.new_k, "v": x.new_v}
 
 
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:

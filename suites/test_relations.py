@@ -55,6 +55,11 @@ def shortened(x):
     return np.minimum(x.kv_lens, shortest)
 
 
+def gentle(subject, case):
+    """Whether neighbours would hold what is ordinary though they may hold worse, which shows more."""
+    return case.dead == "zero" and set(subject.conventions["dead"]) != {"zero"}
+
+
 def _chosen(case, what, count):
     return int(data.hashes(case.seed, what)) % count
 
@@ -88,14 +93,15 @@ def test_decode_does_not_see_its_neighbours(subject, case):
     seq = _chosen(case, "kept", len(case.kv_lens))
     if case.kv_lens[seq] in (0, x.num_tokens):
         subject.saw_nothing()
-    if len(case.kv_lens) == 1:  # the same call twice is another law's
+    if len(case.kv_lens) == 1 or gentle(subject, case):  # the same call twice is another law's
+        subject.saw_nothing()
         return
     other = variations.with_other_neighbours(x, seq, case.dead)
     before = attend(subject, case, paged.filled(x, "zero"))
     after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
     at = x.q_rows[0] == seq
     rows = [{name: got[name][at] for name in got} for got in (after, before)]
-    said = f"of sequence {seq} with {variations.NEIGHBOURS[case.dead]} in all others against before"
+    said = f"of sequence {seq} with {variations.told_of_neighbours(case)} in all others against before"
     require_repeated(subject, x, *rows, said, at=at)
 
 
@@ -170,7 +176,6 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
     "paged_decode",
     only=APART | ALIKE | {"dead": ("zero",), "num_kv_heads": (2, 3, 5)},
     rows=lambda row: "head" in row.every_axis,
-    compiles=_static_unless("heads"),
 )
 def test_decode_turns_with_its_heads(subject, case):
     """kv heads in another order, with their q heads, agree within both bounds, and bit for bit where it is declared."""

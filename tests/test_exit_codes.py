@@ -231,6 +231,10 @@ BAD_ADAPTERS: dict[str, tuple[str, str]] = {
     "other_layout": ('OFFERS = {"extract_k": {"layout": {"nhd"}}}', "not specified for layout 'nhd', only for fused"),
     "dtype": ('OFFERS = {"extract_k": {"dtype": {"bfloat"}}}', "names dtype 'bfloat'; did you mean 'bfloat16'?"),
     "axis": ('OFFERS = {"extract_k": {"head_dims": {8}}}', "names axis 'head_dims'; did you mean 'head_dim'?"),
+    "q_lens": (
+        'OFFERS = {"paged_decode": {"q_lens": {2, 3}}}\npaged_decode = len',
+        "OFFERS['paged_decode']['q_lens'] leaves out 1: a sequence with fewer keys than that",
+    ),
     "offer": ('OFFERS = {"extract_k": {"fused"}}', "must be a dict of axis -> set, range or value, not set"),
     "offers": ('OFFERS = ["extract_k"]', "an adapter needs OFFERS, a dict of operation -> axes"),
     "convention": ('OFFERS = {}\nCONVENTIONS = {"lse_bas": "e"}', "names 'lse_bas'; did you mean 'lse_base'?"),
@@ -325,9 +329,35 @@ def test_what_takes_calls_before_it_is_shown_again_by_the_line_that_says_so(tmp_
     assert [b["message"] for b in by_command.bad] == [cell["message"]]
     suites = [str(TREE / "suites"), *("--kv-" + word[2:] if word.startswith("--") else word for word in one)]
     text = ended([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *suites], tmp_path).text
-    line = re.search(r"but +alone it conforms: .* as in (pytest .*)", text)[1]
+    line = re.search(r"but +alone it conforms: it takes calls before it, as in (pytest .*)", text)[1]
     by_pytest = ended([sys.executable, "-m", *shlex.split(line), "-p", "no:cacheprovider"], tmp_path)
     assert cell["message"] in by_pytest.text
+
+
+DIES_ANEW = """
+import os
+import sys
+
+import numpy as np
+
+if hasattr(sys, "imported_once"):
+    os.abort()
+sys.imported_once = True
+OFFERS = {"merge_kv": {"dtype": {"float32", "float16"}}}
+
+
+def merge_kv(k, v):
+    return np.zeros((len(k), 2 * k.shape[1], k.shape[2]), k.dtype) + 1
+"""
+
+
+def test_a_violation_stands_where_the_adapter_dies_of_a_second_import(tmp_path):
+    (tmp_path / "dies.py").write_text(DIES_ANEW)
+    run = kvconform(tmp_path, "run", "--impl", "dies.py", "--law", "merge_alternates_k_and_v")
+    assert [cell["outcome"] for cell in run.bad] == [VIOLATES, VIOLATES]
+    said = "whether it violates alone cannot be told: the process ended (SIGABRT) in a fresh import of the adapter"
+    assert [cell["alone"] for cell in run.bad] == [said, None]  # not tried again
+    assert f"    but         {said}\n" in run.text
 
 
 def test_case_that_a_process_died_in_replays(tmp_path):

@@ -62,6 +62,36 @@ def test_nan_in_both_of_two_results_is_no_difference_and_in_one_is_the_worst():
 
 
 @pytest.mark.parametrize(
+    ("one", "two", "near"),
+    [
+        (np.inf, np.inf, True),
+        (-np.inf, -np.inf, True),
+        (np.inf, -np.inf, False),
+        (np.inf, 0, False),
+        (3e38, -np.inf, False),
+        (np.inf, float(np.finfo(np.float32).max), True),
+        (np.inf, 3e38, False),
+    ],
+)
+def test_an_infinity_is_as_far_from_a_number_as_the_end_of_its_format(one, two, near):
+    bound = Interval(np.zeros(1), np.ones(1), "float32", by_axes("seq"))
+    for pair in ((one, two), (two, one)):
+        arrays = [np.array([value], np.float32) for value in pair]
+        if near:
+            require_near(*arrays, bound, bound, "out both ways")
+        else:
+            with pytest.raises(Violation, match="1 of 1 elements farther apart than both bounds allow"):
+                require_near(*arrays, bound, bound, "out both ways")
+
+
+def test_a_difference_that_is_infinite_is_told_without_a_figure():
+    x, got, want = two_results(Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3)), 0)
+    got["out"][1] = np.inf
+    with pytest.raises(Violation, match=r"got inf, want 0\.0$"):
+        require_attention(SUBJECT, x, got, want, "of one call against another")
+
+
+@pytest.mark.parametrize(
     ("q_lens", "where"),
     [((), "seq 1, q_head 1"), ((2, 1), "seq 0, position 2, q_head 1"), ((1, 2), "seq 1, position 1, q_head 1")],
 )

@@ -197,6 +197,39 @@ def test_an_update_whose_bits_vary_and_that_says_so_is_held_to_both_bounds(leak,
     assert outcomes("update_does_not_see_its_neighbours", update, VARYING, op="append_decode") == {outcome}
 
 
+def update_under_masks_of_all_keys(q, k, v, cache, block_table, kv_lens, *, q_lens=None, tree_mask=None, **options):
+    """numpy_ref's append_decode, told masks in the other form: of each sequence its rows over all of its keys, flat."""
+    if tree_mask is not None:
+        ends = np.cumsum(q_lens * kv_lens)
+        if len(tree_mask) != ends[-1]:
+            raise ValueError(f"tree_mask has {len(tree_mask)} elements, not {ends[-1]}")
+        wide = np.zeros((len(q), int(max(q_lens))), bool)
+        for end, rows, keys, last in zip(ends, q_lens, kv_lens, np.cumsum(q_lens), strict=True):
+            wide[last - rows : last, :rows] = tree_mask[end - rows * keys : end].reshape(rows, keys)[:, keys - rows :]
+        tree_mask = wide
+    told = {"q_lens": q_lens, "tree_mask": tree_mask, **options}
+    return numpy_ref.append_decode(q, k, v, cache, block_table, kv_lens, **told)
+
+
+@pytest.mark.parametrize("law", [law.name for law in all_laws().values() if law.op == "append_decode"])
+def test_every_call_of_a_law_of_updates_has_a_mask_that_fits_its_lengths(law):
+    offer = {
+        "layout": {"nhd"},
+        "dtype": {"float32"},
+        "q_lens": {1, 2, 3},
+        "tree_mask": {"none", "drawn"},
+        "into": {"out"},
+    }
+    conventions = numpy_ref.CONVENTIONS | {"tree_mask_form": "all_keys"}
+    told = {"OFFERS": {"append_decode": offer}, "CONVENTIONS": conventions, "ARITHMETIC": numpy_ref.ARITHMETIC}
+    adapter = SimpleNamespace(**told, attest=numpy_ref.attest, append_decode=update_under_masks_of_all_keys)
+    searcher = Searcher(Subject(adapter, "other", "other.py"), Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    cells = searcher.run(all_laws()[law])
+    assert {cell.outcome for cell in cells} <= {CONFORMS}
+    assert all(cell.features.get("tree_mask") for cell in cells if law == "update_attends_to_what_it_has_written")
+
+
 @pytest.mark.parametrize(("decode", "outcome"), [(numpy_ref.paged_decode, CONFORMS), (None, VIOLATES)])
 def test_a_kernel_that_takes_nothing_but_zeros_where_nothing_lives_is_held_to_what_its_neighbours_hold(decode, outcome):
     zeros = UNDECLARED | {"dead": {"zero"}}
@@ -268,7 +301,6 @@ class RightInItsFirstShape:
 
 FURTHER = {
     BATCH: lambda q, cache, kv_lens, options: len(kv_lens),
-    HEADS: lambda q, cache, kv_lens, options: q[..., 0].tobytes(),
     "decode_does_not_depend_on_its_splits": lambda q, cache, kv_lens, options: options["num_splits"],
     "decode_agrees_with_repeated_kv": lambda q, cache, kv_lens, options: cache["k"].shape[-3:-1],
     "decode_agrees_across_page_sizes": lambda q, cache, kv_lens, options: cache["k"].shape,

@@ -9,15 +9,8 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "products_of_halves_come_in_any_order"
 BACKEND = "numpy"
-OFFERS = {
-    "paged_decode": {
-        "layout": {"bshd"},
-        "dtype": {"float32"},
-        "kv_lens": {"max": 512},
-        "num_seqs": {1},
-        "sm_scale": {1.0},
-    }
-}
+ONE = {"num_seqs": {1}, "sm_scale": {1.0}}
+OFFERS = {"paged_decode": {"layout": {"bshd"}, "dtype": {"float32"}, "kv_lens": {"max": 512}, **ONE}}
 CONVENTIONS = {"dead": {"zero"}}
 ARITHMETIC = right.ARITHMETIC | {"tile": 2**31, "qk_error": 2.0**-20}
 
