@@ -807,7 +807,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "exp_errs_but_not_at_0": (BOUND, DEAD, PAGES, REPEATS),
     "chunks_are_of_a_fixed_size": (SPLITS, BATCH, APPENDED, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "every_head_of_every_row_is_alone": (BATCH, HEADS, LAYOUTS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
-    "writes_where_it_is_told": (BUFFERS, BOUND, DEAD, PAGES, GATHER, MERGE, MERGE_REPEATS),
+    "writes_where_it_is_told": (UPDATE_BUFFERS, BUFFERS, BOUND, DEAD, PAGES, GATHER, MERGE, MERGE_REPEATS),
     "takes_csr_alone": (BOUND, DEAD, PAGES, BATCH, FORGETS, APPENDED, LONG, GATHER, GATHER_HIGH, APPEND),
     "has_every_other_convention": (
         *(BOUND, DEAD, PAGES, REPEATS, PARTS, CASCADE, RANKS, NEIGHBOURS, MERGE, TREE, ONLY_LIVE),

@@ -19,13 +19,13 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "failures.md"
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_the_message_alone_leads_to_the_bug(name, tmp_path):
-    assert PLANTED[name].names in failure(name, tmp_path)
+def test_the_message_alone_leads_to_the_bug(name):
+    assert PLANTED[name].names in failure(name)
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_the_failure_of_a_wrong_kernel_says_what_was_done_and_where(name, tmp_path):
-    assert OTHER[name] in failure(name, tmp_path)
+def test_the_failure_of_a_wrong_kernel_says_what_was_done_and_where(name):
+    assert OTHER[name] in failure(name)
 
 
 def test_the_page_of_failures_is_what_the_failures_say():

@@ -6,9 +6,10 @@ from kvconform.impls import numpy_ref
 
 NAME = "writes_where_it_is_told"
 BACKEND = "numpy"
-_ASKED = ("paged_decode", "merge_states", "gather")
+_ASKED = ("paged_decode", "append_decode", "merge_states", "gather")
 OFFERS = {op: numpy_ref.OFFERS[op] | {"dtype": {"float32"}} for op in _ASKED}
 OFFERS["paged_decode"] |= {"layout": {"nhd", "split_x"}}
+OFFERS["append_decode"] |= {"layout": {"nhd"}}
 OFFERS["gather"] |= {"layout": {"nhd", "token_head_scales", "code_rows"}, "dtype": {"float32", "int8", "uint8"}}
 CONVENTIONS, ARITHMETIC, WORKSPACE = numpy_ref.CONVENTIONS, numpy_ref.ARITHMETIC, numpy_ref.WORKSPACE
 
@@ -25,4 +26,4 @@ def _scribbled(operation):
     return call
 
 
-paged_decode, merge_states, gather = (_scribbled(getattr(numpy_ref, op)) for op in _ASKED)
+paged_decode, append_decode, merge_states, gather = (_scribbled(getattr(numpy_ref, op)) for op in _ASKED)

@@ -12,7 +12,7 @@ OFFERS = {
     "paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "num_splits": range(2, 8), "into": {"workspace"}},
 }
 CONVENTIONS = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}
-ARITHMETIC, WORKSPACE = right.ARITHMETIC, right.WORKSPACE
+ARITHMETIC, WORKSPACE = right.ARITHMETIC, {"paged_decode": right.WORKSPACE["paged_decode"]}
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits, workspace=None):
