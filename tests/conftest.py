@@ -1,5 +1,6 @@
 """Settings that the suite's own property tests share: the same cases every time, and no verdict by the clock."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -10,3 +11,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # of a busy machine, not of a strategy
 )
 settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker of tests that take more than a minute each."""
+    config.addinivalue_line("markers", "longest: takes more than a minute")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, what takes longest is begun first: last, it would leave others idle."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("longest") is None)

@@ -424,6 +424,7 @@ def compiled_ahead(folder):
     return json.loads(told)
 
 
+@pytest.mark.longest
 def test_every_offered_cell_compiles_for_a_hopper_gpu_and_rounds_as_ARITHMETIC_says(tmp_path):
     """One test: two processes that test side by side would compile everything twice."""
     hopper = compiled_ahead(tmp_path)
