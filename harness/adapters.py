@@ -205,8 +205,10 @@ def _from_file(path: Path) -> Any:
 
 
 def afresh(adapter: Any) -> Any:
-    """The module of an adapter, executed once more: nothing that it keeps from call to call is in it. None where that
-    cannot be done: it is no module, or refuses."""
+    """The module of an adapter, executed once more: nothing that it keeps from call to call is in it.
+
+    None where there is no module to execute. Raises AdapterError where it refuses: what registers itself does so once.
+    """
     spec = getattr(adapter, "__spec__", None)
     if spec is None or spec.loader is None:
         return None
@@ -214,8 +216,8 @@ def afresh(adapter: Any) -> Any:
     sys.modules[spec.name] = again
     try:
         spec.loader.exec_module(again)
-    except (Exception, SystemExit):  # what registers itself does so once
-        return None
+    except (Exception, SystemExit) as e:
+        raise AdapterError(f"imported once more, the adapter raised {type(e).__name__}: {e}") from e
     finally:
         if kept is None:
             del sys.modules[spec.name]

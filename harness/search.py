@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, setti
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from kvconform.harness.adapters import afresh
+from kvconform.harness.adapters import AdapterError, afresh
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.diagnoses import SHARE, Diagnoses, unimported
 from kvconform.harness.expectations import Expectation, load
@@ -449,7 +449,11 @@ class _Trial:
         if unimported(booked.op) in searcher.closed or time.monotonic() > self.until or searcher.options.case:
             return
         searcher.journal.write("found", cell=booked.to_json(), alone=True)
-        again = afresh(subject.adapter) if type(subject) is Subject else None
+        try:
+            again = afresh(subject.adapter) if type(subject) is Subject else None
+        except AdapterError as e:
+            booked.alone = f"whether it violates alone cannot be told: {e}"
+            return
         if again is None or self._still_violates(Subject(again, subject.name, subject.file, subject.ref), witness):
             return
         booked.alone = "alone it conforms: it takes calls before it"

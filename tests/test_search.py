@@ -1,5 +1,6 @@
 """What is planned and counted: no cell is dropped in silence, and no case that shows nothing counts."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +128,18 @@ def merge_kv(k, v):
     right = np.stack([k, v], 2).reshape(len(k), 2 * k.shape[1], k.shape[2])
     return right + 1 if WRONG else right
 """
+
+
+def test_an_adapter_that_refuses_a_second_import_is_said_to(tmp_path):
+    once = "import sys\nif hasattr(sys, 'refuses_once'):\n    raise KeyError('taken')\nsys.refuses_once = True\n"
+    (tmp_path / "refuses.py").write_text(once + COUNTS.replace("WRONG", "True"))
+    try:
+        red = violations(find(str(tmp_path / "refuses.py")), "merge_alternates_k_and_v")
+    finally:
+        del sys.refuses_once
+    said = "whether it violates alone cannot be told: imported once more, the adapter raised KeyError: 'taken'"
+    assert {cell.alone for cell in red} == {said}
+    assert all(f"    but         {said}" in paste(cell).splitlines() for cell in red)
 
 
 @pytest.mark.parametrize(
