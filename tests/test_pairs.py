@@ -337,3 +337,11 @@ def test_a_case_of_a_law_that_is_left_to_longer_runs_is_replayed_by_a_short_one(
     searcher = Searcher(subject, Options(EFFORTS["quick"], case=case))
     searcher.begin(1)
     assert [(cell.outcome, cell.examples) for cell in searcher.run(check)] == [(CONFORMS, 1)]
+
+
+def test_pages_of_another_size_hold_as_many_tokens_where_their_number_is_compiled_in():
+    subject, check = static_subject(numpy_ref.paged_decode), all_laws()["decode_agrees_across_page_sizes"]
+    case = Case(op=OP, layout="nhd", dtype="float32", kv_lens=(8,), page_size=4, capacity=2)
+    searcher = Searcher(subject, Options(EFFORTS["quick"], case=case))
+    searcher.begin(1)
+    assert [(cell.outcome, cell.examples) for cell in searcher.run(check)] == [(CONFORMS, 1)]

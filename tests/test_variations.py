@@ -123,3 +123,15 @@ def test_each_region_lies_where_it_says(layout):
             assert not set(live.tolist()) & set(slots[nan].tolist())
             # a page of one slot has no tail, and a table of whole sequences no padding
             assert nan.any() or (layout, region) in (("token_slots", "tails"), ("bshd", "null"))
+
+
+def test_neighbours_of_a_kernel_that_takes_zeros_alone_hold_what_another_seed_gives():
+    x, fresh = inputs(ONE), inputs(replace(ONE, seed=ONE.seed + 1))
+    other = variations.with_other_neighbours(x, 0, "zero")
+    assert same_elsewhere(x, other)
+    kept = x.owners[0] == 0
+    for name in ("k", "v"):
+        assert np.array_equal(other.tokens[name][kept], x.tokens[name][kept])
+        assert np.array_equal(other.tokens[name][~kept], fresh.tokens[name][~kept])
+        assert not np.array_equal(other.tokens[name], x.tokens[name])
+    assert np.array_equal(other.q, np.concatenate([x.q[:1], fresh.q[1:]]))
