@@ -249,21 +249,35 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
     bound, other   what each of them is held to; of their centres nothing is used
     NaN in both is no difference: whether it may be there says the bound of either.
     """
-    got = [x.astype(np.float64) for x in (one, two)]
-    a, b = (_to_the_end(value, want) for value, want in zip(got, (bound, other), strict=True))
-    with np.errstate(invalid="ignore"):
-        reach = _reach(a, bound) + _reach(b, other)
-        far = ~((np.abs(a - b) <= reach) | (np.isnan(a) & np.isnan(b)))
+    gap, reach, far = _apart(one, two, bound, other)
     if far.any():
         with np.errstate(invalid="ignore"):
-            ratio = np.abs(a - b) / (reach + np.finfo(np.float64).tiny)
+            ratio = gap / (reach + np.finfo(np.float64).tiny)
         ratio = np.where(far, np.where(np.isnan(ratio), np.inf, ratio), -1.0)
         index = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
         allowed = f", allowed {reach[index]:.3g}" if np.isfinite(reach[index]) else ""
+        first, second = (float(x[index]) for x in (one, two))
         raise Violation(
             f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, worst at "
-            f"{bound.locate(index)}: {got[0][index]:.9g} and {got[1][index]:.9g}{allowed}"
+            f"{bound.locate(index)}: {first:.9g} and {second:.9g}{allowed}"
         )
+
+
+def is_near(one: Array, two: Array, bound: Interval) -> bool:
+    """Whether two results are no farther apart than the first one's bound alone allows: what the other's is, is idle.
+
+    Arguments as in `require_near`.
+    """
+    return not _apart(one, two, bound, None)[2].any()
+
+
+def _apart(one: Array, two: Array, bound: Interval, other: Interval | None) -> tuple[Array, Array, Array]:
+    """How far two results are apart, how far both may be from the exact one together, and bool: too far."""
+    a, b = (_to_the_end(x.astype(np.float64), bound) for x in (one, two))
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a - b)
+        reach = _reach(a, bound) + (0.0 if other is None else _reach(b, other))
+        return gap, reach, ~((gap <= reach) | (np.isnan(a) & np.isnan(b)))
 
 
 def _to_the_end(value: Array, want: Interval) -> Array:
@@ -307,6 +321,11 @@ def _meets(got: Array, want: Exact | Interval | Choice) -> bool | None:
     if not isinstance(want, Interval) or not np.isnan(want.want).any():
         return False
     return None if np.isnan(got.astype(np.float64))[bad].all() else False
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Whether no bit differs."""
+    return a.shape == b.shape and a.dtype == b.dtype and not _differing(a, b).any()
 
 
 def _differing(a: Array, b: Array) -> Array:

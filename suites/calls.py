@@ -18,9 +18,11 @@ from kvconform.oracles.verdict import (
     Interval,
     Locate,
     Violation,
+    is_near,
     require,
     require_near,
     require_same,
+    same_bits,
 )
 from kvconform.specs import data, trees
 from kvconform.specs.case import Case
@@ -40,6 +42,9 @@ ORDINARY = {"stray_slots": ("none",)}
 
 BUFFERS = POOL["buffers"]
 """What results may be written into, for laws that call twice: what the first call was given is what the second is."""
+
+Bounds = Callable[[], Mapping[str, Interval]]
+"""Where results can land; worked out when it is asked."""
 
 LEFT_OVER = "bits"
 """Unaddressed bytes hold random bit patterns: any change of any of them shows."""
@@ -218,7 +223,7 @@ def require_both(
     got: Mapping[str, Array],
     want: Mapping[str, Array],
     what: str,
-    bounds: tuple[Mapping[str, Interval], Mapping[str, Interval]],
+    bounds: tuple[Bounds, Bounds],
     at: Any = slice(None),
 ) -> None:
     """Raise Violation unless two results are no farther apart than both may be from the truth.
@@ -238,13 +243,25 @@ def _require_near(
     got: Mapping[str, Array],
     want: Mapping[str, Array],
     what: str,
-    bounds: tuple[Mapping[str, Interval], Mapping[str, Interval]],
+    bounds: tuple[Bounds, Bounds],
     at: Any,
 ) -> None:
-    for name, array in want.items():
-        locate = _located(subject, x, name, at)
-        one, two = (replace(of[name], want=of[name].want[at], error=of[name].error[at], locate=locate) for of in bounds)
-        require_near(got[name], array, one, two, f"{name} {what}")
+    """Where no bit differs no bound is asked for, and the second only where the first does not reach."""
+    apart = [name for name, array in want.items() if not same_bits(got[name], array)]
+    if not apart:
+        return
+    one = _at(bounds[0](), at)
+    if all(is_near(got[name], want[name], one[name]) for name in apart):
+        return
+    two = _at(bounds[1](), at)
+    for name in apart:
+        located = replace(one[name], locate=_located(subject, x, name, at))
+        require_near(got[name], want[name], located, two[name], f"{name} {what}")
+
+
+def _at(bounds: Mapping[str, Interval], at: Any) -> dict[str, Interval]:
+    """Of some rows, or heads."""
+    return {name: replace(one, want=one.want[at], error=one.error[at]) for name, one in bounds.items()}
 
 
 def require_repeated(
@@ -267,11 +284,15 @@ def require_repeated(
     if subject.conventions["deterministic"]:
         require_attention(subject, x, got, want, what, at)
         return
-    of_got = bounds_of(subject, x, paged.filled(x, "zero"))
-    of_want = of_got if other is None else bounds_of(subject, other, paged.filled(other, "zero"))
-    out = of_want["out"]
-    lost = abs(factor) * (out.error + FORMATS[out.format].half_subnormal * (factor != 1))
-    require_both(subject, x, got, want, what, (of_got, of_want | {"out": replace(out, error=lost)}), at)
+
+    def of_want() -> dict[str, Interval]:
+        found = bounds_of(subject, other or x, paged.filled(other or x, "zero"))
+        out = found["out"]
+        lost = abs(factor) * (out.error + FORMATS[out.format].half_subnormal * (factor != 1))
+        return found | {"out": replace(out, error=lost)}
+
+    of_got = partial(bounds_of, subject, x, paged.filled(x, "zero"))
+    require_both(subject, x, got, want, what, (of_got, of_want), at)
 
 
 def require_agreement(
@@ -291,7 +312,7 @@ def require_agreement(
     if bitwise:
         require_attention(subject, one, second, first, said)
         return
-    of_one, of_other = (bounds_of(subject, x, cache) for x, cache in zip((one, other), caches, strict=True))
+    of_one, of_other = (partial(bounds_of, subject, x, cache) for x, cache in zip((one, other), caches, strict=True))
     require_both(subject, one, first, second, said, (of_one, of_other))
 
 
@@ -302,7 +323,7 @@ def require_selected(
     whole: Mapping[str, Array],
     at: Any,
     what: str,
-    bounds: Mapping[str, Interval] | None,
+    bounds: Bounds | None,
 ) -> None:
     """Raise Violation unless a call gave of some rows, or heads, what another gave of them among all.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from kvconform.oracles import paged, pq, pq_mistakes
 from kvconform.oracles.pq import PQReading
-from kvconform.oracles.verdict import require, require_near
+from kvconform.oracles.verdict import require
 from kvconform.specs import data, variations
 from kvconform.specs.cells import Cell
 from kvconform.specs.inputs import inputs
@@ -168,8 +168,12 @@ def _require_repeated(subject, x, got, want, what, at=slice(None)):
     if subject.conventions["deterministic"]:
         require_attention(subject, x, got, want, what, at)
         return
-    bounds, _ = _expected(subject, x, paged.filled(x.pages, "zero"))
+    bounds = partial(_bounds, subject, x, paged.filled(x.pages, "zero"))
     require_both(subject, x, got, want, what, (bounds, bounds), at)
+
+
+def _bounds(subject, x, cache):
+    return _expected(subject, x, cache)[0]
 
 
 @law("pq_decode_attention", pinned=_of_million)
@@ -244,13 +248,10 @@ def test_pq_token_may_be_coded_or_not(subject, case):
     x = inputs(case)
     coded, uncoded = x.with_newest(0), x.with_newest(case.residual)
     cache = paged.filled(x.pages, "zero")
-    results = [_attend(subject, one, cache) for one in (coded, uncoded)]
-    bounds = [_expected(subject, one, cache)[0] for one in (coded, uncoded)]
-    for name in results[0]:
-        pairs = [(got[name], want[name]) for got, want in zip(results, bounds, strict=True)]
-        (one, bound), (two, other) = pairs
-        require_near(one, two, bound, other, f"{name} of the newest tokens in codes against as they are")
-    if not uncoded.residual_lens.any() or not results[0]["out"].any():
+    one, two = (_attend(subject, form, cache) for form in (coded, uncoded))
+    bounds = tuple(partial(_bounds, subject, form, cache) for form in (coded, uncoded))
+    require_both(subject, coded, one, two, "of the newest tokens in codes against as they are", bounds)
+    if not uncoded.residual_lens.any():
         subject.saw_nothing()
 
 

@@ -2,6 +2,7 @@
 their bounds."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -159,7 +160,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
     num_seqs = len(case.kv_lens)
     if num_seqs == 1:
         subject.saw_nothing()
-    bounds = None if _is("batch")(subject.conventions) else bounds_of(subject, x, cache)
+    bounds = None if _is("batch")(subject.conventions) else partial(bounds_of, subject, x, cache)
     order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
     seq = _chosen(case, "alone", num_seqs)
     for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
@@ -191,7 +192,7 @@ def test_decode_turns_with_its_heads(subject, case):
     }
     after = attend(subject, case, paged.filled(turned, "zero"), **of_heads)
     at, said = (slice(None), variations.q_heads(x, order)), f"with kv heads in the order {order}"
-    bounds = None if _is("heads")(subject.conventions) else bounds_of(subject, x, cache)
+    bounds = None if _is("heads")(subject.conventions) else partial(bounds_of, subject, x, cache)
     require_selected(subject, x, after, before, at, said, bounds)
 
 
@@ -210,7 +211,7 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
     if _is("splits")(subject.conventions):
         require_attention(subject, x, got, one, said)
     else:
-        both = bounds_of(subject, x, cache), bounds_of(subject, x, cache, splits=1)
+        both = partial(bounds_of, subject, x, cache), partial(bounds_of, subject, x, cache, splits=1)
         require_both(subject, x, got, one, said, both)
 
 

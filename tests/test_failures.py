@@ -1,6 +1,8 @@
 """A failure leads to the bug: planted in the README's adapter, one at a time, each is named by what is pasted."""
 
 import re
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from kvconform.oracles.verdict import Interval, Violation, by_axes, require_near
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import declared
 from kvconform.specs.inputs import inputs
-from kvconform.suites.calls import require_attention, require_selected
+from kvconform.suites.calls import require_attention, require_both, require_selected
 from kvconform.tests.planted import OTHER, PLANTED, failure, page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "failures.md"
@@ -52,6 +54,24 @@ def two_results(case, row):
     got, want = (np.zeros((case.num_q_rows, case.num_q_heads, 1), np.float32) for _ in range(2))
     want[row, 0], want[row, -1] = 0.25, 1
     return x, {"out": got}, {"out": want}
+
+
+@pytest.mark.parametrize(
+    ("apart", "asked"), [(0.0, []), (0.5, ["first"]), (2.5, ["first", "second"]), (4.5, ["first", "second"])]
+)
+def test_a_bound_is_worked_out_where_bits_differ_and_the_second_where_the_first_does_not_reach(apart, asked):
+    x = inputs(Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3,)))
+    worked_out = []
+
+    def bound(name, error):
+        worked_out.append(name)
+        return {"out": Interval(np.zeros((1, 1, 1)), np.full((1, 1, 1), error), "float32", by_axes("seq"))}
+
+    got, want = ({"out": np.full((1, 1, 1), value, np.float32)} for value in (1.0, 1.0 + apart))
+    bounds = partial(bound, "first", 1.0), partial(bound, "second", 3.0)
+    with pytest.raises(Violation, match=r"worst at seq 0, .*, allowed 4$") if apart > 4 else nullcontext():
+        require_both(SUBJECT, x, got, want, "of one call against another", bounds)
+    assert worked_out == asked
 
 
 def test_nan_in_both_of_two_results_is_no_difference_and_in_one_is_the_worst():
