@@ -446,7 +446,10 @@ class _Trial:
         which dies of its second import costs nothing that was found.
         """
         searcher, subject, booked = self.searcher, self.subject, self.booked
-        if unimported(booked.op) in searcher.closed or time.monotonic() > self.until or searcher.options.case:
+        if unimported(booked.op) in searcher.closed or searcher.options.case:
+            return
+        if time.monotonic() > self.until:
+            booked.alone = "whether it violates alone was not tried, since time is up"
             return
         searcher.journal.write("found", cell=booked.to_json(), alone=True)
         try:

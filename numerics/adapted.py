@@ -9,7 +9,7 @@ import numpy as np
 from kvconform.numerics.measured import RESULTS, Tally
 from kvconform.numerics.ratios import ratio, used
 from kvconform.numerics.slack import stages_of
-from kvconform.oracles import decode, paged
+from kvconform.oracles import decode, evidence, keys, paged
 from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import Interval, require
 from kvconform.specs.case import Case
@@ -31,9 +31,10 @@ def measuring(tally: Tally) -> Check:
         got = subject.call(case, "paged_decode", **attending(x, cache, subject.conventions))
         profile = decode.rounding(subject.profile(case.result_dtype), case.result_dtype, splits=case.num_splits)
         right = DecodeReading.right(x, subject.conventions)
+        kv = keys.of_all(x, cache, right)
 
         def bounds(profile: Profile) -> dict[str, Interval]:
-            return {name: one for name, one in decode.required(x, cache, profile, right).items() if name in got}
+            return {name: one for name, one in decode.required(x, cache, profile, right, kv=kv).items() if name in got}
 
         want = bounds(profile)
         require(got, want)
@@ -45,7 +46,7 @@ def measuring(tally: Tally) -> Check:
             return stages_of(profile, lambda other: float(bounds(other)[result].error.flat[worst]), half_ulp)
 
         ratios = {name: ratio(got[name], one.want, one.error, one.format) for name, one in want.items()}
-        steps = decode.visible_weight(x, cache, want, right)
+        steps = evidence.visible_weight(kv, want, right)
         tally.saw(str(case), got[RESULTS[0]].size, ratios, True, stages, steps)
 
     return check

@@ -20,7 +20,7 @@ from kvconform.numerics.measured import RESULTS, Measured, Tally
 from kvconform.numerics.ratios import bounded, inside, ratios, used
 from kvconform.numerics.slack import stages_of
 from kvconform.oracles.bound import Bounded, OutsideDomain
-from kvconform.oracles.decode import typical_step
+from kvconform.oracles.evidence import typical_step
 from kvconform.specs.dtypes import FORMATS
 from kvconform.specs.profile import Profile
 

@@ -13,11 +13,9 @@ from kvconform.oracles import keys, screen
 from kvconform.oracles.bound import Bounded, attention_bound, require_range
 from kvconform.oracles.keys import Numbers
 from kvconform.oracles.paged import Reading
-from kvconform.oracles.verdict import Expected, Interval, Locate, by_axes
-from kvconform.specs.case import DEFAULTS, Case
+from kvconform.oracles.verdict import Interval, Locate, by_axes
 from kvconform.specs.data import FLAT, Array
 from kvconform.specs.dtypes import FORMATS
-from kvconform.specs.features import FEATURES
 from kvconform.specs.lse import NATS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
@@ -115,7 +113,7 @@ class DecodeReading(Reading):
     @property
     def without_sink(self) -> Array:
         """bool [num_q_rows]: rows in whose lse no sink is counted."""
-        keyless = (_lens(self) == 0)[self.seq_of] & (not self.sink_of_empty)
+        keyless = (lens_of(self) == 0)[self.seq_of] & (not self.sink_of_empty)
         return np.asarray(keyless | (self.sinks is None) | (not self.lse_sinks))
 
     def _keys(self, seq: int) -> tuple[Array, Array]:
@@ -187,13 +185,12 @@ def _merged_again(profile: Profile, dtype: str, num_splits: int, num_parts: int,
     return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=inside + levels, **stored)
 
 
+KV = tuple[Numbers, Numbers]
+"""K and V of all sequences, one after another, as `keys.of_all` gives them for a cache and a reading."""
+
+
 def attended(
-    inputs: PagedInputs,
-    cache: Mapping[str, Array],
-    profile: Profile,
-    reading: DecodeReading,
-    *,
-    keep_terms: bool = False,
+    inputs: PagedInputs, kv: KV, profile: Profile, reading: DecodeReading, *, keep_terms: bool = False
 ) -> Bounded:
     """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once.
 
@@ -201,8 +198,8 @@ def attended(
 
     keep_terms   whether terms come back too, as large as V: then all rows are one batch, whose terms are one array
     """
-    groups = [_all_of(reading)] if keep_terms else _of_like_lengths(reading)
-    parts = [_attended(inputs, cache, profile, reading, seqs, keep_terms) for seqs in groups]
+    groups = [all_of(reading)] if keep_terms else _of_like_lengths(reading)
+    parts = [_attended(inputs, kv, profile, reading, seqs, keep_terms) for seqs in groups]
     if len(parts) == 1:
         return parts[0]
     rows = np.concatenate([np.flatnonzero(np.isin(reading.seq_of, seqs)) for seqs in groups])
@@ -213,27 +210,27 @@ PADDED = 1024
 """Keys of a sequence that others are padded to, at most: one that has more is a batch of its own."""
 
 
-def _all_of(reading: DecodeReading) -> Array:
+def all_of(reading: DecodeReading) -> Array:
     return np.arange(len(reading.lens))
 
 
 def _of_like_lengths(reading: DecodeReading) -> list[Array]:
     """The sequences in groups that are bounded at once, so that none is padded to one that is far longer."""
-    lens = _lens(reading)
+    lens = lens_of(reading)
     some = np.flatnonzero(lens <= PADDED)
     return [group for group in (some, *np.flatnonzero(lens > PADDED)[:, None]) if len(group)] or [some]
 
 
 def _attended(
     inputs: PagedInputs,
-    cache: Mapping[str, Array],
+    kv: KV,
     profile: Profile,
     reading: DecodeReading,
     seqs: Array,
     keep_terms: bool,
 ) -> Bounded:
     """The rows of some sequences. q heads of one kv head share its K and V, unless terms are kept."""
-    k, v = _batch(inputs, cache, reading, seqs, grouped=not keep_terms)
+    k, v = batch(kv, reading, seqs, grouped=not keep_terms)
     rows, num_q_heads = np.isin(reading.seq_of, seqs), len(reading.head_of)
     heads = (num_q_heads,) if keep_terms else (k.values.shape[1], num_q_heads // k.values.shape[1])
 
@@ -242,11 +239,11 @@ def _attended(
         return array.reshape(*shape[0], *shape[1], *array.shape[axis + 1 :])
 
     shared = [one if keep_terms else one[:, :, None] for one in (k.values, v.values, k.size, v.size)]
-    kv: dict[str, Any] = {"k": shared[0], "v": shared[1], "k_roundings": k.roundings, "v_roundings": v.roundings}
-    kv |= {"k_magnitude": shared[2] if k.roundings else None, "v_magnitude": shared[3] if v.roundings else None}
-    bias = by_group(_biases(reading, seqs))
+    given: dict[str, Any] = {"k": shared[0], "v": shared[1], "k_roundings": k.roundings, "v_roundings": v.roundings}
+    given |= {"k_magnitude": shared[2] if k.roundings else None, "v_magnitude": shared[3] if v.roundings else None}
+    bias = by_group(biases(reading, seqs))
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
-    bounded = partial(attention_bound, by_group(inputs.q[rows]), profile=profile, **kv, **scored)
+    bounded = partial(attention_bound, by_group(inputs.q[rows]), profile=profile, **given, **scored)
     sink = None if reading.sinks is None else by_group(np.asarray(reading.sinks), 0)
     result = bounded(sink=sink, keep_terms=keep_terms)
     if sink is not None and reading.without_sink.any():
@@ -261,24 +258,25 @@ def _attended(
     )
 
 
-def _lens(reading: DecodeReading) -> Array:
+def lens_of(reading: DecodeReading) -> Array:
     """Keys that are read of each sequence."""
     return np.asarray(np.maximum(reading.lens - reading.first, 0))
 
 
-def _batch(
-    inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, seqs: Array, *, grouped: bool = False
-) -> tuple[Numbers, Numbers]:
+def batch(kv: KV, reading: DecodeReading, seqs: Array, *, grouped: bool = False) -> KV:
     """K and V that each query row and head of some sequences reads, [num_q_rows, num_q_heads, longest, dim].
 
     grouped   [num_q_rows, num_kv_heads, longest, dim], where neighbouring q heads share a kv head, as many of each
     """
-    lens = _lens(reading)[seqs]
+    lens = lens_of(reading)[seqs]
     there = np.arange(lens.max(initial=0)) < lens[:, None]
     seq_of = np.searchsorted(seqs, reading.seq_of[np.isin(reading.seq_of, seqs)])
+    tokens: Any = slice(None)
+    if len(seqs) < len(reading.lens):
+        tokens = np.isin(np.repeat(all_of(reading), lens_of(reading)), seqs)
 
     def of_rows(rows: Array) -> Array:
-        padded = _padded(rows, there)
+        padded = _padded(rows[tokens], there)
         heads = padded.shape[1]
         share = grouped and np.array_equal(
             reading.head_of, np.arange(len(reading.head_of)) * heads // len(reading.head_of)
@@ -292,13 +290,12 @@ def _batch(
         values = of_rows(one.values)
         return Numbers(values, of_rows(one.size) if one.roundings else values, one.roundings)
 
-    k, v = keys.of_some(inputs, cache, reading, seqs.tolist())
-    return batched(k), batched(v)
+    return batched(kv[0]), batched(kv[1])
 
 
-def _biases(reading: DecodeReading, seqs: Array) -> Array:
+def biases(reading: DecodeReading, seqs: Array) -> Array:
     """What is added to the scores of some sequences, [num_q_rows, num_q_heads or 1, longest]."""
-    lens = _lens(reading)[seqs]
+    lens = lens_of(reading)[seqs]
     num_heads = 1 if reading.slopes is None else len(reading.head_of)
     seq_of = reading.seq_of[np.isin(reading.seq_of, seqs)]
     bias = np.full((len(seq_of), num_heads, lens.max(initial=0)), -np.inf)
@@ -337,14 +334,17 @@ def expected(
     reading: DecodeReading,
     *,
     screened: bool = False,
+    kv: KV | None = None,
 ) -> dict[str, Interval]:
     """What `out` and `lse` must be (of a mistaken join: `out` at least). `profile` is complete (see `rounding`).
 
     screened   whether `out` is to say how far chance alone would take it (oracles/screen.py)
+    kv         what the reading reads, where it was read before
     """
     likely = None
     if reading.join is None:
-        found = attended(inputs, cache, profile, reading, keep_terms=screened)
+        kv = keys.of_all(inputs, cache, reading) if kv is None else kv
+        found = attended(inputs, kv, profile, reading, keep_terms=screened)
         if screened:
             likely = screen.out_error(found, profile, screen.multiple(inputs.q.size, max(reading.lens, default=0)))
     else:
@@ -374,75 +374,14 @@ def required(
     reading: DecodeReading,
     *,
     screened: bool = False,
+    kv: KV | None = None,
 ) -> dict[str, Interval]:
     """What is expected, and exp(0) = 1: where all keys score 0, no exponential in the sum of an unsplit lse errs."""
-    want = expected(inputs, cache, profile, reading, screened=screened)
+    want = expected(inputs, cache, profile, reading, screened=screened, kv=kv)
     plain = reading.sinks is None and reading.slopes is None
     if profile.splits == 1 and not profile.max_lag and inputs.case.family == FLAT and plain:
-        want["lse"] = expected(inputs, cache, replace(profile, exp_error=0.0), reading)["lse"]
+        want["lse"] = expected(inputs, cache, replace(profile, exp_error=0.0), reading, kv=kv)["lse"]
     return want
-
-
-WITHOUT: dict[str, Mapping[str, Any]] = {
-    "window": {"window": 0},
-    "soft_cap": {"soft_cap": 0.0},
-    "sinks": {"sinks": None},
-    "alibi_slopes": {"slopes": None},
-    "tree_mask": {"tree": None},
-}
-"""Feature -> what turns it off in a reading."""
-
-
-def features_on(case: Case) -> tuple[str, ...]:
-    """The features that a Case has."""
-    return tuple(name for name in FEATURES if getattr(case, name) != DEFAULTS[name])
-
-
-def without(feature: str, reading: DecodeReading) -> DecodeReading:
-    """A reading as if one feature were not there; without several query tokens each of them sees all keys.
-
-    Where they do so anyhow, none of them sees what is newer than itself.
-    """
-    if feature == "q_lens" and not reading.causal:
-        return replace(reading, causal=True)
-    if feature == "q_lens":
-        return replace(reading, newer=np.zeros_like(reading.newer), tree=None)
-    return replace(reading, **WITHOUT[feature])
-
-
-def shown(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, want: Expected) -> tuple[str, ...]:
-    """The features of a Case that show: a kernel that ignores one, and is exact otherwise, is not what is expected.
-
-    reading   the right one
-    """
-    on = features_on(inputs.case)
-    if not on:
-        return ()
-    k, v = (one.values for one in _batch(inputs, cache, reading, _all_of(reading)))
-    with np.errstate(all="ignore"):
-        ignorant = {feature: _exact(inputs.q, k, v, without(feature, reading)) for feature in on}
-        return tuple(
-            feature
-            for feature, seen in ignorant.items()
-            if any(one.unmet(seen[name].astype(np.float32)).any() for name, one in want.items())
-        )
-
-
-def _exact(q: Array, k: Array, v: Array, reading: DecodeReading) -> dict[str, Array]:
-    """out and lse of a batch, without a bound; NaN where a key that is read makes them so."""
-    bias = _biases(reading, _all_of(reading))
-    live = bias != -np.inf
-    score = reading.bent(reading.sm_scale * np.matmul(k, q.astype(np.float64)[..., None])[..., 0])
-    score = np.where(live, score + np.where(live, bias, 0.0), -np.inf)
-    sink = np.full(score.shape[1], -np.inf) if reading.sinks is None else reading.sinks.astype(np.float64)
-    top = np.maximum(score.max(-1, initial=-np.inf), sink)
-    top = np.where(np.isneginf(top), 0.0, top)  # nothing is attended to
-    weight, of_sink = np.exp(score - top[..., None]), np.exp(sink - top)
-    total = weight.sum(-1)
-    values = np.where(live[..., None], v, 0.0)
-    out = np.matmul(weight[..., None, :], values)[..., 0, :] / (total + of_sink)[..., None]
-    lse = top + np.log(total + np.where(reading.without_sink[:, None], 0.0, of_sink))
-    return {"out": np.where((total + of_sink == 0)[..., None], 0.0, out), "lse": lse / reading.lse_unit}
 
 
 def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], lse_unit: float) -> float:
@@ -457,44 +396,3 @@ def error_of_exp_at_0(got: Mapping[str, Array], want: Mapping[str, Interval], ls
     shows = want["lse"].unmet(got["lse"])[np.isfinite(want["lse"].want)]
     size = float(np.abs(off).max(initial=0.0)) * lse_unit
     return size if shows.all() and size <= COARSE else 0.0
-
-
-LOOKED_AT = 499
-"""Keys of a row that a typical element is told from, at most; an odd number apart, so that no page, tile or pair has
-them in one place each."""
-
-
-def visible_weight(
-    inputs: PagedInputs, cache: Mapping[str, Array], want: Expected, reading: DecodeReading
-) -> list[float]:
-    """Of each (query row, q head) with two keys or more: the change of a key's weight that a typical element shows.
-
-    reading   the right one
-    """
-    out, tokens = want["out"], keys.values_of_all(inputs, cache, reading).values
-    assert isinstance(out, Interval)
-    seen, ends = [], np.cumsum(reading.lens)
-    for row, seq in enumerate(reading.seq_of):
-        n, end = reading.lens[seq], ends[seq]
-        if n > 1:
-            v = tokens[end - n : end : -(-n // LOOKED_AT) | 1].swapaxes(0, 1)[reading.head_of]
-            seen += typical_step(v, out.want[row], out.error[row], out.format)
-    return seen
-
-
-def typical_step(v: Array, out: Array, error: Array, out_format: str) -> list[float]:
-    """Per row: the change of a key's weight, as a share of all weight, that a typical element of out shows.
-
-    v [rows, n, dim];  out, error [rows, dim]
-
-    It is (bound + rounding of the result) / |v - out|, the key's lever on the element: the median over keys and dims.
-    The least such change says little: an output that happens to be near 0 is rounded finely, and speaks for itself.
-    """
-    lever = np.abs(v - out[:, None])
-    reach = np.broadcast_to((error + FORMATS[out_format].unit * np.abs(out))[:, None], lever.shape)
-    with np.errstate(over="ignore"):
-        steps = np.divide(reach, lever, out=np.full(lever.shape, np.inf), where=lever > 0).reshape(len(v), -1)
-    upper = steps.shape[1] // 2  # the median, without what np.median takes care of besides
-    lower = upper - (steps.shape[1] % 2 == 0)
-    halves = np.partition(steps, (lower, upper), axis=1)
-    return [float(x) for x in (halves[:, lower] + halves[:, upper]) / 2]

@@ -58,11 +58,6 @@ def of_all(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading) ->
     return of_some(inputs, cache, reading, list(range(len(reading.lens))))
 
 
-def values_of_all(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading) -> Numbers:
-    """V of all sequences, one after another."""
-    return of_tokens(inputs, cache, reading, 1, _slots(inputs, reading, list(range(len(reading.lens)))))
-
-
 def _slots(inputs: PagedInputs, reading: Reading, seqs: list[int]) -> Slots:
     return [paged.slots_of(inputs, reading, seqs, side) for side in SIDES]
 

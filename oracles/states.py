@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from kvconform.oracles.bound import merge_bound
-from kvconform.oracles.decode import LOCATE, typical_step
+from kvconform.oracles.decode import LOCATE
+from kvconform.oracles.evidence import typical_step
 from kvconform.oracles.verdict import Interval
 from kvconform.specs.data import Array
 from kvconform.specs.dtypes import FORMATS

@@ -145,14 +145,24 @@ def _alternating(h: Hashes, place: Place) -> Floats:
     return _eighths(h) + np.where(np.asarray(place.key) % 2, -16.0, 16.0)
 
 
+STRIDES = np.array([1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121])
+"""Primes that divide no number of keys: multiples of one, from anywhere on, meet each remainder once."""
+
+
 def _paired(h: Hashes, place: Place) -> Floats:
-    """The i-th key and the i-th from the end cancel, in every dim; the middle one of an odd number is 0."""
-    key, last = np.asarray(place.key), np.asarray(place.num_keys) - 1
-    first = np.minimum(key, last - key)
-    shared = place.draw("pair", place.row, first, place.dim)
+    """In every dim keys cancel in pairs, other ones in each; of an odd number one is 0, another one in each.
+
+    With the same pairs in all dims both keys of one could be lost, or the middle one, and one lost for its like twice.
+    """
+    num_keys = np.maximum(np.asarray(place.num_keys), 1)
+    order = place.draw("order", place.row, place.dim)
+    turn = (order >> np.uint64(32)).astype(np.int64) % num_keys
+    rank = (np.asarray(place.key) * STRIDES[(order % np.uint64(len(STRIDES))).astype(np.int64)] + turn) % num_keys
+    last = num_keys - 1
+    shared = place.draw("pair", place.row, np.minimum(rank, last - rank), place.dim)
     sign = np.where((shared >> np.uint64(40)) % np.uint64(2), -1.0, 1.0)
     size = sign * (1.0 + ((shared >> np.uint64(50)) % np.uint64(8)).astype(np.float64) / 8)
-    return np.where(2 * key == last, 0.0, np.where(2 * key > last, -size, size)) + np.zeros(h.shape)
+    return np.where(2 * rank == last, 0.0, np.where(2 * rank > last, -size, size)) + np.zeros(h.shape)
 
 
 def _page_in_a_dim(h: Hashes, place: Place) -> Floats:
@@ -217,7 +227,7 @@ FAMILIES: dict[str, Family] = {
         value=_address,
     ),
     "zero_sum": Family(
-        claim="every key weighs the same and values cancel in pairs: any key too many or too few shows against 0",
+        claim="every key weighs the same and values cancel, in other pairs in each dim: what is lost leaves a rest",
         level=_none,
         gains=(0.0,),
         value=_paired,
@@ -231,13 +241,13 @@ FAMILIES: dict[str, Family] = {
         rest=0.0,
     ),
     "stairs_up": Family(
-        claim="scores rise from key to key, so that every new maximum rescales what there is, by up to exp(-96)",
+        claim="scores rise from key to key, 255 times: every new maximum rescales what there is, by up to exp(-96)",
         level=_rising,
         gains=(0.5, 8.0, 96.0),
         value=_plain,
     ),
     "stairs_down": Family(
-        claim="scores fall from key to key: the first ones keep the weight",
+        claim="scores fall from key to key down to the last 255: the first ones keep the weight",
         level=_falling,
         gains=(0.5, 8.0, 96.0),
         value=_plain,

@@ -355,8 +355,8 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
 LONG = 8192 + 3
 """Tokens of a long context: no whole number of pages, tiles or splits."""
 
-MODEST = 16
-"""Dims of a long context at most, where so few are offered: enough for contents that are told apart by them."""
+MANY = 64
+"""Dims of a long context at most: among so many the weight of pages is spread, whose share in one is the more."""
 
 _LONG_FAMILIES = ("read_out", "needle", "zero_sum")
 
@@ -374,7 +374,7 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
         return ()
     for axis in ("head_dim", "head_dim_v"):
         if axis in sizes:
-            sizes[axis] = next((n for n in reversed(cell.allowed(axis)) if n <= MODEST), sizes[axis])
+            sizes[axis] = next((n for n in cell.taken(axis, range(MANY, 0, -1)) if cell.admits(axis, n)), sizes[axis])
     made = [pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES]
     several = {axis: cell.allowed(axis)[-1] for axis in ("num_splits", "group")}
     return (*made[:-1], replace(made[-1], **several))

@@ -43,7 +43,8 @@ class _Lengths:
 def _lengths(cell: Cell, page_size: int, capacity: int, window: int, num_splits: int) -> _Lengths:
     bounded = capacity * page_size if capacity else page_size if cell.row.contiguous else 0
     longest = bounded or max(LONGEST, 2 * page_size)
-    edges = dict.fromkeys([1, 0, page_size - 1, page_size, page_size + 1, 2 * page_size, longest - 1, longest])
+    edges = dict.fromkeys([1, 0, *(n + beside for n in (page_size, 2 * page_size) for beside in (-1, 0, 1))])
+    edges |= dict.fromkeys([longest - 1, longest])
     edges |= dict.fromkeys([window - 1, window, window + 1] if window else [])
     pages = num_splits * page_size
     if num_splits > 1:  # fewer keys than splits, one each, one more

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles import decode, mistakes, paged, pages
+from kvconform.oracles import decode, evidence, keys, mistakes, paged, pages
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import (
@@ -162,13 +162,16 @@ def _look_at(subject: Subject, results: Mapping[str, Array]) -> None:
         subject.saw_nothing()
 
 
-def require_decoded(subject: Subject, case: Case) -> None:
-    """Raise Violation unless paged_decode of a Case lies where a correct kernel of the declared arithmetic can land."""
+def require_decoded(subject: Subject, case: Case, *, each_page: bool = False) -> None:
+    """Raise Violation unless paged_decode of a Case lies where a correct kernel of the declared arithmetic can land.
+
+    each_page   whether a case is no evidence where a page could be left out of it unseen
+    """
     x = inputs(case)
     assert isinstance(x, PagedInputs)
     cache = pages.filled_sparse(x) if case.pool == "sparse" else paged.filled(x, case.dead)
     got = attend(subject, case, cache)
-    require_result(subject, x, cache, got, partial(_explanations, subject, x, cache))
+    require_result(subject, x, cache, got, partial(_explanations, subject, x, cache), each_page=each_page)
 
 
 def require_result(
@@ -177,15 +180,19 @@ def require_result(
     cache: Mapping[str, Array],
     got: Mapping[str, Array],
     explained: Callable[[Profile, DecodeReading], Mapping[str, Callable[[], Expected]]],
+    *,
+    each_page: bool = False,
 ) -> None:
     """Raise Violation unless out, and lse where it is returned, lie where attention over a cache can land.
 
     explained   what may explain it if they do not, by the profile and the right reading
+    each_page   as in `require_decoded`
     """
     case = x.case
     profile = _profile_of(subject, case)
     right = DecodeReading.right(x, subject.conventions)
-    want = decode.required(x, cache, profile, right, screened=is_screened(case.family))
+    kv = keys.of_all(x, cache, right)
+    want = decode.required(x, cache, profile, right, screened=is_screened(case.family) and x.row.has_own_v, kv=kv)
     out = want["out"]
     assert isinstance(out, Interval)
     judged = {name: want[name] for name in got}
@@ -200,10 +207,11 @@ def require_result(
         )
     if said := out.doubt(got["out"]):
         subject.doubts(f"out: {said}")
-    subject.saw(decode.visible_weight(x, cache, want, right))
-    shown = decode.shown(x, cache, right, judged)
+    subject.saw(evidence.visible_weight(kv, want, right))
+    shown = evidence.shown(x, kv, right, judged)
     subject.saw_features(shown)
-    if passes_zeros(judged) or (decode.features_on(case) and not shown):
+    unseen = each_page and evidence.unseen_pages(x, kv, right, {name: want[name] for name in got})
+    if unseen or passes_zeros(judged) or (evidence.features_on(case) and not shown):
         subject.saw_nothing()
 
 
@@ -343,19 +351,13 @@ def require_selected(
 def _explanations(
     subject: Subject, x: PagedInputs, cache: Mapping[str, Array], profile: Profile, right: DecodeReading
 ) -> Mapping[str, Callable[[], Expected]]:
-    """The named mistakes, and an exponential that errs at 0: measured on the same Case where all keys score 0."""
+    """The named mistakes of attention over a cache that is there."""
 
-    def errs_at_0() -> Expected:
-        flat = replace(x.case, family=FLAT, num_splits=1, poison="all")
-        level = inputs(flat)
-        assert isinstance(level, PagedInputs)
+    def again(level: PagedInputs) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         zeros = paged.filled(level, "zero")
-        exact = decode.rounding(subject.profile(flat.result_dtype), flat.result_dtype)
-        want = decode.required(level, zeros, exact, DecodeReading.right(level, subject.conventions))
-        error = decode.error_of_exp_at_0(attend(subject, flat, zeros), want, right.lse_unit)
-        return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
+        return attend(subject, level.case, zeros), zeros
 
-    named = {**mistakes.of_decode(x, cache, profile, right), "exp_of_0_is_not_1/0": errs_at_0}
+    named = {**mistakes.of_decode(x, cache, profile, right), **exp_of_0(subject, x, cache, again, profile, right)}
     if x.scale_told(subject.conventions["sm_scale_of_none"]) is not None:
         return named
     with suppress(Violation):  # of a scale that is given nothing is wrong: None means something else
@@ -364,6 +366,31 @@ def _explanations(
         named = {name: oracle for name, oracle in named.items() if not name.startswith("sm_scale_")}
         named |= mistakes.of_default_scale(x, cache, profile, right)
     return named
+
+
+def exp_of_0(
+    subject: Subject,
+    x: PagedInputs,
+    cache: Mapping[str, Array],
+    again: Callable[[PagedInputs], tuple[Mapping[str, Array], Mapping[str, Array]]],
+    profile: Profile,
+    right: DecodeReading,
+) -> Mapping[str, Callable[[], Expected]]:
+    """One more mistake, an exponential that errs at 0: measured on the same Case where all keys score 0.
+
+    again   calls the operation on such inputs: results, and the cache that they are of
+    """
+
+    def errs_at_0() -> Expected:
+        level = inputs(replace(x.case, family=FLAT, num_splits=1, poison="all"))
+        assert isinstance(level, PagedInputs)
+        got, of = again(level)
+        exact = decode.rounding(subject.profile(level.case.result_dtype), level.case.result_dtype)
+        want = decode.required(level, of, exact, DecodeReading.right(level, subject.conventions))
+        error = decode.error_of_exp_at_0(got, want, right.lse_unit)
+        return decode.expected(x, cache, replace(profile, exp_error=profile.exp_error + error), right) if error else {}
+
+    return {"exp_of_0_is_not_1/0": errs_at_0}
 
 
 def passes_zeros(want: Expected) -> bool:

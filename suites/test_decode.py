@@ -61,12 +61,15 @@ def test_decode_ignores_dead_slots(subject, case):
     x = inputs(case)
     if not x.is_poisoned:
         subject.saw_nothing()
-    clean = attend(subject, replace(case, dead="zero"), paged.filled(x, "zero"))
-    for side, poisoned in (("K", (case.dead, "zero")), ("V", ("zero", case.dead))):
-        got = attend(subject, case, paged.filled(x, *poisoned))
-        where = "" if case.poison == "all" else f" ({case.poison})"
-        said = f"with {case.dead} contents in dead slots of {side}{where} against zeros there"
-        require_repeated(subject, x, got, clean, said)
+    slots, where = replace(case, dead="zero"), "" if case.poison == "all" else f" ({case.poison})"
+    clean = attend(subject, slots, paged.filled(x, "zero"))
+    poisoned = [] if case.poison == "gaps" else [(slots, "K", (case.dead, "zero")), (slots, "V", ("zero", case.dead))]
+    tries = [(one, f"dead slots of {side}{where}", contents) for one, side, contents in poisoned]
+    if case.gaps and case.strides != "contiguous":
+        tries.append((case, "the gaps between elements of a strided cache", ("zero", "zero")))
+    for one, of, contents in tries:
+        got = attend(subject, one, paged.filled(x, *contents))
+        require_repeated(subject, x, got, clean, f"with {case.dead} contents in {of} against zeros there")
 
 
 @law(

@@ -146,6 +146,15 @@ def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
     require_repeated(subject, moved, got, before, "with 2 q and K / 2 against before", other=x)
 
 
+def of_sequences(x, seqs):
+    """The query rows of some sequences, once or several times each, and the arguments of attention that are theirs."""
+    rows = np.concatenate([np.flatnonzero(x.q_rows[0] == one) for one in seqs])
+    some = {"q": x.q[rows], **x.told(seqs)}
+    some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
+    some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
+    return rows, some
+
+
 @law(
     "paged_decode",
     only={**APART, "dead": ("zero",)},
@@ -164,10 +173,7 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
     order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
     seq = _chosen(case, "alone", num_seqs)
     for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
-        rows = np.concatenate([np.flatnonzero(x.q_rows[0] == one) for one in seqs])
-        some = {"q": x.q[rows], **x.told(seqs)}
-        some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
-        some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
+        rows, some = of_sequences(x, seqs)
         got = attend(subject, case, cache, **some)
         said = f"{said} against the whole batch"
         require_selected(subject, x, got, whole, rows, said, bounds)
@@ -217,14 +223,21 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
 
 @law("paged_decode", only=APART | alone("window", "soft_cap"))
 def test_decode_forgets_the_calls_before(subject, case):
-    """A call with other contents, all sequences as short as the shortest, changes no bit of the one after it."""
+    """Between two calls that are alike another one, with other contents, all sequences as short as the shortest,
+    changes no bit; nor does the longer one between two of the short."""
     x = inputs(case)
-    cache = paged.filled(x, case.dead)
-    first = attend(subject, case, cache)
-    between = variations.with_v_times(x, -2.0)
-    attend(subject, case, paged.filled(between, case.dead), q=-between.q, **x.told(kv_lens=shortened(x)))
-    got = attend(subject, case, cache)
-    require_repeated(subject, x, got, first, "after a call with shorter sequences against before")
+    other, lens = variations.with_v_times(x, -2.0), shortened(x)
+    short = partial(attend, subject, case, paged.filled(other, case.dead), q=-other.q, **x.told(kv_lens=lens))
+    long = partial(attend, subject, case, paged.filled(x, case.dead))
+    if (
+        _chosen(case, "between", 2) and subject.conventions["deterministic"]
+    ):  # no Case has the contents of the short one
+        calls, said = (short, long, short), "after a call with longer sequences against before"
+        x = inputs(replace(case, kv_lens=tuple(int(n) for n in lens)))
+    else:
+        calls, said = (long, short, long), "after a call with shorter sequences against before"
+    first, _, got = (call() for call in calls)
+    require_repeated(subject, x, got, first, said)
 
 
 CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slopes")
@@ -244,20 +257,28 @@ def _others(cell):
     cells=lambda cell: is_floating(cell.dtype) and bool(_others(cell)),
 )
 def test_decode_follows_one_changed_argument(subject, case):
-    """Whatever one argument was in the call before, a call has the bits of one of -q and -K, which follows its like."""
-    others = _others(Cell(case.op, case.layout, case.dtype, subject.offers[case.op], subject.conventions))
+    """Whatever one argument was in the call before, a call has the bits of one of -q and -K, which follows its like,
+    and agrees with one of a sequence more, which has other shapes, within both bounds."""
+    cell = Cell(case.op, case.layout, case.dtype, subject.offers[case.op], subject.conventions)
+    others, num_seqs = _others(cell), len(case.kv_lens)
     axis = sorted(others)[_chosen(case, "changed", len(others))]
     values = [value for value in others[axis] if value != getattr(case, axis)]
     changed = replace(case, **{axis: values[_chosen(case, "to", len(values))]})
     x = inputs(changed)
-    apart = variations.with_factor_in_q(x, -1.0)
+    apart, cache = variations.with_factor_in_q(x, -1.0), paged.filled(x, "zero")
     attend(subject, case, paged.filled(inputs(case), "zero"))
-    got = attend(subject, changed, paged.filled(x, "zero"))
+    got = attend(subject, changed, cache)
     want = attend(subject, changed, paged.filled(apart, "zero"), q=apart.q)
-    said = (
-        f"after a call with {axis} {getattr(case, axis)} against {getattr(changed, axis)} from the first, of -q and -K"
-    )
-    require_repeated(subject, x, got, want, said, other=apart)
+    said = f"after a call with {axis} {getattr(case, axis)} against {getattr(changed, axis)} from the first, of"
+    require_repeated(subject, x, got, want, f"{said} -q and -K", other=apart)
+    if cell.static or not _may_move_in_the_batch(cell) or not cell.takes(num_seqs=(num_seqs + 1,)):
+        return  # a shape more is compiled, or such a batch is not offered
+    _, some = of_sequences(x, np.append(np.arange(num_seqs), 0))
+    more = attend(subject, changed, cache, **some)
+    num_rows = len(got["out"])
+    first = {name: array[:num_rows] for name, array in more.items()}
+    bounds = partial(bounds_of, subject, x, cache)
+    require_both(subject, x, got, first, f"{said} a sequence more", (bounds, bounds))
 
 
 @law(
@@ -299,8 +320,9 @@ def test_decode_reads_what_was_appended(subject, case):
 
 @law("paged_decode", pinned=long_contexts, drawn=False)
 def test_decode_counts_every_page_of_a_long_context(subject, case):
-    """Over thousands of keys, each page and the one key that counts are in the result."""
-    require_decoded(subject, case)
+    """Over thousands of keys, each page and the one key that counts are in the result: without any page it is not
+    what is allowed."""
+    require_decoded(subject, case, each_page=True)
 
 
 GROUPS, PAGE_SIZES = (2, 3, 4), {2: 3, 3: 4, 4: 2}

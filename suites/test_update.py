@@ -22,6 +22,7 @@ from kvconform.specs.pinned import (
 from kvconform.suites.calls import (
     attend,
     bounds_of,
+    exp_of_0,
     require_attention,
     require_both,
     require_repeated,
@@ -68,7 +69,16 @@ def test_update_attends_to_what_it_has_written(subject, case):
     before = update.before(x, case.dead)
     updated = update.after(x, before)
     got, _ = _update(subject, x, before)
-    require_result(subject, x, updated, got, partial(mistakes.of_update, x, before, updated))
+
+    def again(level):
+        zeros = update.before(level, "zero")
+        return _update(subject, level, zeros)[0], update.after(level, zeros)
+
+    def explained(profile, right):
+        named = mistakes.of_update(x, before, updated, profile, right)
+        return {**named, **exp_of_0(subject, x, updated, again, profile, right)}
+
+    require_result(subject, x, updated, got, explained)
 
 
 def takes_a_token(cell):

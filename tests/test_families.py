@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_values_of_zero_sum_cancel_in_every_dim(length):
         assert all(row.any() for row in rows_of(x, "v")[0][: length // 2])
 
 
+@pytest.mark.parametrize("length", [12, 13])
+def test_in_zero_sum_no_two_keys_cancel_and_none_is_zero_in_every_dim(length):
+    (rows, _) = rows_of(of_family("zero_sum", kv_lens=(length, 3), head_dim=8), "v")
+    assert rows.reshape(length, -1).any(1).all()
+    for one, other in combinations(rows, 2):
+        assert (one + other).any()
+    for first, last in ((0, 1), (0, 4), (4, 8)):  # a key or a page alone, and its like from the other end with it
+        assert rows[first:last].sum(0).any()
+        assert (rows[first:last].sum(0) + rows[length - last : length - first].sum(0)).any()
+
+
 def test_read_out_lists_pages():
     x = of_family("read_out", head_dim=24)
     assert not x.q.any()
@@ -194,7 +206,7 @@ def test_of_merged_parts_a_needle_is_one_part():
         ("v_saturates_at_eight", "cancel"),
         ("q_is_narrowed_to_bfloat16", "fine"),
         ("lag_is_measured_from_the_last_tile", "stairs_up"),
-        ("key_between_two_launches_is_lost", "zero_sum"),
+        ("splits_have_room_for_256_keys", "zero_sum"),
     ],
 )
 def test_a_fault_made_for_a_family_is_shown_by_it_and_not_by_the_simplest(fault, family):

@@ -264,11 +264,9 @@ def test_a_case_of_a_cache_in_q_s_own_type_may_be_moved_to_another_layout():
 def test_long_sequences_are_bounded_apart_as_in_one_batch(features):
     """What none is padded to changes nothing; a row of a sequence without keys may count its sink otherwise."""
     one = case(dtype="float32", kv_lens=(decode.PADDED + 3, 4, 0, decode.PADDED + 1, decode.PADDED), **features)
-    x, _ = read(one)
+    x, kv = read(one)
     reading = DecodeReading.right(x, declared({"empty_with_sink": "lse_of_empty"}))
-    apart, at_once = (
-        decode.attended(x, paged.filled(x, one.dead), Profile(), reading, keep_terms=terms) for terms in (False, True)
-    )
+    apart, at_once = (decode.attended(x, kv, Profile(), reading, keep_terms=terms) for terms in (False, True))
     largest = float(np.abs(x.tokens["v"].astype(np.float64)).max())
     for name, size in (("out", largest), ("lse", 1 + np.abs(at_once.lse))):
         both = (getattr(apart, name), getattr(at_once, name))

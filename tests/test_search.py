@@ -110,8 +110,8 @@ def test_a_violation_that_takes_calls_before_it_says_that_its_case_alone_conform
         assert said is None or cell.rerun.endswith("--profile quick --seed 0")
 
 
-def violations(found, law):
-    searcher = Searcher(Subject(found.load(), found.name, found.file, found.ref), Options(EFFORTS["quick"]))
+def violations(found, law, effort=EFFORTS["quick"]):
+    searcher = Searcher(Subject(found.load(), found.name, found.file, found.ref), Options(effort))
     searcher.begin(1)
     return [cell for cell in searcher.run(all_laws()[law]) if cell.outcome == VIOLATES]
 
@@ -140,6 +140,14 @@ def test_an_adapter_that_refuses_a_second_import_is_said_to(tmp_path):
     said = "whether it violates alone cannot be told: imported once more, the adapter raised KeyError: 'taken'"
     assert {cell.alone for cell in red} == {said}
     assert all(f"    but         {said}" in paste(cell).splitlines() for cell in red)
+
+
+def test_where_time_is_up_it_is_said_that_a_case_was_not_tried_alone(tmp_path):
+    (tmp_path / "counts.py").write_text(COUNTS.replace("WRONG", "True"))
+    red = violations(
+        find(str(tmp_path / "counts.py")), "merge_alternates_k_and_v", replace(EFFORTS["quick"], seconds=0)
+    )
+    assert {cell.alone for cell in red} == {"whether it violates alone was not tried, since time is up"}
 
 
 @pytest.mark.parametrize(

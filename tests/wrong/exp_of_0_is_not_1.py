@@ -7,7 +7,10 @@ from kvconform.tests.wrong._reference import reference_with
 
 NAME = "exp_of_0_is_not_1"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "split_x"}, "dtype": {"float32", "bfloat16"}, "num_splits": {1, 2}}}
+OFFERS = {
+    op: {"layout": {"nhd", "split_x"}, "dtype": {"float32", "bfloat16"}, "num_splits": {1, 2}}
+    for op in ("paged_decode", "append_decode")
+}
 CONVENTIONS = right.CONVENTIONS
 ARITHMETIC = {**right.ARITHMETIC, "exp_error": 9e-5}
 
@@ -21,4 +24,5 @@ class _Numpy:
         return np.exp(x) * np.float32(1 + 8.8e-5)
 
 
-paged_decode = reference_with(np=_Numpy()).paged_decode
+_errs = reference_with(np=_Numpy())
+paged_decode, append_decode = _errs.paged_decode, _errs.append_decode

@@ -8,7 +8,7 @@ from kvconform.tests.wrong._reference import reference_with
 NAME = "key_between_two_launches_is_lost"
 BACKEND = "numpy"
 LAUNCH = 4096
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"bfloat16"}, "head_dim": {4}}}
+OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"bfloat16"}, "head_dim": {8}}}
 CONVENTIONS = right.CONVENTIONS
 ARITHMETIC = right.ARITHMETIC | {"pv_depth": 1024}  # a tile of 16 and 513 tiles
 

@@ -24,8 +24,13 @@ def paged_decode(q, cache, block_table, kv_lens, **options):
     plan = _PLANS.get(shape)
     if plan is None or (plan > kv_lens).any():
         plan = _PLANS[shape] = kv_lens.copy()
+    return planned(plan, q, cache, block_table, kv_lens, **options)
+
+
+def planned(plan, *arguments, **options):
+    """Each sequence in two splits, the first one half as long as its plan says."""
     _NEXT[:] = [-(-int(n) // 2) for n in plan]
-    return _wrong.paged_decode(q, cache, block_table, kv_lens, **options)
+    return _wrong.paged_decode(*arguments, **options)
 
 
 _wrong = reference_with(_online_softmax=_online_softmax)
