@@ -115,10 +115,10 @@ def _put_dead(inputs: PagedInputs, cache: Cache, part: Part, contents: Mapping[s
     memory.store(inputs.row, cache, part, at, dead, sizes, dtype)
 
 
-def emptied(inputs: PagedInputs, cache: Cache, contents: str, slots: tuple[Array, ...]) -> None:
+def emptied(inputs: PagedInputs, cache: Cache, contents: tuple[str, str], slots: tuple[Array, ...]) -> None:
     """Put what slots hold to which no token was written yet into some slots of K and of V, in place."""
     for part in inputs.row.parts:
-        _put_dead(inputs, cache, part, inputs.dead(contents), slots[part.side])
+        _put_dead(inputs, cache, part, inputs.dead(contents[part.side]), slots[part.side])
 
 
 def over(inputs: PagedInputs, cache: Mapping[str, Array]) -> Cache:

@@ -26,14 +26,15 @@ def reading(inputs: PagedInputs) -> Reading:
     return replace(right, slots=tuple(np.where(is_new, slots, -1) for slots in right.slots))
 
 
-def before(inputs: PagedInputs, contents: str) -> Cache:
-    """The cache that the call is given: every token but the newest, in whose slots `contents` lie whatever is poisoned.
+def before(inputs: PagedInputs, k_contents: str, v_contents: str | None = None) -> Cache:
+    """The cache that the call is given: every token but the newest, in whose slots such contents lie in any case.
 
-    contents   one of specs.data.DEAD
+    k_contents   one of specs.data.DEAD
+    v_contents   the same for V, where it is another
     """
-    cache = paged.filled(inputs, contents)
+    cache = paged.filled(inputs, k_contents, v_contents)
     new = tuple(slots[inputs.newest] for slots in inputs.slots)
-    paged.emptied(inputs, cache, contents, new)
+    paged.emptied(inputs, cache, (k_contents, k_contents if v_contents is None else v_contents), new)
     return cache
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles import decode, evidence, keys, mistakes, paged, pages
+from kvconform.oracles import decode, evidence, keys, mistakes, paged, pages, update
 from kvconform.oracles.decode import LOCATE, DecodeReading
 from kvconform.oracles.suspects import suspect
 from kvconform.oracles.verdict import (
@@ -84,7 +84,7 @@ def updating(
     x: PagedInputs, cache: Mapping[str, Array], conventions: Mapping[str, Any], **changed: Any
 ) -> dict[str, Any]:
     """The arguments of append_decode for a Case: those of attention, and K and V of the newest tokens."""
-    return attending(x, cache, conventions, **changed) | {"k": x.new_k, "v": x.new_v}
+    return {"k": x.new_k, "v": x.new_v} | attending(x, cache, conventions, **changed)
 
 
 def require_tokens(got: Mapping[str, Array], x: PagedInputs, what: str) -> None:
@@ -99,6 +99,28 @@ def attend(subject: Subject, case: Case, cache: Mapping[str, Array], **changed: 
     x = inputs(case)
     assert isinstance(x, PagedInputs)
     return subject.call(case, "paged_decode", **attending(x, cache, subject.conventions, **changed))
+
+
+def cached(x: PagedInputs, *contents: str) -> Mapping[str, Array]:
+    """The cache that attention of a Case is given: of append_decode without its newest tokens.
+
+    contents   of what is dead, in K and, where it is another, in V
+    """
+    return (update.before if x.case.operation.appends else paged.filled)(x, *contents)
+
+
+def attention(
+    subject: Subject, x: PagedInputs, cache: Mapping[str, Array], *, case: Case | None = None, **changed: Any
+) -> dict[str, Array]:
+    """out, and lse where it is returned, of paged_decode or append_decode over a cache.
+
+    case      what messages, buffers and gaps are of, where that is not the inputs' own
+    changed   replaces arguments
+    """
+    case = case or x.case
+    arguments = (updating if case.operation.appends else attending)(x, cache, subject.conventions, **changed)
+    got = subject.call(case, case.op, **arguments)
+    return {name: got[name] for name in LOCATE if name in got}
 
 
 def merged_in_a_tree(subject: Subject, case: Case, parts: list[tuple[Array, Array]]) -> tuple[dict[str, Array], int]:

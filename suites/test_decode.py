@@ -9,7 +9,6 @@ from kvconform.oracles.decode import DecodeReading
 from kvconform.oracles.verdict import require
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
-from kvconform.specs.operations import SCALES
 from kvconform.specs.pinned import (
     branches,
     equal_scores,
@@ -22,7 +21,7 @@ from kvconform.specs.pinned import (
     table_forms,
     wide_windows,
 )
-from kvconform.suites.calls import attend, require_attention, require_decoded, require_repeated
+from kvconform.suites.calls import attend, attention, cached, require_attention, require_decoded, require_repeated
 from kvconform.suites.law import law
 
 
@@ -58,17 +57,22 @@ def test_decode_is_within_the_bound(subject, case):
 )
 def test_decode_ignores_dead_slots(subject, case):
     """What lies in slots that no sequence reads changes no bit of the result."""
+    ignores_dead_slots(subject, case)
+
+
+def ignores_dead_slots(subject, case):
+    """Raise Violation unless what lies in dead slots of K, of V, and between elements changes no bit."""
     x = inputs(case)
-    if not x.is_poisoned:
+    if not x.is_poisoned and not case.operation.appends:  # before an append the newest tokens' own slots are dead
         subject.saw_nothing()
     slots, where = replace(case, dead="zero"), "" if case.poison == "all" else f" ({case.poison})"
-    clean = attend(subject, slots, paged.filled(x, "zero"))
+    clean = attention(subject, x, cached(x, "zero"), case=slots)
     poisoned = [] if case.poison == "gaps" else [(slots, "K", (case.dead, "zero")), (slots, "V", ("zero", case.dead))]
     tries = [(one, f"dead slots of {side}{where}", contents) for one, side, contents in poisoned]
     if case.gaps and case.strides != "contiguous":
         tries.append((case, "the gaps between elements of a strided cache", ("zero", "zero")))
     for one, of, contents in tries:
-        got = attend(subject, one, paged.filled(x, *contents))
+        got = attention(subject, x, cached(x, *contents), case=one)
         require_repeated(subject, x, got, clean, f"with {case.dead} contents in {of} against zeros there")
 
 
@@ -79,11 +83,13 @@ def test_decode_ignores_dead_slots(subject, case):
 )
 def test_decode_does_not_see_page_numbers(subject, case):
     """Giving every page another number, in cache and block table alike, changes no bit of the result."""
+    does_not_see_page_numbers(subject, case)
+
+
+def does_not_see_page_numbers(subject, case):
+    """Raise Violation unless other page numbers change no bit."""
     x = inputs(case)
-    renamed = x.with_pages_renamed()
-    before = attend(subject, case, paged.filled(x, "zero"))
-    of_pages = {**renamed.told(), **dict(zip(SCALES, renamed.scales, strict=True))}
-    after = attend(subject, case, paged.filled(renamed, "zero"), **of_pages)
+    before, after = (attention(subject, one, cached(one, "zero")) for one in (x, x.with_pages_renamed()))
     require_repeated(subject, x, after, before, "with pages renumbered against before")
 
 

@@ -16,11 +16,14 @@ from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import high_pages, long_contexts, sparse_pool
+from kvconform.specs.row import SIDE_NAMES, SIDES
 from kvconform.specs.storage import STRIDES
 from kvconform.suites.calls import (
     appending,
     attend,
+    attention,
     bounds_of,
+    cached,
     require_agreement,
     require_attention,
     require_both,
@@ -74,12 +77,12 @@ def _static(cell):
     return cell.static
 
 
-def _static_unless(name):
+def static_unless(name):
     """The same, but for those of a declared invariance, which are tried whatever it costs: there bits are at stake."""
     return lambda cell: cell.static and not _is(name)(cell.conventions)
 
 
-def _may_move_in_the_batch(cell):
+def may_move_in_the_batch(cell):
     """Where it is claimed, in every row; else where tables tell sequences, which places in the batch do elsewhere."""
     return _is("batch")(cell.conventions) or not cell.row.contiguous
 
@@ -90,6 +93,11 @@ def _may_move_in_the_batch(cell):
 )
 def test_decode_does_not_see_its_neighbours(subject, case):
     """Other contents of the other sequences, NaN where dead slots may hold it, change no bit of a row."""
+    does_not_see_its_neighbours(subject, case)
+
+
+def does_not_see_its_neighbours(subject, case):
+    """Raise Violation unless other contents of the other sequences change no bit of one."""
     x = inputs(case)
     seq = _chosen(case, "kept", len(case.kv_lens))
     if case.kv_lens[seq] in (0, x.num_tokens):
@@ -98,8 +106,7 @@ def test_decode_does_not_see_its_neighbours(subject, case):
         subject.saw_nothing()
         return
     other = variations.with_other_neighbours(x, seq, case.dead)
-    before = attend(subject, case, paged.filled(x, "zero"))
-    after = attend(subject, case, paged.filled(other, "zero"), q=other.q)
+    before, after = (attention(subject, one, cached(one, "zero")) for one in (x, other))
     at = x.q_rows[0] == seq
     rows = [{name: got[name][at] for name in got} for got in (after, before)]
     said = f"of sequence {seq} with {variations.told_of_neighbours(case)} in all others against before"
@@ -114,11 +121,16 @@ def test_decode_does_not_see_its_neighbours(subject, case):
 )
 def test_decode_scales_exactly_with_v(subject, case):
     """-V gives -out and 4 V gives 4 out, bit for bit, where no product can underflow."""
+    scales_exactly_with_v(subject, case)
+
+
+def scales_exactly_with_v(subject, case):
+    """Raise Violation unless out follows V by a factor of -1, and of 4."""
     x = inputs(case)
-    before = attend(subject, case, paged.filled(x, "zero"))
+    before = attention(subject, x, cached(x, "zero"))
     for factor in (-1.0, 4.0):
         changed = variations.with_v_times(x, factor)
-        got = attend(subject, case, paged.filled(changed, "zero"))
+        got = attention(subject, changed, cached(changed, "zero"))
         want = before | {"out": (before["out"].astype(np.float64) * factor).astype(before["out"].dtype)}
         said = f"with V times {factor:g} against before"
         require_repeated(subject, changed, _unsigned_zeros(got), _unsigned_zeros(want), said, other=x, factor=factor)
@@ -147,34 +159,42 @@ def test_decode_takes_a_factor_of_two_from_k_to_q(subject, case):
 
 
 def of_sequences(x, seqs):
-    """The query rows of some sequences, once or several times each, and the arguments of attention that are theirs."""
+    """The query rows of some sequences, and the arguments of attention that are theirs."""
     rows = np.concatenate([np.flatnonzero(x.q_rows[0] == one) for one in seqs])
     some = {"q": x.q[rows], **x.told(seqs)}
     some["q_lens"] = None if x.q_lens is None else x.q_lens[seqs]
     some["tree_mask"] = None if x.tree_mask is None else x.tree_mask[rows, : max(some["q_lens"])]
+    if x.case.operation.appends:
+        tokens = {name: of_all[x.newest][rows] for name, of_all in x.tokens.items()}
+        some |= {name: x.row.argument(side, tokens) for side, name in zip(SIDES, SIDE_NAMES, strict=True)}
     return rows, some
 
 
 @law(
     "paged_decode",
     only={**APART, "dead": ("zero",)},
-    cells=lambda cell: cell.takes(num_seqs=(1,)) and _may_move_in_the_batch(cell),
-    compiles=_static_unless("batch"),
+    cells=lambda cell: cell.takes(num_seqs=(1,)) and may_move_in_the_batch(cell),
+    compiles=static_unless("batch"),
 )
 def test_decode_does_not_depend_on_its_batch(subject, case):
     """Rows in another order, and each alone, agree within both bounds, and bit for bit where that is declared."""
+    does_not_depend_on_its_batch(subject, case)
+
+
+def does_not_depend_on_its_batch(subject, case):
+    """Raise Violation unless rows agree in any order, and alone."""
     x = inputs(case)
-    cache = paged.filled(x, "zero")
-    whole = attend(subject, case, cache)
+    cache = cached(x, "zero")
+    whole = attention(subject, x, cache)
     num_seqs = len(case.kv_lens)
     if num_seqs == 1:
         subject.saw_nothing()
-    bounds = None if _is("batch")(subject.conventions) else partial(bounds_of, subject, x, cache)
+    bounds = None if _is("batch")(subject.conventions) else partial(bounds_of, subject, x, paged.filled(x, "zero"))
     order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
     seq = _chosen(case, "alone", num_seqs)
     for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
         rows, some = of_sequences(x, seqs)
-        got = attend(subject, case, cache, **some)
+        got = attention(subject, x, cache, **some)
         said = f"{said} against the whole batch"
         require_selected(subject, x, got, whole, rows, said, bounds)
 
@@ -186,19 +206,17 @@ def test_decode_does_not_depend_on_its_batch(subject, case):
 )
 def test_decode_turns_with_its_heads(subject, case):
     """kv heads in another order, with their q heads, agree within both bounds, and bit for bit where it is declared."""
+    turns_with_its_heads(subject, case)
+
+
+def turns_with_its_heads(subject, case):
+    """Raise Violation unless heads agree in another order."""
     x = inputs(case)
     order = np.roll(np.arange(case.num_kv_heads), 1 + _chosen(case, "turn", case.num_kv_heads - 1))
     turned = variations.with_heads_in_order(x, order)
-    cache = paged.filled(x, "zero")
-    before = attend(subject, case, cache)
-    of_heads = {
-        "q": turned.q,
-        "sinks": turned.sinks_in(subject.conventions["sinks_dtype"]),
-        "alibi_slopes": turned.alibi_slopes,
-    }
-    after = attend(subject, case, paged.filled(turned, "zero"), **of_heads)
+    before, after = (attention(subject, one, cached(one, "zero")) for one in (x, turned))
     at, said = (slice(None), variations.q_heads(x, order)), f"with kv heads in the order {order}"
-    bounds = None if _is("heads")(subject.conventions) else partial(bounds_of, subject, x, cache)
+    bounds = None if _is("heads")(subject.conventions) else partial(bounds_of, subject, x, paged.filled(x, "zero"))
     require_selected(subject, x, after, before, at, said, bounds)
 
 
@@ -206,7 +224,7 @@ def test_decode_turns_with_its_heads(subject, case):
     "paged_decode",
     only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)},
     cells=lambda cell: cell.takes(num_splits=(1,)),
-    compiles=_static_unless("splits"),
+    compiles=static_unless("splits"),
 )
 def test_decode_does_not_depend_on_its_splits(subject, case):
     """Any number of splits and one agree within both bounds, and bit for bit where that is declared."""
@@ -225,13 +243,16 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
 def test_decode_forgets_the_calls_before(subject, case):
     """Between two calls that are alike another one, with other contents, all sequences as short as the shortest,
     changes no bit; nor does the longer one between two of the short."""
+    forgets_the_calls_before(subject, case)
+
+
+def forgets_the_calls_before(subject, case):
+    """Raise Violation unless a call gives the same bits behind another one, longer or shorter."""
     x = inputs(case)
     other, lens = variations.with_v_times(x, -2.0), shortened(x)
-    short = partial(attend, subject, case, paged.filled(other, case.dead), q=-other.q, **x.told(kv_lens=lens))
-    long = partial(attend, subject, case, paged.filled(x, case.dead))
-    if (
-        _chosen(case, "between", 2) and subject.conventions["deterministic"]
-    ):  # no Case has the contents of the short one
+    short = partial(attention, subject, other, cached(other, case.dead), q=-other.q, **x.told(kv_lens=lens))
+    long = partial(attention, subject, x, cached(x, case.dead))
+    if subject.conventions["deterministic"] and _chosen(case, "between", 2):  # of a short one no bound is known
         calls, said = (short, long, short), "after a call with longer sequences against before"
         x = inputs(replace(case, kv_lens=tuple(int(n) for n in lens)))
     else:
@@ -244,7 +265,7 @@ CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slope
 """Arguments of attention of which one changes from call to call, while tables, lengths and contents stay."""
 
 
-def _others(cell):
+def others_of(cell):
     """Argument -> the values that are offered of it, where there are several; what shapes are compiled for stays."""
     changed = [axis for axis in CHANGED if axis in cell.axes and not (cell.static and axis in STATIC_AXES)]
     return {axis: some for axis in changed if len(some := cell.allowed(axis)) > 1}
@@ -254,31 +275,34 @@ def _others(cell):
     "paged_decode",
     only={**APART, "dead": ("zero",), "evicted_pages": ("kept",)},
     rows=lambda row: row.has_own_v and not row.has_scales,
-    cells=lambda cell: is_floating(cell.dtype) and bool(_others(cell)),
+    cells=lambda cell: is_floating(cell.dtype) and bool(others_of(cell)),
 )
 def test_decode_follows_one_changed_argument(subject, case):
     """Whatever one argument was in the call before, a call has the bits of one of -q and -K, which follows its like,
-    and agrees with one of a sequence more, which has other shapes, within both bounds."""
+    and agrees with one of a sequence less, which has other shapes, within both bounds."""
+    follows_one_changed_argument(subject, case)
+
+
+def follows_one_changed_argument(subject, case):
+    """Raise Violation unless a call, of which the one before differed in an argument alone, gives what it should."""
     cell = Cell(case.op, case.layout, case.dtype, subject.offers[case.op], subject.conventions)
-    others, num_seqs = _others(cell), len(case.kv_lens)
+    others, fewer = others_of(cell), len(case.kv_lens) - 1
     axis = sorted(others)[_chosen(case, "changed", len(others))]
     values = [value for value in others[axis] if value != getattr(case, axis)]
     changed = replace(case, **{axis: values[_chosen(case, "to", len(values))]})
-    x = inputs(changed)
-    apart, cache = variations.with_factor_in_q(x, -1.0), paged.filled(x, "zero")
-    attend(subject, case, paged.filled(inputs(case), "zero"))
-    got = attend(subject, changed, cache)
-    want = attend(subject, changed, paged.filled(apart, "zero"), q=apart.q)
-    said = f"after a call with {axis} {getattr(case, axis)} against {getattr(changed, axis)} from the first, of"
-    require_repeated(subject, x, got, want, f"{said} -q and -K", other=apart)
-    if cell.static or not _may_move_in_the_batch(cell) or not cell.takes(num_seqs=(num_seqs + 1,)):
+    before, x = inputs(case), inputs(changed)
+    apart, cache = variations.with_factor_in_q(x, -1.0), cached(x, "zero")
+    attention(subject, before, cached(before, "zero"))
+    got = attention(subject, x, cache)
+    want = attention(subject, apart, cached(apart, "zero"))
+    said = f"after a call with {axis} {getattr(case, axis)} against {getattr(changed, axis)} from the first"
+    require_repeated(subject, x, got, want, f"{said}, of -q and -K", other=apart)
+    if cell.static or not fewer or not may_move_in_the_batch(cell) or not cell.takes(num_seqs=(fewer,)):
         return  # a shape more is compiled, or such a batch is not offered
-    _, some = of_sequences(x, np.append(np.arange(num_seqs), 0))
-    more = attend(subject, changed, cache, **some)
-    num_rows = len(got["out"])
-    first = {name: array[:num_rows] for name, array in more.items()}
-    bounds = partial(bounds_of, subject, x, cache)
-    require_both(subject, x, got, first, f"{said} a sequence more", (bounds, bounds))
+    rows, some = of_sequences(x, np.arange(fewer))
+    first = attention(subject, x, cache, **some)
+    bounds = partial(bounds_of, subject, x, paged.filled(x, "zero"))
+    require_selected(subject, x, first, got, rows, f"of the first {fewer} sequences against all {said}", bounds)
 
 
 @law(

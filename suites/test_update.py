@@ -7,10 +7,13 @@ import numpy as np
 
 from kvconform.oracles import mistakes, paged, update
 from kvconform.oracles.verdict import require, require_same
-from kvconform.specs import data, variations
+from kvconform.specs import variations
 from kvconform.specs.cells import LONGEST
+from kvconform.specs.dtypes import is_floating
+from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import (
+    evicted,
     high_pages,
     large,
     many_rows,
@@ -19,6 +22,7 @@ from kvconform.specs.pinned import (
     table_forms,
     wide_windows,
 )
+from kvconform.suites import test_relations as relations
 from kvconform.suites.calls import (
     attend,
     bounds_of,
@@ -30,9 +34,8 @@ from kvconform.suites.calls import (
     updating,
 )
 from kvconform.suites.law import law
-from kvconform.suites.test_relations import gentle, shortened
-
-APART = {"shared_pages": (0,), "strides": ("contiguous",), "poison": ("all",)}
+from kvconform.suites.test_decode import does_not_see_page_numbers, ignores_dead_slots
+from kvconform.suites.test_relations import APART, shortened
 
 
 def _update(subject, x, cache, *, buffers=None, **changed):
@@ -139,20 +142,77 @@ def test_update_does_not_see_what_its_buffers_held(subject, case):
     require_repeated(subject, x, got, first, "written where another call wrote before against where NaN was")
 
 
-@law(
-    "append_decode",
-    only={**APART, "dead": ("finite", "nan", "zero")},
-)
+# --- what holds of attention over a cache that is there holds of one that the same call writes to
+
+
+@law("append_decode", only={**APART, "dead": ("finite", "nan", "zero")})
 def test_update_does_not_see_its_neighbours(subject, case):
     """Other old and new tokens of the other sequences, NaN where dead slots may hold it, change no bit of a row."""
-    x = inputs(case)
-    seq = int(data.hashes(case.seed, "kept")) % len(case.kv_lens)
-    if len(case.kv_lens) == 1 or gentle(subject, case):  # the same call twice is another law's
-        subject.saw_nothing()
-        return
-    other = variations.with_other_neighbours(x, seq, case.dead)
-    results = [_update(subject, one, update.before(one, "zero"))[0] for one in (other, x)]
-    at = x.q_rows[0] == seq
-    rows = [{name: got[name][at] for name in got} for got in results]
-    said = f"of sequence {seq} with {variations.told_of_neighbours(case)} in all others against before"
-    require_repeated(subject, x, *rows, said, at=at)
+    relations.does_not_see_its_neighbours(subject, case)
+
+
+@law(
+    "append_decode",
+    only={"dead": ("finite", "nan", "inf")},
+    pinned=evicted,
+    wants=lambda conventions: set(conventions["dead"]) - {"zero"},
+)
+def test_update_ignores_dead_slots(subject, case):
+    """What lies in slots that no sequence reads, and in those that are written, changes no bit of the result."""
+    ignores_dead_slots(subject, case)
+
+
+@law("append_decode", only={"dead": ("zero",), "spare_pages": (1, 3)}, rows=lambda row: not row.contiguous)
+def test_update_does_not_see_page_numbers(subject, case):
+    """Giving every page another number, in cache and block table alike, changes no bit of the result."""
+    does_not_see_page_numbers(subject, case)
+
+
+@law(
+    "append_decode",
+    families=relations.FAR_FROM_ZERO,
+    only=APART | relations.NEAR,
+    rows=lambda row: row.has_own_v and not row.has_scales,
+)
+def test_update_scales_exactly_with_v(subject, case):
+    """With -V, old and new, out is -out, and with 4 V it is 4 out, bit for bit, where no product can underflow."""
+    relations.scales_exactly_with_v(subject, case)
+
+
+@law("append_decode", only=APART | alone("window", "soft_cap"))
+def test_update_forgets_the_calls_before(subject, case):
+    """A call with other contents and lengths between two that are alike changes no bit of the second."""
+    relations.forgets_the_calls_before(subject, case)
+
+
+@law(
+    "append_decode",
+    only={**APART, "dead": ("zero",)},
+    rows=lambda row: row.has_own_v and not row.has_scales,
+    cells=lambda cell: is_floating(cell.dtype) and bool(relations.others_of(cell)),
+)
+def test_update_follows_one_changed_argument(subject, case):
+    """Whatever one argument was in the call before, a call has the bits of one of -q and -K, and agrees with one of a
+    sequence less."""
+    relations.follows_one_changed_argument(subject, case)
+
+
+@law(
+    "append_decode",
+    only={**APART, "dead": ("zero",)},
+    cells=lambda cell: cell.takes(num_seqs=(1,)) and relations.may_move_in_the_batch(cell),
+    compiles=relations.static_unless("batch"),
+)
+def test_update_does_not_depend_on_its_batch(subject, case):
+    """Rows in another order, and each alone, agree within both bounds, and bit for bit where that is declared."""
+    relations.does_not_depend_on_its_batch(subject, case)
+
+
+@law(
+    "append_decode",
+    only=APART | {"dead": ("zero",), "num_kv_heads": (2, 3, 5)},
+    rows=lambda row: "head" in row.every_axis,
+)
+def test_update_turns_with_its_heads(subject, case):
+    """kv heads in another order, with their q heads, agree within both bounds, and bit for bit where it is declared."""
+    relations.turns_with_its_heads(subject, case)

@@ -54,6 +54,13 @@ MERGE_REPEATS = "merging_repeats_bit_for_bit"
 CASCADE = "a_shared_prefix_and_suffixes_merge_to_the_whole"
 RANKS = "pages_dealt_out_to_ranks_merge_to_the_whole"
 UPDATE = "update_writes_exactly_the_newest_tokens"
+UPDATE_DEAD = "update_ignores_dead_slots"
+UPDATE_PAGES = "update_does_not_see_page_numbers"
+UPDATE_SCALES_V = "update_scales_exactly_with_v"
+UPDATE_FORGETS = "update_forgets_the_calls_before"
+UPDATE_CHANGED = "update_follows_one_changed_argument"
+UPDATE_BATCH = "update_does_not_depend_on_its_batch"
+UPDATE_HEADS = "update_turns_with_its_heads"
 UPDATED = "update_attends_to_what_it_has_written"
 UPDATE_TWICE = "update_agrees_with_append_and_decode"
 UPDATE_REPEATS = "update_repeats_bit_for_bit"
@@ -102,10 +109,10 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "table_of_the_next_sequence": ((BOUND, DEAD, PAGES, GATHER), "table_of_the_next_sequence"),
     "table_is_as_wide_as_its_longest_row": ((BOUND,), None),
     "table_is_gathered_beyond_its_sequence": ((BOUND,), None),
-    "pages_in_order_of_their_numbers": ((PAGES,), None),
+    "pages_in_order_of_their_numbers": ((PAGES, UPDATE_PAGES), None),
     "pages_are_gathered_as_if_full": ((GATHER,), None),
-    "tile_is_a_run_of_neighbouring_pages": ((PAGES,), None),
-    "splits_take_pages_by_number": ((PAGES,), None),
+    "tile_is_a_run_of_neighbouring_pages": ((PAGES, UPDATE_PAGES), None),
+    "splits_take_pages_by_number": ((PAGES, UPDATE_PAGES), None),
     # forms of page tables, evicted pages
     "full_last_page_is_dropped": ((BOUND,), "full_last_page_is_dropped"),
     "empty_sequences_have_a_last_page": ((BOUND,), "empty_sequences_have_a_last_page"),
@@ -194,9 +201,9 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     # dead slots
     "dead_v_is_multiplied_by_zero": ((BOUND, DEAD), None),
     "dead_k_is_masked_by_addition": ((DEAD,), None),
-    "lazy_rescaling_sees_dead_scores": ((DEAD,), None),
-    "safe_path_is_chosen_by_dead_scores": ((DEAD,), None),
-    "page_scale_sees_dead_keys": ((DEAD,), None),
+    "lazy_rescaling_sees_dead_scores": ((DEAD, UPDATE_DEAD), None),
+    "safe_path_is_chosen_by_dead_scores": ((DEAD, UPDATE_DEAD), None),
+    "page_scale_sees_dead_keys": ((DEAD, UPDATE_DEAD), None),
     "nan_alone_is_cleaned_from_dead_v": ((BOUND, DEAD), None),
     "padded_dims_are_multiplied_by_zero": ((BOUND, DEAD), None),
     "first_key_of_padding_is_multiplied_by_zero": ((DEAD,), None),
@@ -206,20 +213,20 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "maximum_is_shared_by_the_batch": ((NEIGHBOURS,), None),
     "neighbours_are_multiplied_by_zero": ((NEIGHBOURS,), None),
     "scale_of_k_is_that_of_the_batch": ((NEIGHBOURS,), None),
-    "splits_follow_the_size_of_the_batch": ((BATCH,), None),
-    "splits_follow_the_longest_of_the_batch": ((BATCH,), None),
-    "odd_row_out_has_other_tiles": ((BATCH,), None),
+    "splits_follow_the_size_of_the_batch": ((BATCH, UPDATE_BATCH), None),
+    "splits_follow_the_longest_of_the_batch": ((BATCH, UPDATE_BATCH), None),
+    "odd_row_out_has_other_tiles": ((BATCH, UPDATE_BATCH), None),
     # order of the heads, number of splits
-    "every_other_head_goes_backwards": ((HEADS,), None),
-    "odd_head_out_has_other_tiles": ((HEADS,), None),
-    "first_tile_is_shorter_for_later_heads": ((HEADS,), None),
+    "every_other_head_goes_backwards": ((HEADS, UPDATE_HEADS), None),
+    "odd_head_out_has_other_tiles": ((HEADS, UPDATE_HEADS), None),
+    "first_tile_is_shorter_for_later_heads": ((HEADS, UPDATE_HEADS), None),
     "tiles_begin_anew_in_each_split": ((SPLITS,), None),
     "merging_rounds_what_splits_gave": ((SPLITS,), None),
     "order_of_merging_follows_the_splits": ((SPLITS,), None),
     # sizes of what is computed with
-    "division_rounds_up": ((SCALES_V,), None),
-    "dice_are_the_bits_of_the_result": ((SCALES_V,), None),
-    "outliers_of_v_are_normalised_elsewhere": ((SCALES_V,), None),
+    "division_rounds_up": ((SCALES_V, UPDATE_SCALES_V), None),
+    "dice_are_the_bits_of_the_result": ((SCALES_V, UPDATE_SCALES_V), None),
+    "outliers_of_v_are_normalised_elsewhere": ((SCALES_V, UPDATE_SCALES_V), None),
     "large_q_is_scaled_before_the_dot": ((FACTOR,), None),
     "small_q_needs_no_maximum": ((FACTOR,), None),
     "q_is_held_in_fixed_point": ((FACTOR,), None),
@@ -287,16 +294,16 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "merging_chunk_is_still_being_tuned": ((MERGE_REPEATS,), None),
     "first_merge_of_a_shape_is_eager": ((MERGE_REPEATS,), None),
     # calls before
-    "plan_of_shorter_sequences_is_kept": ((FORGETS,), None),
+    "plan_of_shorter_sequences_is_kept": ((FORGETS, UPDATE_FORGETS), None),
     "plan_of_longer_sequences_is_kept": ((FORGETS,), None),
     "sm_scale_is_planned_for_a_shape": ((CHANGED,), None),
     "soft_cap_is_planned_for_a_shape": ((CHANGED,), "soft_cap_is_ignored"),
-    "captured_graph_keeps_its_sm_scale": ((CHANGED,), None),
-    "captured_graph_keeps_its_window": ((CHANGED,), None),
+    "captured_graph_keeps_its_sm_scale": ((CHANGED, UPDATE_CHANGED), None),
+    "captured_graph_keeps_its_window": ((CHANGED, UPDATE_CHANGED), None),
     "captured_graph_keeps_its_soft_cap": ((CHANGED,), None),
-    "captured_graph_keeps_its_sinks": ((CHANGED,), None),
-    "highest_maximum_of_a_cache_is_kept": ((FORGETS,), None),
-    "second_length_of_a_shape_is_compiled_anew": ((FORGETS,), None),
+    "captured_graph_keeps_its_sinks": ((CHANGED, UPDATE_CHANGED), None),
+    "highest_maximum_of_a_cache_is_kept": ((FORGETS, UPDATE_FORGETS), None),
+    "second_length_of_a_shape_is_compiled_anew": ((FORGETS, UPDATE_FORGETS), None),
     "newest_tokens_are_a_part_of_their_own": ((APPENDED,), None),
     "append_is_read_one_call_late": ((APPENDED,), None),
     "scale_is_that_of_the_last_append": ((APPENDED,), None),
@@ -485,7 +492,13 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
 ALONE: dict[str, tuple[str, ...]] = {
     BOUND: ("last_token_is_dropped", "lse_is_stored_in_float16", "p_takes_the_dtype_of_v"),
     DEAD: ("lazy_rescaling_sees_dead_scores", "safe_path_is_chosen_by_dead_scores", "page_scale_sees_dead_keys"),
+    UPDATE_DEAD: ("lazy_rescaling_sees_dead_scores", "safe_path_is_chosen_by_dead_scores", "page_scale_sees_dead_keys"),
     PAGES: (
+        "pages_in_order_of_their_numbers",
+        "tile_is_a_run_of_neighbouring_pages",
+        "splits_take_pages_by_number",
+    ),
+    UPDATE_PAGES: (
         "pages_in_order_of_their_numbers",
         "tile_is_a_run_of_neighbouring_pages",
         "splits_take_pages_by_number",
@@ -505,13 +518,28 @@ ALONE: dict[str, tuple[str, ...]] = {
         "dice_are_the_bits_of_the_result",
         "outliers_of_v_are_normalised_elsewhere",
     ),
+    UPDATE_SCALES_V: (
+        "division_rounds_up",
+        "dice_are_the_bits_of_the_result",
+        "outliers_of_v_are_normalised_elsewhere",
+    ),
     FACTOR: ("large_q_is_scaled_before_the_dot", "small_q_needs_no_maximum", "q_is_held_in_fixed_point"),
     BATCH: (
         "splits_follow_the_size_of_the_batch",
         "splits_follow_the_longest_of_the_batch",
         "odd_row_out_has_other_tiles",
     ),
+    UPDATE_BATCH: (
+        "splits_follow_the_size_of_the_batch",
+        "splits_follow_the_longest_of_the_batch",
+        "odd_row_out_has_other_tiles",
+    ),
     HEADS: (
+        "every_other_head_goes_backwards",
+        "odd_head_out_has_other_tiles",
+        "first_tile_is_shorter_for_later_heads",
+    ),
+    UPDATE_HEADS: (
         "every_other_head_goes_backwards",
         "odd_head_out_has_other_tiles",
         "first_tile_is_shorter_for_later_heads",
@@ -526,10 +554,20 @@ ALONE: dict[str, tuple[str, ...]] = {
         "highest_maximum_of_a_cache_is_kept",
         "second_length_of_a_shape_is_compiled_anew",
     ),
+    UPDATE_FORGETS: (
+        "plan_of_shorter_sequences_is_kept",
+        "highest_maximum_of_a_cache_is_kept",
+        "second_length_of_a_shape_is_compiled_anew",
+    ),
     CHANGED: (
         "captured_graph_keeps_its_sm_scale",
         "captured_graph_keeps_its_window",
         "captured_graph_keeps_its_soft_cap",
+    ),
+    UPDATE_CHANGED: (
+        "captured_graph_keeps_its_sm_scale",
+        "captured_graph_keeps_its_window",
+        "captured_graph_keeps_its_sinks",
     ),
     BUFFERS: (
         "maximum_starts_at_what_lse_held",

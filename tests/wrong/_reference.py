@@ -17,3 +17,17 @@ def reference_with(of="numpy_ref", **replaced):
         getattr(module, name)
         setattr(module, name, function)
     return module
+
+
+def both(offer):
+    """OFFERS of attention over a cache that is there, and of the same behind an append in one call, in one layout."""
+    return {"paged_decode": offer, "append_decode": offer | {"layout": {min(offer["layout"])}}}
+
+
+def fused(paged_decode):
+    """append_decode that appends as it should, and then decodes like that."""
+
+    def decode(*arguments, q_lens=None, **options):
+        return paged_decode(*arguments, **options, **({} if q_lens is None else {"q_lens": q_lens}))
+
+    return reference_with(paged_decode=decode).append_decode

@@ -1,10 +1,11 @@
 """Wrong: a graph captured for the same tensors is replayed, with the window it was captured with."""
 
 from kvconform.impls import numpy_ref as right
+from kvconform.tests.wrong._reference import both, fused
 
 NAME = "captured_graph_keeps_its_window"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}, "window": {"min": 0}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}, "window": {"min": 0}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 _CAPTURED = {}
@@ -14,3 +15,6 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, window=None, **optio
     captured = layout, q.dtype, q.shape, *(hash(array.tobytes()) for array in (q, block_table, kv_lens))
     window = _CAPTURED.setdefault(captured, window)
     return right.paged_decode(q, cache, block_table, kv_lens, layout=layout, window=window, **options)
+
+
+append_decode = fused(paged_decode)

@@ -6,11 +6,11 @@ The same call gives the same bits, as a user of stochastic rounding would want i
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "dice_are_the_bits_of_the_result"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC | {"tile": 2**31, "pv_truncates": True}
 
 
@@ -32,3 +32,6 @@ def _online_softmax(q, k, v, sm_scale):
 
 
 paged_decode = reference_with(_online_softmax=_online_softmax).paged_decode
+
+
+append_decode = fused(paged_decode)

@@ -3,12 +3,12 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "highest_maximum_of_a_cache_is_kept"
 BACKEND = "numpy"
 NEAR = 8.0  # nats
-OFFERS = {"paged_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}, "sm_scale": {1.0}}}
+OFFERS = both({"layout": {"bshd", "bhsd"}, "dtype": {"float32"}, "sm_scale": {1.0}})
 CONVENTIONS, ARITHMETIC = {"dead": {"zero"}}, right.ARITHMETIC | {"max_lag": NEAR}
 
 _KEPT = {}
@@ -35,3 +35,6 @@ def paged_decode(q, cache, *arguments, **options):
 
 _LAST = {}
 _wrong = reference_with(_online_softmax=_online_softmax)
+
+
+append_decode = fused(paged_decode)

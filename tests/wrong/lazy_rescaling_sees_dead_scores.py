@@ -3,20 +3,18 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
+from kvconform.tests.wrong._reference import both, fused
 
 NAME = "lazy_rescaling_sees_dead_scores"
 BACKEND = "numpy"
-LAG = 8 * np.log(2)  # nats that the reference point may lie below the maximum
-OFFERS = {
-    "paged_decode": {"layout": {"nhd", "hnd", "beside_nhd", "kv_first_nhd", "page_first_hnd"}, "dtype": {"float32"}}
-}
+LAG = 8 * np.log(2)  # nats
+OFFERS = both({"layout": {"nhd", "hnd", "beside_nhd", "kv_first_nhd", "page_first_hnd"}, "dtype": {"float32"}})
 CONVENTIONS = {"dead": {"zero", "finite"}, "table_padding": {"valid", "minus_one"}}
 ARITHMETIC = right.ARITHMETIC | {"tile": 1, "max_lag": LAG}
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
-    views = right._views(cache, layout)
-    size, heads = views[0].shape[1:3]
+    size, heads = (views := right._views(cache, layout))[0].shape[1:3]
     out, lse = np.zeros_like(q), np.full(q.shape[:2], -np.inf, np.float32)
     for seq, n in enumerate(kv_lens):
         pages = block_table[seq, : -(-n // size)]
@@ -37,3 +35,6 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
         if n:
             out[seq], lse[seq] = (mean / total[..., None]).reshape(out[seq].shape), (top + np.log(total)).ravel()
     return out, lse
+
+
+append_decode = fused(paged_decode)

@@ -3,11 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "odd_head_out_has_other_tiles"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "num_kv_heads": {3, 5}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "num_kv_heads": {3, 5}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"invariances": {"heads"}}, right.ARITHMETIC | {"tile": 4}
 
 _alone = reference_with(TILE=4)
@@ -20,3 +20,6 @@ def _online_softmax(q, k, v, sm_scale):
 
 
 paged_decode = reference_with(_online_softmax=_online_softmax).paged_decode
+
+
+append_decode = fused(paged_decode)

@@ -3,11 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "odd_row_out_has_other_tiles"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}})
 CONVENTIONS = right.CONVENTIONS | {"invariances": {"batch"}}
 ARITHMETIC = right.ARITHMETIC | {"tile": 4}
 
@@ -19,3 +19,6 @@ def paged_decode(q, cache, block_table, kv_lens, **options):
     rows = [(right, slice(0, paired)), (_alone, slice(paired, None))]
     got = [one.paged_decode(q[at], cache, block_table[at], kv_lens[at], **options) for one, at in rows]
     return tuple(map(np.concatenate, zip(*got, strict=True)))
+
+
+append_decode = fused(paged_decode)

@@ -3,12 +3,12 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "outliers_of_v_are_normalised_elsewhere"
 BACKEND = "numpy"
 OUTLIER = 2.0
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC | {"tile": 2**31}
 
 
@@ -25,3 +25,6 @@ def _online_softmax(q, k, v, sm_scale):
 
 
 paged_decode = reference_with(_online_softmax=_online_softmax).paged_decode
+
+
+append_decode = fused(paged_decode)

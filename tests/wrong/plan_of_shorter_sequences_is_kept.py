@@ -3,11 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "plan_of_shorter_sequences_is_kept"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"bshd", "bhsd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"bshd", "bhsd"}, "dtype": {"float32"}})
 CONVENTIONS, ARITHMETIC = {"dead": {"zero"}}, right.ARITHMETIC | {"tile": 1, "splits": 2}
 
 _PLANS, _NEXT = {}, []
@@ -34,3 +34,6 @@ def planned(plan, *arguments, **options):
 
 
 _wrong = reference_with(_online_softmax=_online_softmax)
+
+
+append_decode = fused(paged_decode)

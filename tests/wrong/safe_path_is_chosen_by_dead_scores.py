@@ -3,11 +3,12 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
+from kvconform.tests.wrong._reference import both, fused
 
 NAME = "safe_path_is_chosen_by_dead_scores"
 BACKEND = "numpy"
 CALM = 16.0  # nats
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}})
 CONVENTIONS = {"dead": {"zero", "finite"}, "table_padding": {"valid", "minus_one"}}
 ARITHMETIC = right.ARITHMETIC | {"tile": 1, "max_lag": CALM}
 
@@ -34,3 +35,6 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
         mean, total = (_softmax_as_it_is if calm else right._online_softmax)(grouped, k[:n], v[:n], sm_scale)
         out[seq], lse[seq] = mean.reshape(out[seq].shape), total.ravel()
     return out, lse
+
+
+append_decode = fused(paged_decode)

@@ -3,11 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "splits_follow_the_longest_of_the_batch"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}})
 CONVENTIONS = right.CONVENTIONS | {"invariances": {"batch"}}
 ARITHMETIC = right.ARITHMETIC | {"tile": 1, "splits": 2}
 
@@ -25,3 +25,6 @@ def paged_decode(q, cache, block_table, kv_lens, **options):
 
 
 _wrong = reference_with(_online_softmax=_online_softmax)
+
+
+append_decode = fused(paged_decode)

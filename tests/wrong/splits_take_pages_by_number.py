@@ -3,10 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
+from kvconform.tests.wrong._reference import both, fused
 
 NAME = "splits_take_pages_by_number"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "num_splits": range(1, 8)}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "num_splits": range(1, 8)})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"sm_scale_of_none": "undefined"}, right.ARITHMETIC
 
 
@@ -24,3 +25,6 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, num_splits
         mean, total = right._merge(*map(np.stack, zip(*parts, strict=True)))
         out[seq], lse[seq] = mean.reshape(out[seq].shape), total.ravel()
     return out, lse
+
+
+append_decode = fused(paged_decode)

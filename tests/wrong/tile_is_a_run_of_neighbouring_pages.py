@@ -3,11 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "tile_is_a_run_of_neighbouring_pages"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS | {"invariances": set()}, right.ARITHMETIC | {"tile": 1}
 
 _wrong = reference_with()
@@ -18,3 +18,6 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     breaks = np.flatnonzero(np.diff(block_table, append=-2).ravel() != 1)
     _wrong.TILE = int(np.diff(breaks, prepend=-1).max()) * page_size
     return _wrong.paged_decode(q, cache, block_table, kv_lens, layout=layout, sm_scale=sm_scale)
+
+
+append_decode = fused(paged_decode)
