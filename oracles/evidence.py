@@ -81,8 +81,10 @@ def _weights(q: Array, k: Array, bias: Array, reading: DecodeReading) -> tuple[A
     k   [..., heads, keys, dim];  bias [rows, q_heads or 1, keys]
     """
     live = bias != -np.inf
-    grouped = q.astype(np.float64).reshape(len(q), k.shape[-3], -1, q.shape[2])
-    score = reading.bent(reading.sm_scale * np.matmul(grouped, k.swapaxes(-2, -1)).reshape(*q.shape[:2], -1))
+    (rows, q_heads, dim), heads = q.shape, k.shape[-3]
+    grouped = q.astype(np.float64).reshape(rows, heads, q_heads // heads, dim)
+    score = np.matmul(grouped, k.swapaxes(-2, -1)).reshape(rows, q_heads, k.shape[-2])
+    score = reading.bent(reading.sm_scale * score)
     score = np.where(live, score + np.where(live, bias, 0.0), -np.inf)
     sink = np.full(q.shape[1], -np.inf) if reading.sinks is None else reading.sinks.astype(np.float64)
     top = np.maximum(score.max(-1, initial=-np.inf), sink)
@@ -92,8 +94,9 @@ def _weights(q: Array, k: Array, bias: Array, reading: DecodeReading) -> tuple[A
 
 def _summed(weight: Array, v: Array) -> Array:
     """Weighted sums over keys: [rows, q_heads, keys] and [..., heads, keys, dim] -> [rows, q_heads, dim]."""
-    grouped = weight.reshape(len(weight), v.shape[-3], -1, v.shape[-2])
-    return np.asarray(np.matmul(grouped, v)).reshape(*weight.shape[:2], -1)
+    rows, q_heads, keys = weight.shape
+    heads, dim = v.shape[-3], v.shape[-1]
+    return np.asarray(np.matmul(weight.reshape(rows, heads, q_heads // heads, keys), v)).reshape(rows, q_heads, dim)
 
 
 def unseen_pages(inputs: PagedInputs, kv: KV, reading: DecodeReading, want: Mapping[str, Interval]) -> int:

@@ -355,10 +355,11 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
 LONG = 8192 + 3
 """Tokens of a long context: no whole number of pages, tiles or splits."""
 
-MANY = 64
-"""Dims of a long context at most: among so many the weight of pages is spread, whose share in one is the more."""
+_LONG_DIMS = {"read_out": 64, "needle": 16, "zero_sum": 16}
+"""Contents of long contexts -> their dims, at most: weights of pages that are spread among many show the more in one.
 
-_LONG_FAMILIES = ("read_out", "needle", "zero_sum")
+Of 16 a page of 4 tokens is inside the bound of a kernel that declares nothing of its arithmetic.
+"""
 
 
 @once_a_cell
@@ -372,12 +373,18 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     sizes = _sizes(cell, 0) | {"page_size": longest}
     if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
         return ()
-    for axis in ("head_dim", "head_dim_v"):
-        if axis in sizes:
-            sizes[axis] = next((n for n in cell.taken(axis, range(MANY, 0, -1)) if cell.admits(axis, n)), sizes[axis])
-    made = [pinned(cell, kv_lens=lens, family=family, **sizes) for family in _LONG_FAMILIES]
+    shapes = {family: sizes | _dims(cell, most) for family, most in _LONG_DIMS.items()}
+    made = [pinned(cell, kv_lens=lens, family=family, **shape) for family, shape in shapes.items()]
     several = {axis: cell.allowed(axis)[-1] for axis in ("num_splits", "group")}
     return (*made[:-1], replace(made[-1], **several))
+
+
+def _dims(cell: Cell, most: int) -> dict[str, int]:
+    """As many dims as are offered of so many; the fewest that are, where those are more."""
+    offered = {axis: cell.taken(axis, range(most, 0, -1)) for axis in ("head_dim", "head_dim_v") if axis in cell.axes}
+    return {
+        axis: next((n for n in some if cell.admits(axis, n)), cell.allowed(axis)[0]) for axis, some in offered.items()
+    }
 
 
 BENCH_LENGTHS = (512, 1, 130, 64)

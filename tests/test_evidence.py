@@ -1,0 +1,68 @@
+"""What a case can show: pages that could be left out of it unseen, features, and the change of a weight."""
+
+import numpy as np
+import pytest
+
+from kvconform.oracles import decode, evidence, keys, paged
+from kvconform.oracles.decode import DecodeReading
+from kvconform.specs.case import Case
+from kvconform.specs.conventions import declared
+from kvconform.specs.inputs import inputs
+from kvconform.specs.profile import Profile
+
+SILENT = Profile()
+COARSE = Profile(p_format="bfloat16", partial_format="bfloat16", splits=8)
+
+
+def judged(profile, **values):
+    """Inputs of a case of attention, what is read, the right reading, and what is expected."""
+    x = inputs(Case(op="paged_decode", layout="nhd", dtype="float32", **values))
+    cache, right = paged.filled(x, "zero"), DecodeReading.right(x, declared({}))
+    kv = keys.of_all(x, cache, right)
+    return x, kv, right, decode.expected(x, cache, decode.rounding(profile, "float32"), right, kv=kv)
+
+
+def left_out(x, kv, seq, page):
+    """out and lse of one sequence without a page, by the definition."""
+    end = np.cumsum(x.case.kv_lens)
+    here = slice(end[seq] - x.case.kv_lens[seq], end[seq])
+    kept = np.arange(x.case.kv_lens[seq]) // x.case.page_size != page
+    head_of = np.arange(x.case.num_q_heads) // x.case.group
+    k, v = (one.values[here][kept][:, head_of] for one in kv)
+    score = np.einsum("hd,nhd->hn", x.q[seq].astype(np.float64), k) * x.sm_scale
+    weight = np.exp(score - score.max(1, keepdims=True))
+    out = np.einsum("hn,nhd->hd", weight / weight.sum(1, keepdims=True), v)
+    return {"out": out, "lse": score.max(1) + np.log(weight.sum(1))}
+
+
+@pytest.mark.parametrize("profile", [SILENT, COARSE])
+@pytest.mark.parametrize("family", ["plain", "read_out", "zero_sum", "flat"])
+def test_unseen_pages_are_those_that_the_definition_without_them_does_not_betray(family, profile):
+    shape = {"page_size": 4, "num_kv_heads": 2, "group": 2, "head_dim": 3, "family": family}
+    x, kv, right, want = judged(profile, kv_lens=(300, 3, 0, 9), **shape)
+    unseen = 0
+    for seq, n in enumerate(x.case.kv_lens):
+        for page in range(-(-n // 4) if n > 4 else 0):
+            got = {name: array.astype(np.float32) for name, array in left_out(x, kv, seq, page).items()}
+            bad = [want[name].unmet(np.broadcast_to(got[name], want[name].shape))[seq].any() for name in got]
+            weight = 1 - np.exp(left_out(x, kv, seq, page)["lse"] - left_out(x, kv, seq, -1)["lse"])
+            unseen += not any(bad) and bool((weight >= 1 / (2 * -(-n // 4))).any())
+    assert evidence.unseen_pages(x, kv, right, want) == unseen
+    assert evidence.unseen_pages(x, kv, right, {}) >= unseen
+
+
+def test_among_64_dims_each_page_of_a_long_context_shows_and_among_4_none_does():
+    def unseen(head_dim, page_size):
+        shape = {"kv_lens": (8195, 5), "family": "read_out", "page_size": page_size, "head_dim": head_dim}
+        return evidence.unseen_pages(*judged(SILENT, **shape))
+
+    assert unseen(64, 4) == 0
+    assert unseen(4, 16) > 500
+
+
+@pytest.mark.parametrize("features", [{"window": 2}, {"soft_cap": 2.0}, {"alibi_slopes": "drawn"}])
+def test_without_keys_no_feature_shows(features):
+    x, kv, right, want = judged(SILENT, kv_lens=(0, 0), group=2, **features)
+    assert evidence.shown(x, kv, right, want) == ()
+    assert evidence.unseen_pages(x, kv, right, want) == 0
+    assert evidence.visible_weight(kv, want, right) == []
