@@ -21,25 +21,33 @@ from kvconform.specs.paged import PagedInputs
 from kvconform.specs.profile import Profile
 
 LOCATE = {"out": by_axes("seq", "q_head", "dim"), "lse": by_axes("seq", "q_head")}
-"""How an index of each result of attention is named where each sequence has one query row."""
+"""How an index of each result of attention is named by its axes alone, where a sequence is a row."""
 
 
-def locate(reading: DecodeReading) -> dict[str, Locate]:
-    """How an index of each result is named: rows of several query tokens are told apart."""
-    if len(reading.seq_of) == len(reading.lens):
-        return LOCATE
+def locate(inputs: PagedInputs, reading: DecodeReading) -> dict[str, Locate]:
+    """How an index of each result is named: by its query token's place in its sequence, and in the cache."""
 
     def named(name: str) -> Locate:
         def where(index: tuple[int, ...]) -> str:
-            seq, newer = reading.seq_of[index[0]], reading.newer[index[0]]
-            of_seq, *inside = LOCATE[name]((int(seq), *index[1:])).split(", ")
-            position = int(reading.lens[seq]) - 1 - int(newer)
-            row = index[0] - int(np.argmax(reading.seq_of == seq))  # a query token without a key has no position
-            return ", ".join((of_seq, f"position {position}" if position >= 0 else f"query token {row}", *inside))
+            seq = int(reading.seq_of[index[0]])
+            of_seq, *inside = LOCATE[name]((seq, *index[1:])).split(", ")
+            return ", ".join([of_seq, *_place(inputs, reading, index[0], seq), *inside])
 
         return where
 
     return {name: named(name) for name in LOCATE}
+
+
+def _place(inputs: PagedInputs, reading: DecodeReading, row: int, seq: int) -> list[str]:
+    """Where a query token stands, for people; without a key it has no position, and its number says which it is."""
+    position = int(reading.lens[seq]) - 1 - int(reading.newer[row])
+    if not 0 <= position < reading.lens[seq]:
+        alone = len(reading.seq_of) == len(reading.lens)
+        return [] if alone else [f"query token {row - int(np.argmax(reading.seq_of == seq))}"]
+    if inputs.row.contiguous:
+        return [f"position {position}"]
+    page, slot = divmod(position, inputs.case.page_size)
+    return [f"position {position} (page {reading.tables[0][seq, page]}, slot {slot})"]
 
 
 COARSE = FORMATS["bfloat16"].unit
@@ -350,7 +358,7 @@ def expected(
     else:
         found = _stacked([_joined(inputs, cache, profile, reading, seq) for seq in range(len(reading.lens))])
     unit = reading.lse_unit
-    said = locate(reading)
+    said = locate(inputs, reading)
     want = {"out": Interval(found.out, found.out_error, profile.out_format, said["out"], likely)}
     if reading.join is None or not np.isnan(found.lse_error).any():  # a mistaken join may leave it open
         require_range("lse", np.abs(np.where(np.isinf(found.lse), 0.0, found.lse)) / unit, profile.lse_format)

@@ -168,7 +168,7 @@ def _located(subject: Subject, x: PagedInputs | PQInputs, name: str, at: Any) ->
     """How an element of some rows, or heads, of a result is named: by its place among all of them."""
 
     def where(index: tuple[int, ...]) -> str:
-        of = decode.locate(DecodeReading.right(x, subject.conventions)) if isinstance(x, PagedInputs) else LOCATE
+        of = decode.locate(x, DecodeReading.right(x, subject.conventions)) if isinstance(x, PagedInputs) else LOCATE
         row, head, *dim = index
         whole = np.arange(x.q[..., 0].size).reshape(x.q.shape[:2])[at]
         return of[name]((*divmod(int(whole[row, head]), x.q.shape[1]), *dim))

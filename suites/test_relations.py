@@ -241,8 +241,7 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
 
 @law("paged_decode", only=APART | alone("window", "soft_cap"))
 def test_decode_forgets_the_calls_before(subject, case):
-    """Between two calls that are alike another one, with other contents, all sequences as short as the shortest,
-    changes no bit; nor does the longer one between two of the short."""
+    """Neither a call with other contents and shorter sequences nor one with longer ones changes a bit of the next."""
     forgets_the_calls_before(subject, case)
 
 
@@ -278,8 +277,10 @@ def others_of(cell):
     cells=lambda cell: is_floating(cell.dtype) and bool(others_of(cell)),
 )
 def test_decode_follows_one_changed_argument(subject, case):
-    """Whatever one argument was in the call before, a call has the bits of one of -q and -K, which follows its like,
-    and agrees with one of a sequence less, which has other shapes, within both bounds."""
+    """Whatever one argument was in the call before: -q and -K give the same bits, and a sequence less the same rows.
+
+    The call of -q and -K follows one of the same arguments, and the one of a sequence less is of other shapes.
+    """
     follows_one_changed_argument(subject, case)
 
 
@@ -344,8 +345,10 @@ def test_decode_reads_what_was_appended(subject, case):
 
 @law("paged_decode", pinned=long_contexts, drawn=False)
 def test_decode_counts_every_page_of_a_long_context(subject, case):
-    """Over thousands of keys, each page and the one key that counts are in the result: without any page it is not
-    what is allowed."""
+    """Over thousands of keys, each page and the one key that counts are in the result.
+
+    A case that would allow a result without one of its pages is no evidence.
+    """
     require_decoded(subject, case, each_page=True)
 
 

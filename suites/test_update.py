@@ -181,7 +181,7 @@ def test_update_scales_exactly_with_v(subject, case):
 
 @law("append_decode", only=APART | alone("window", "soft_cap"))
 def test_update_forgets_the_calls_before(subject, case):
-    """A call with other contents and lengths between two that are alike changes no bit of the second."""
+    """Neither a call with other contents and shorter sequences nor one with longer ones changes a bit of the next."""
     relations.forgets_the_calls_before(subject, case)
 
 
@@ -192,8 +192,7 @@ def test_update_forgets_the_calls_before(subject, case):
     cells=lambda cell: is_floating(cell.dtype) and bool(relations.others_of(cell)),
 )
 def test_update_follows_one_changed_argument(subject, case):
-    """Whatever one argument was in the call before, a call has the bits of one of -q and -K, and agrees with one of a
-    sequence less."""
+    """Whatever one argument was in the call before: -q and -K give the same bits, and a sequence less the same rows."""
     relations.follows_one_changed_argument(subject, case)
 
 

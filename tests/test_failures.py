@@ -113,20 +113,33 @@ def test_a_difference_that_is_infinite_is_told_without_a_figure():
 
 @pytest.mark.parametrize(
     ("q_lens", "where"),
-    [((), "seq 1, q_head 1"), ((2, 1), "seq 0, position 2, q_head 1"), ((1, 2), "seq 1, position 1, q_head 1")],
+    [
+        ((), "seq 1, position 2 {page 1, slot 2}"),
+        ((2, 1), "seq 0, position 2 {page 0, slot 2}"),
+        ((1, 2), "seq 1, position 1 {page 1, slot 1}"),
+    ],
 )
-def test_an_element_of_several_query_tokens_is_named_by_its_sequence_and_position(q_lens, where):
-    case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3), q_lens=q_lens, group=2)
-    with pytest.raises(
-        Violation, match=f"2 of {2 * case.num_q_rows} .* farthest at {where}, dim 0: got 0.0, want 1.0, 1 apart"
-    ):
+@pytest.mark.parametrize("layout", ["nhd", "bshd"])
+def test_an_element_is_named_by_the_place_of_its_query_token(layout, q_lens, where):
+    shape = {"kv_lens": (3, 3), "q_lens": q_lens, "group": 2, "page_size": 4, "seed": 1}
+    case = Case(op="paged_decode", layout=layout, dtype="float32", **shape)
+    where = re.sub(r" {.*}", "", where) if case.row.contiguous else where.replace("{", "(").replace("}", ")")
+    with pytest.raises(Violation) as violation:
+        require_attention(SUBJECT, *two_results(case, 1), "of one call against another")
+    said = f"2 of {2 * case.num_q_rows} elements differ, farthest at {where}, q_head 1, dim 0: got 0.0, want 1.0"
+    assert f"{said}, 1 apart" in str(violation.value)
+
+
+def test_a_query_token_without_a_key_has_no_position():
+    case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0))
+    with pytest.raises(Violation, match=r"farthest at seq 1, q_head 0, dim 0: got 0\.0, want 1\.0, 1 apart$"):
         require_attention(SUBJECT, *two_results(case, 1), "of one call against another")
 
 
 def test_rows_of_a_call_are_named_by_their_place_in_the_whole_one():
     case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3, 3), group=2)
     x, got, whole = two_results(case, 2)
-    for at, where in ((np.array([2, 0]), "seq 2, q_head 1"), ((slice(None), np.array([1, 0])), "seq 2, q_head 1")):
+    for at, where in ((np.array([2, 0]), "seq 2, .*q_head 1"), ((slice(None), np.array([1, 0])), "seq 2, .*q_head 1")):
         of_some = {"out": np.zeros_like(got["out"][at])}
         with pytest.raises(Violation, match=f"farthest at {where}, dim 0: got 0.0, want 1.0, 1 apart"):
             require_selected(SUBJECT, x, of_some, whole, at, "of some rows against all", None)
@@ -136,7 +149,7 @@ def test_nan_is_farther_than_any_number_and_no_figure_is_told_of_it():
     case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 3))
     x, got, want = two_results(case, 0)
     got["out"][1] = np.nan
-    with pytest.raises(Violation, match=r"farthest at seq 1, q_head 0, dim 0: got nan, want 0\.0$"):
+    with pytest.raises(Violation, match=r"farthest at seq 1, position 2 .*, q_head 0, dim 0: got nan, want 0\.0$"):
         require_attention(SUBJECT, x, got, want, "of one call against another")
 
 

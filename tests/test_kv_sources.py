@@ -29,6 +29,7 @@ from kvconform.specs.paged import PagedInputs
 from kvconform.specs.pinned import bench_case, long_contexts, schedule
 from kvconform.specs.profile import Profile
 from kvconform.specs.row import K, V
+from kvconform.suites.calls import require_decoded
 
 BOUND = "decode_is_within_the_bound"
 
@@ -256,6 +257,19 @@ def test_a_case_of_a_cache_in_q_s_own_type_may_be_moved_to_another_layout():
     here = Cell(OP, "hnd", "float32", offer, declared({}))
     assert here.draws(case(layout="hnd", dtype="float32", q_dtype=""))
     assert not here.draws(case(layout="hnd", dtype="float32", q_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(("layout", "screened"), [("nhd", True), ("mla", False)])
+def test_latents_are_not_screened_since_their_v_is_not_drawn_apart_from_k(reference, monkeypatch, layout, screened):
+    asked, required = [], decode.required
+
+    def spied(*arguments, **options):
+        asked.append(options["screened"])
+        return required(*arguments, **options)
+
+    monkeypatch.setattr(decode, "required", spied)
+    require_decoded(reference, Case(op=OP, layout=layout, dtype="float32", kv_lens=(3,), head_dim=8))
+    assert asked == [screened]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_label_says_where_what_how_far_and_how_often_and_its_line_shows_it_a
     cell = cell_of(adapter(LIAR, **LONG), law, case=CASE)
     text = paste_doubt(cell)
     assert "out: " in text
-    assert "worst at seq 0, q_head 0, dim " in text
+    assert re.search(r"worst at seq 0, position \d+ \(page \d+, slot \d+\), q_head 0, dim ", text)
     assert ": got " in text
     assert ", want " in text
     assert " +- " in text

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +44,38 @@ def test_a_slow_kernel_takes_most_of_the_time_and_the_line_says_so(told):
     assert time["implementation"] > 0.5
     assert sum(time.values()) == pytest.approx(1.0)
     assert "; time: implementation " in printed
+
+
+MARKS = [(place, mark) for place, marks in where_time_goes.PLACES.items() for mark in marks]
+
+
+@pytest.mark.parametrize(("place", "mark"), MARKS)
+def test_each_mark_of_a_place_is_a_file_a_function_or_a_folder_of_the_tree_that_is_there(place, mark):
+    """One that is not there would count for another place, and nobody would see it."""
+    path, _, function = mark.partition(":")
+    assert (ROOT / path).exists()
+    assert not function or f"def {function}(" in (ROOT / path).read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "function", "place"),
+    [
+        ("harness/subject.py", "guarded", "implementation"),
+        ("harness/subject.py", "call", "calling"),
+        ("oracles/bound.py", "attention_bound", "bound"),
+        ("oracles/decode.py", "expected", "oracle"),
+        ("specs/paged.py", "tokens", "inputs"),
+        ("specs/strategies.py", "case", "drawing"),
+        ("suites/test_decode.py", "some_law", "other"),
+    ],
+)
+def test_a_moment_belongs_to_the_place_of_the_innermost_frame_that_has_one(file, function, place):
+    def frame(name, inside, back):
+        return SimpleNamespace(f_code=SimpleNamespace(co_filename=name, co_name=inside), f_back=back)
+
+    law = frame(str(where_time_goes.ROOT / "suites" / "test_decode.py"), "test_a_law", None)
+    of_ours = frame(str(where_time_goes.ROOT / file), function, law)
+    assert where_time_goes.place_of(frame("numpy/core.py", "matmul", of_ours)) == place
 
 
 NUMBERS = np.linspace(0.0, 1.0, 1 << 18)
