@@ -57,13 +57,15 @@ class Program:
 
 @dataclass(frozen=True)
 class Small:
-    """A row that is small enough: q [d], k [n, d], v [n]; every number exact."""
+    """A row that is small enough: q [d], k [n, d], v [n], bias [n] or none; every number exact. A sink is key n."""
 
     q: tuple[float, ...]
     k: tuple[tuple[float, ...], ...]
     v: tuple[float, ...]
     sm_scale: float = 1.0
     soft_cap: float = 0.0
+    bias: tuple[float, ...] = ()
+    sink: float | None = None
 
 
 def of_format(format: str | None, *, truncates: bool = False, flushes: bool = False) -> Rounding:
@@ -98,6 +100,8 @@ class _Kernel:
     def result(self) -> tuple[Number, Number]:
         """out and lse."""
         scores = [self._score(key) for key in range(len(self.row.k))]
+        if self.row.sink is not None:
+            scores.append(self.to.constant(self.row.sink))
         starts = (0, *self.program.ends)
         parts = [self._part([scores[i] for i in keys], keys) for keys in self._splits(starts)]
         return self._merged(parts)
@@ -112,6 +116,7 @@ class _Kernel:
         for a, b in zip(self.row.q, self.row.k[key], strict=True):
             x = to.constant(a, self._of(profile.q_format))
             product = to.multiply(x, to.constant(b, self._of(profile.k_format)), rounding)
+            product = to.rounded(product, Rounding(Interval.around(profile.qk_error)))
             total = product if total is None else to.add(total, product, rounding)
         assert total is not None
         score = to.multiply(total, to.constant(self.row.sm_scale, soft), soft)
@@ -120,6 +125,9 @@ class _Kernel:
             cap = to.constant(self.row.soft_cap)
             bent = to.tanh(to.divide(score, cap, soft), Rounding(eta=Interval.around(profile.tanh_error)))
             score = to.rounded(to.multiply(cap, bent, soft), self._of(profile.score_format))
+        if self.row.bias:
+            bias = to.constant(self.row.bias[key], soft)  # itself a product
+            score = to.rounded(to.add(score, bias, soft), self._of(profile.score_format))
         return score
 
     def _power(self, x: Number, at: Number) -> Number:
@@ -139,7 +147,9 @@ class _Kernel:
         """Attention over one split: the online softmax; where P is divided first or never, in two passes."""
         to, profile, program = self.to, self.profile, self.program
         weighing = self._of(profile.pv_accumulator, truncates=profile.pv_truncates)
-        values = [to.constant(self.row.v[key], self._of(profile.v_format)) for key in keys]
+        held = (*self.row.v, 0.0)  # that of a sink
+        values = [to.constant(held[key], self._of(profile.v_format)) for key in keys]
+        values = [to.rounded(value, Rounding(Interval.around(profile.pv_error))) for value in values]
         if program.divides != "last":
             top = to.greatest(scores)
             total = self._sum([self._power(s, top) for s in scores], self._soft)
@@ -190,7 +200,9 @@ class _Kernel:
         return parts[0]
 
     def _stored(self, part: tuple[Number, Number]) -> tuple[Number, Number]:
-        return self.to.rounded(part[0], self._of(self.profile.partial_format)), part[1]
+        out, lse = part
+        formats = self.profile.partial_format, self.profile.partial_lse_format
+        return self.to.rounded(out, self._of(formats[0])), self.to.rounded(lse, self._of(formats[1]))
 
     def _merge(self, parts: Sequence[tuple[Number, Number]]) -> tuple[Number, Number]:
         to, soft = self.to, self._soft
@@ -229,7 +241,8 @@ def compare(row: Small, profile: Profile, programs: Sequence[Program]) -> dict[s
     (declares,) = {tuple(program.declares.items()) for program in programs}
     profile = replace(profile, **dict(declares))
     q, k, v = np.array(row.q), np.array(row.k), np.array(row.v)[:, None]
-    want = attention_bound(q, k, v, row.sm_scale, profile, soft_cap=row.soft_cap)
+    beside: dict[str, Any] = {"soft_cap": row.soft_cap, "sink": row.sink, "bias": np.array(row.bias or 0.0)}
+    want = attention_bound(q, k, v, row.sm_scale, profile, **beside)
     found = {}
     for at, (name, bound) in enumerate((("out", float(want.out_error[0])), ("lse", float(want.lse_error)))):
         runs = [_run(program, row, profile, at) for program in programs]
@@ -263,7 +276,7 @@ class Stage:
 
     rounds    fields of ALONE that are otherwise
     merge, pairs, divides, num_splits   of the programs
-    soft_cap, v_size   of the inputs
+    soft_cap, v_size   of the inputs;  bias, sink: whether they have one
     """
 
     rounds: dict[str, Any]
@@ -273,6 +286,8 @@ class Stage:
     num_splits: int = 1
     soft_cap: float = 0.0
     v_size: float = 1.0
+    bias: bool = False
+    sink: bool = False
     results: tuple[str, ...] = ("out", "lse")
 
     @property
@@ -310,6 +325,11 @@ STAGES: dict[str, Stage] = {
     "its partial results in bfloat16": Stage(
         {"partial_format": "bfloat16"}, num_splits=3, pairs=True, results=("out",)
     ),
+    "its lse in bfloat16": Stage({"partial_lse_format": "bfloat16"}, num_splits=3, pairs=True),
+    "float32 throughout, with a bias": Stage(_FLOAT32, bias=True),
+    "the same, scores stored in bfloat16": Stage({"score_format": "bfloat16"}, bias=True),
+    "float32 throughout, with a sink": Stage(_FLOAT32, sink=True),
+    "products of several, each off by 2**-16": Stage({"qk_error": 2.0**-16, "pv_error": 2.0**-16}),
 }
 """Each stage alone, then together."""
 
@@ -334,11 +354,14 @@ def small_row(rng: np.random.Generator, stage: Stage, n: int) -> Small:
 
     d = int(rng.integers(1, 4))
     q, k, v = some(d), some(n, d), some(n) * stage.v_size
-    return Small(tuple(q), tuple(map(tuple, k)), tuple(v), float(rng.choice([0.5, 1.0])), stage.soft_cap)
+    row = Small(tuple(q), tuple(map(tuple, k)), tuple(v), float(rng.choice([0.5, 1.0])), stage.soft_cap)
+    bias, sink = tuple(some(n)) if stage.bias else (), float(some(1)[0]) if stage.sink else None
+    return replace(row, bias=bias, sink=sink)
 
 
 def programs(stage: Stage, n: int, tile: int) -> list[Program]:
-    """Every order of the keys, on splits of about the same size."""
+    """Every order of the keys, the sink among them, on splits of about the same size."""
+    n += stage.sink
     ends = tuple(n * (i + 1) // stage.num_splits for i in range(stage.num_splits))
     one = Program(tuple(range(n)), tile, ends, stage.merge, stage.pairs, stage.divides)
     return [replace(one, order=order) for order in permutations(range(n))]

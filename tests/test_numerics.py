@@ -350,6 +350,11 @@ TERMS = {
     "_evaluation_error": ("softmax in float32", "out", lambda keys, facts, profile: 0 * keys.score),
     "arithmetic_unit": ("dot", "out", lambda format, truncates=False: 0.0),
     "unit": ("operands in bfloat16", "out", lambda format: 0.0),
+    "_biased": (
+        "the same, scores stored in bfloat16",
+        "out",
+        lambda score, error, bias, profile: (score + bias, error),
+    ),
 }
 
 
