@@ -12,7 +12,7 @@ from kvconform.specs.cells import POOL, SIZE_OF, Cell, all_hold, once_a_cell
 from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.paged import PagedInputs
+from kvconform.specs.paged import SPARSE, PagedInputs
 from kvconform.specs.strategies import query_tokens, without_room
 
 
@@ -343,13 +343,37 @@ def is_narrowest(cell: Cell, among: tuple[str, ...] = ()) -> bool:
     return cell.dtype == min([dtype for dtype in offered if dtype in among] or offered, key=width)
 
 
+FLOAT32_COUNTS = 1 << 24
+"""Number up to which float32 has every whole one: page numbers that pass through it are even beyond."""
+
+
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
-    """One Case whose cache has more elements than 31 bits count, where that is offered."""
-    sizes = _sizes(cell, -1)
+    """Cases whose cache has more elements than 31 bits count, where that is offered: of the largest pages, and of pages
+    so small that their numbers need more than 24 bits."""
+    if not is_narrowest(cell) or cell.row.contiguous:
+        return ()
+    large, small = _sparse(cell, _sizes(cell, -1)), _of_small_pages(cell)
+    return tuple(dict.fromkeys((*large, *small)))
+
+
+def _sparse(cell: Cell, sizes: dict[str, Any]) -> tuple[Case, ...]:
+    """One of some sizes, where it is offered."""
     lens = (2 * sizes["page_size"] + 1, 1)
-    if not is_narrowest(cell) or cell.row.contiguous or not cell.takes(pool=("sparse",), kv_lens=lens):
+    if not cell.takes(pool=("sparse",), kv_lens=lens):
         return ()
     return (pinned(cell, kv_lens=lens, page_ids="high", pool="sparse", family=_every_bit(cell), **sizes),)
+
+
+def _of_small_pages(cell: Cell) -> tuple[Case, ...]:
+    """One of pages of one slot and of so many dims that there are hardly more pages than float32 tells apart."""
+    sizes = _sizes(cell, 0)
+    if sizes["page_size"] != 1 or "head_dim" not in sizes:
+        return ()
+    for n in cell.taken("head_dim", range(SPARSE // FLOAT32_COUNTS - 1, 31, -1)):
+        made = _sparse(cell, sizes | {"head_dim": n}) if cell.admits("head_dim", n) else ()
+        if made and FLOAT32_COUNTS < PagedInputs(made[0]).sizes["page"] < 4 * FLOAT32_COUNTS:
+            return made
+    return ()
 
 
 LONG = 8192 + 3

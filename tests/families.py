@@ -10,7 +10,7 @@ A fault counts as shown by a family where one of three seeds shows it, and as sh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -24,6 +24,7 @@ from kvconform.harness.reference import page_table
 from kvconform.harness.search import Options, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.specs import data, families
+from kvconform.specs.case import Case
 from kvconform.suites.law import Law
 from kvconform.tests.power import BOUND, FAULTS, LONG, MERGE
 
@@ -49,6 +50,25 @@ A fault that two families show is left at that.
 """
 
 
+BESIDE: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
+    "dominant sinks": ("a sink that outweighs all keys", lambda case: case.sinks == "dominant"),
+    "one empty row": ("a sequence without a key among others", lambda case: 0 in case.kv_lens and any(case.kv_lens)),
+}
+"""What contents of any family are drawn with -> what that is, and whether a case has it."""
+
+
+def without(law: Law, has: Callable[[Case], bool]) -> Law:
+    """A law to which cases that have something say nothing."""
+
+    def check(subject: Subject, case: Case) -> None:
+        if has(case):
+            subject.saw_nothing()
+        else:
+            law.check(subject, case)
+
+    return replace(law, check=check, pinned=lambda cell: tuple(case for case in law.pinned(cell) if not has(case)))
+
+
 def restricted(law: Law, family: str) -> Law:
     """A law on one family alone, of drawn cases and of pinned ones."""
     return replace(
@@ -69,14 +89,30 @@ def candidates() -> list[str]:
 
 def shown_by(name: str, some: Iterable[str] = FAMILIES) -> Iterator[str]:
     """The families that show a fault, found as they are asked for."""
-    found = located(name)
-    if "torch" in found.literals["REQUIRES"]:
-        importlib.import_module("torch").set_num_threads(1)  # see tests/test_power.py
-    subject = Subject(found.load(), found.name, str(found.path))
-    laws = [all_laws()[law] for law in JUDGED if law in FAULTS[name][0]]
+    subject, laws = judged(name)
     for family in some:
         if any(_kills(subject, restricted(law, family), seed) for law in laws for seed in SEEDS):
             yield family
+
+
+def needed_by(name: str) -> list[str]:
+    """What cases have to have beside their contents, or a fault is not shown."""
+    subject, laws = judged(name)
+    return [
+        what
+        for what, (_, has) in BESIDE.items()
+        if not any(_kills(subject, without(law, has), seed) for law in laws for seed in SEEDS)
+    ]
+
+
+def judged(name: str) -> tuple[Subject, list[Law]]:
+    """A wrong adapter, and the laws that it is judged by."""
+    found = located(name)
+    if "torch" in found.literals["REQUIRES"]:
+        importlib.import_module("torch").set_num_threads(1)  # see tests/test_power.py
+    return Subject(found.load(), found.name, str(found.path)), [
+        all_laws()[law] for law in JUDGED if law in FAULTS[name][0]
+    ]
 
 
 def _kills(subject: Subject, law: Law, seed: int) -> bool:
@@ -90,8 +126,9 @@ def first_two(name: str) -> list[str]:
     return list(islice(shown_by(name), 2))
 
 
-def markdown(shown: Mapping[str, list[str]]) -> str:
-    """The page, from fault -> the first families that show it."""
+def markdown(shown: Mapping[str, list[str]], needed: Mapping[str, list[str]]) -> str:
+    """The page, from fault -> the first families that show it, and fault -> what cases have to have beside."""
+    beside = {what: [f"`{name}`" for name, whats in needed.items() if what in whats] for what in BESIDE}
     alone = {family: [f"`{name}`" for name, by in shown.items() if by == [family]] for family in FAMILIES}
     several = sum(len(by) > 1 for by in shown.values())
     unseen = ", ".join(f"`{name}`" for name, by in shown.items() if not by) or "none"
@@ -102,6 +139,11 @@ def markdown(shown: Mapping[str, list[str]]) -> str:
             page_table("Families", ("family", "what it holds", "faults that no other family shows"), _rows(alone)),
             f"Nothing that they alone show is known of {silent}.",
             f"Several families show {several} of {len(shown)} faults. In runs this short none shows: {unseen}.\n",
+            page_table(
+                "Beside contents",
+                ("cases with", "that is", "faults that are not shown by all families without them"),
+                ((what, BESIDE[what][0], ", ".join(names) or "none") for what, names in beside.items()),
+            ),
         ]
     )
 
@@ -115,4 +157,5 @@ def main() -> None:
     """Print the page."""
     names = candidates()
     with ProcessPoolExecutor(2) as pool:
-        print(markdown(dict(zip(names, pool.map(first_two, names), strict=True))), end="")
+        shown, needed = (dict(zip(names, pool.map(of, names), strict=True)) for of in (first_two, needed_by))
+    print(markdown(shown, needed), end="")

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from kvconform.specs.cells import POOL
 from kvconform.specs.families import DIGITS, FAMILIES, HIGHEST, SPELLED
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import ROUNDED
+from kvconform.suites.law import Law
+from kvconform.tests.families import BESIDE, candidates, markdown, shown_by, without
 from kvconform.tests.families import FAMILIES as NAMES
-from kvconform.tests.families import candidates, markdown, shown_by
 from kvconform.tests.power import FAULTS
 
 ONE = Case(
@@ -215,11 +217,34 @@ def test_a_fault_made_for_a_family_is_shown_by_it_and_not_by_the_simplest(fault,
 
 
 def test_the_page_tells_faults_of_one_family_from_those_of_several():
-    page = markdown({"one": ["huge"], "both": ["plain", "huge"], "neither": []})
+    needed = {"one": ["dominant sinks"], "both": [], "neither": []}
+    page = markdown({"one": ["huge"], "both": ["plain", "huge"], "neither": []}, needed)
     assert f"| `huge` | {FAMILIES['huge'].claim} | `one` |" in page
     assert "`both`" not in page
     assert "Several families show 1 of 3 faults. In runs this short none shows: `neither`." in page
     assert "`plain`" in page.partition("Nothing that they alone show")[2]
+    assert "| dominant sinks | a sink that outweighs all keys | `one` |" in page
+    assert "| one empty row | a sequence without a key among others | none |" in page
+
+
+@pytest.mark.parametrize(
+    ("what", "case", "has"),
+    [
+        ("dominant sinks", replace(ONE, sinks="dominant"), True),
+        ("dominant sinks", replace(ONE, sinks="drawn"), False),
+        ("one empty row", ONE, True),
+        ("one empty row", replace(ONE, kv_lens=(0, 0)), False),
+        ("one empty row", replace(ONE, kv_lens=(1, 2)), False),
+    ],
+)
+def test_without_what_cases_have_beside_their_contents_a_law_says_nothing(what, case, has):
+    said = []
+    subject = SimpleNamespace(saw_nothing=lambda: said.append("nothing"))
+    law = Law("some", ONE.op, lambda subject, case: said.append("all"), pinned=lambda cell: (case,))
+    law = without(law, BESIDE[what][1])
+    law.check(subject, case)
+    assert said == ["nothing" if has else "all"]
+    assert law.pinned(None) == (() if has else (case,))
 
 
 def test_the_page_names_every_family_once_and_known_faults():

@@ -232,15 +232,21 @@ def test_a_sparse_pool_is_beyond_31_bits_in_one_dtype_and_only_where_it_is_offer
     offer = {"layout": {"nhd", "heads_first"}, "dtype": {"float32", "int8", "uint8"}, "pool": {"dense", "sparse"}}
     found = {(c.layout, c.dtype): sparse_pool(c) for c in cells("append", offer, FREE)}
     assert {cell for cell, some in found.items() if some} == {("nhd", "int8"), ("heads_first", "int8")}
-    x = inputs(found["nhd", "int8"][0])
-    assert all(np.prod(x.row.shape(b, x.sizes, "int8"), dtype=object) > 2**31 for b in x.row.buffers)
-    assert int(x.slots[0].min()) * np.prod(x.token_shape(x.row.parts[0])) > 2**31
+    for case in found["nhd", "int8"]:
+        x = inputs(case)
+        assert all(np.prod(x.row.shape(b, x.sizes, "int8"), dtype=object) > 2**31 for b in x.row.buffers)
+        assert int(x.slots[0].min()) * np.prod(x.token_shape(x.row.parts[0])) > 2**31
+    large, small = (inputs(case) for case in found["nhd", "int8"])
+    assert large.case.page_size > 1
+    assert small.case.page_size == 1
+    assert all(2**24 < page < 2**26 for page in small.tables[0][0])
+    assert any(page % 2 for page in small.tables[0][0])
     assert not any(sparse_pool(c) for c in cells("append", {k: v for k, v in offer.items() if k != "pool"}, FREE))
 
 
 def test_pages_of_a_sparse_pool_are_copied_between_its_ends_and_within_them():
     offer = {"layout": {"nhd"}, "dtype": {"int8"}, "pool": {"dense", "sparse"}}
-    (case,) = sparse_pool(cell_of("copy_pages", offer))
+    case, _ = sparse_pool(cell_of("copy_pages", offer))
     x = inputs(case)
     words = x.page_mapping * np.prod(x.row.shape("k", {**x.sizes, "page": 1}, "int8"), dtype=np.int64)
     assert {tuple(ends) for ends in (words > 2**31).tolist()} == set(product((False, True), repeat=2))

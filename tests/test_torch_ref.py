@@ -281,9 +281,11 @@ def require_no_copy(subject, op):
         "copy_pages": test_pages.test_copy_pages_counts_elements_beyond_31_bits.law,
     }
     found = [case for cell in cells(op, subject.offers[op], subject.conventions) for case in sparse_pool(cell)]
-    (case,) = [case for case in found if case.layout == "hnd"]
+    of_hnd = [case for case in found if case.layout == "hnd"]
+    assert len(of_hnd) == 2
     assert peak_of(lambda: np.ones(1 << 28, np.uint8)) > 1 << 27, "memory that is used is seen"
-    assert peak_of(lambda: laws[op].check(subject, case)) < 1 << 27
+    for case in of_hnd:
+        assert peak_of(lambda case=case: laws[op].check(subject, case)) < 1 << 27
 
 
 LENT = [

@@ -11,9 +11,9 @@ OFFERS = {
         "layout": {"nhd"},
         "dtype": {"float32"},
         "pool": {"dense", "sparse"},
-        "page_size": {1, 3},
-        "head_dim": {1, 3},
-        "num_kv_heads": {1},
+        "page_size": {1, 8, 16},
+        "head_dim": {8, 16, 64},
+        "num_kv_heads": {1, 2},
         "kv_lens": range(129),
     }
 }
