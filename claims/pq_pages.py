@@ -5,6 +5,7 @@ Bytes are those of the arrays that the layouts give (specs/layouts.py), not of a
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import time
@@ -275,12 +276,15 @@ def _steps(make: MakeManager, num_pages: int) -> tuple[int, int]:
     def counted(call: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
         nonlocal lines
         before, lines = sum(one.touched for one in lists), 0
-        outer = sys.gettrace()
+        outer, collects = sys.gettrace(), gc.isenabled()
+        gc.disable()  # what collects garbage calls back, and its lines are nobody's
         sys.settrace(trace)
         try:
             found = call(*arguments)
         finally:
             sys.settrace(outer)
+            if collects:
+                gc.enable()
         return found, lines + sum(one.touched for one in lists) - before
 
     taken = [counted(manager.allocate) for _ in range(_CALLS)]

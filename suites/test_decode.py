@@ -34,7 +34,7 @@ def _of_sizes(cell):
     return (*large(cell), *many_rows(cell), *wide_windows(cell))
 
 
-def _of_many(cell):
+def of_many(cell):
     """Cases of many blocks: what ends in another order by chance does so there."""
     return tuple(case for case in large(cell) if case.num_splits > 1 or len(case.kv_lens) > 2)
 
@@ -93,7 +93,7 @@ def does_not_see_page_numbers(subject, case):
     require_repeated(subject, x, after, before, "with pages renumbered against before")
 
 
-@law("paged_decode", pinned=_of_many, wants=lambda conventions: conventions["deterministic"])
+@law("paged_decode", pinned=of_many, wants=lambda conventions: conventions["deterministic"])
 def test_decode_repeats_bit_for_bit(subject, case):
     """The same call gives the same bits."""
     x = inputs(case)

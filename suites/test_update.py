@@ -34,7 +34,7 @@ from kvconform.suites.calls import (
     updating,
 )
 from kvconform.suites.law import law
-from kvconform.suites.test_decode import does_not_see_page_numbers, ignores_dead_slots
+from kvconform.suites.test_decode import does_not_see_page_numbers, ignores_dead_slots, of_many
 from kvconform.suites.test_relations import APART, shortened
 
 
@@ -113,7 +113,7 @@ def test_update_agrees_with_append_and_decode(subject, case):
     require_both(subject, x, *both, "of one call against append and decode", (bounds, bounds))
 
 
-@law("append_decode", wants=lambda conventions: conventions["deterministic"])
+@law("append_decode", pinned=of_many, wants=lambda conventions: conventions["deterministic"])
 def test_update_repeats_bit_for_bit(subject, case):
     """The same call on the same cache gives the same bits, in the cache too."""
     x = inputs(case)

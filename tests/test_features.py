@@ -16,7 +16,7 @@ from kvconform.harness.laws import all_laws
 from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
-from kvconform.oracles import paged
+from kvconform.oracles import keys, paged
 from kvconform.oracles.decode import DecodeReading, attended, expected, rounding
 from kvconform.specs import lse, trees
 from kvconform.specs.case import Case, CaseError
@@ -349,7 +349,7 @@ def test_a_sequence_without_keys_has_the_sink_or_none_and_a_row_that_sees_no_key
     told = {}
     for choice in CONVENTIONS["empty_with_sink"].choices:
         reading = DecodeReading.right(x, declared({"empty_with_sink": choice}))
-        told[choice] = attended(x, cache, Profile(), reading).lse
+        told[choice] = attended(x, keys.of_all(x, cache, reading), Profile(), reading).lse
         one = Does(reference, "empty_with_sink", choice, choice)
         profile = rounding(one.profile(x.case.dtype), x.case.dtype)
         want = expected(x, cache, profile, reading)["lse"]

@@ -1,5 +1,6 @@
 """What the judges of system 3 build on: forms of p . V that count, runs that can be void, faiss that may be absent."""
 
+import gc
 import importlib
 import sys
 from functools import partial
@@ -188,3 +189,24 @@ def test_shares_of_a_copy_are_bytes_a_second_over_its_own():
     assert found.share_of_copy(10, pq_speed.ROWS) == pytest.approx(104 / 0.1 / 1000)
     assert found.share_of_copy(10, pq_speed.SDPA) == pytest.approx(2 * 10 * 4 * 2 / 0.2 / 1000)
     assert found.faster(10) == pytest.approx(4)
+
+
+def test_lines_of_whoever_watches_the_garbage_are_no_steps_of_an_allocation():
+    """Hypothesis does so, whenever it is imported."""
+
+    def watches(phase, info):
+        for _ in range(100):
+            pass
+
+    def steps():
+        return pq_pages._steps(numpy_ref.page_manager, 1000)
+
+    plain, thresholds = steps(), gc.get_threshold()
+    gc.callbacks.append(watches)
+    gc.set_threshold(1)
+    try:
+        assert steps() == plain
+    finally:
+        gc.callbacks.remove(watches)
+        gc.set_threshold(*thresholds)
+    assert gc.isenabled()
