@@ -203,9 +203,10 @@ def test_lines_of_whoever_watches_the_garbage_are_no_steps_of_an_allocation():
 
     plain, thresholds = steps(), gc.get_threshold()
     gc.callbacks.append(watches)
-    gc.set_threshold(1)
     try:
-        assert steps() == plain
+        for threshold in (1, 2, 5):
+            gc.set_threshold(threshold)
+            assert steps() == plain
     finally:
         gc.callbacks.remove(watches)
         gc.set_threshold(*thresholds)
