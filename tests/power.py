@@ -404,6 +404,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     # kernels in Pallas
     "pages_share_a_semaphore": ((BOUND,), None),
     "buffers_are_counted_from_the_split": ((BOUND,), None),
+    "sinks_are_clipped_at_eleven": ((BOUND,), None),
     "sinks_are_counted_in_each_split": ((BOUND,), "sinks_are_counted_in_each_split"),
     "pages_are_those_of_the_newest_token": ((BOUND,), None),
     "scratch_is_cleared_once": ((MERGE, TREE, ONLY_LIVE), None),
