@@ -26,7 +26,7 @@ from kvconform.harness.subject import Subject
 from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.suites.law import Law
-from kvconform.tests.power import BOUND, FAULTS, LONG, MERGE
+from kvconform.tests.power import BOUND, FAULTS, LONG, MERGE, RIGHT
 
 JUDGED = (BOUND, MERGE, LONG)
 """The laws whose verdict is a bound: those that draw every family, and the one whose cases are pinned to three."""
@@ -76,15 +76,20 @@ def restricted(law: Law, family: str) -> Law:
     )
 
 
-def located(name: str) -> Found:
-    """A wrong adapter, not imported."""
-    return find(str(Path(__file__).resolve().parent / "wrong" / f"{name}.py"))
+def adapter_named(name: str) -> Found:
+    """An adapter, wrong or right, not imported."""
+    folder = Path(__file__).resolve().parent / ("right" if name in RIGHT else "wrong")
+    return find(str(folder / f"{name}.py"))
 
 
 def candidates() -> list[str]:
     """The faults that are tried."""
     bounded = [name for name, (laws, _) in FAULTS.items() if set(laws) & set(JUDGED)]
-    return [name for name in bounded if located(name).literals["BACKEND"] in BACKENDS and not located(name).blocked]
+    return [
+        name
+        for name in bounded
+        if adapter_named(name).literals["BACKEND"] in BACKENDS and not adapter_named(name).blocked
+    ]
 
 
 def shown_by(name: str, some: Iterable[str] = FAMILIES) -> Iterator[str]:
@@ -107,7 +112,7 @@ def needed_by(name: str) -> list[str]:
 
 def judged(name: str) -> tuple[Subject, list[Law]]:
     """A wrong adapter, and the laws that it is judged by."""
-    found = located(name)
+    found = adapter_named(name)
     if "torch" in found.literals["REQUIRES"]:
         importlib.import_module("torch").set_num_threads(1)  # see tests/test_power.py
     return Subject(found.load(), found.name, str(found.path)), [

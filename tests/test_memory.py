@@ -21,8 +21,9 @@ from kvconform.specs.cells import POOL
 from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.suites.calls import attend, gathering
+from kvconform.tests.families import adapter_named
 from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS
-from kvconform.tests.test_power import EFFORT, located
+from kvconform.tests.test_power import EFFORT
 
 ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0, 5), page_size=2, head_dim=6, num_splits=2)
 INTO = {"out", "lse", "workspace"}
@@ -214,7 +215,7 @@ def outcomes(wrong, **only):
     only = law.only | only | {"evicted_pages": ("kept",)}
     subject = _offered(wrong) if callable(wrong) else None
     if subject is None:
-        found = located(wrong)
+        found = adapter_named(wrong)
         subject = Subject(found.load(), found.name, str(found.path))
     searcher = Searcher(subject, Options(effort, 0, laws=(DEAD,)))
     searcher.begin(1)

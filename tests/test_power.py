@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from kvconform.harness import booking
-from kvconform.harness.adapters import Found, find
 from kvconform.harness.booking import VIOLATES, Booked
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
@@ -20,6 +19,7 @@ from kvconform.harness.search import Options, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS, declared
+from kvconform.tests.families import adapter_named
 from kvconform.tests.power import ALONE, FAULTS, IMPLIED, MAIN, NULLS, PLACES, REPEATS, RIGHT, SMALL
 
 WRONG, AS_RIGHT = (Path(__file__).resolve().parent / name for name in ("wrong", "right"))
@@ -27,11 +27,6 @@ EFFORT = replace(EFFORTS["quick"], examples=16, static_examples=8, seconds=3600.
 
 OTHERS = replace(EFFORTS["quick"], seconds=3600.0, each_family=0)
 """The effort of laws that need not see a fault: how often they are asked is no matter of the suite's power."""
-
-
-def located(name: str) -> Found:
-    """An adapter, wrong or right, not imported."""
-    return find(str((AS_RIGHT if name in RIGHT else WRONG) / f"{name}.py"))
 
 
 ALONE_SOMEWHERE = {fault for faults in ALONE.values() for fault in faults}
@@ -49,7 +44,7 @@ def laws_for(name: str) -> tuple[str, ...]:
 def booked(name: str, laws: tuple[str, ...] = (), seed: int = 0, **options) -> tuple[Booked, ...]:
     """Every cell of an adapter, under some laws or those that it is judged by; options: fields of Options."""
     laws = laws or laws_for(name)
-    found = located(name)
+    found = adapter_named(name)
     if "torch" in found.literals["REQUIRES"]:
         # threads that wait by spinning for tensors this small: ten times as slow on a machine that is busy
         importlib.import_module("torch").set_num_threads(1)
@@ -81,8 +76,8 @@ def test_every_wrong_adapter_has_a_row_and_says_what_is_wrong():
 @pytest.fixture(scope="module", params=FAULTS)
 def fault(request) -> str:
     """A wrong adapter; of module scope, so that what is asked of one is asked in one go."""
-    if located(request.param).blocked:
-        pytest.skip(located(request.param).blocked)
+    if adapter_named(request.param).blocked:
+        pytest.skip(adapter_named(request.param).blocked)
     return request.param
 
 
@@ -127,7 +122,7 @@ def test_at_least_ten_mistakes_are_named():
 
 @pytest.mark.parametrize("law", all_laws())
 def test_law_kills_at_least_one(law):
-    able = [name for name in FAULTS if not located(name).blocked]
+    able = [name for name in FAULTS if not adapter_named(name).blocked]
     killed_by_it = [name for name in able if law in FAULTS[name][0]]  # as each of them is asked above
     assert killed_by_it or any(cell.outcome == VIOLATES for name in able for cell in booked(name, laws=(law,)))
 
@@ -135,7 +130,7 @@ def test_law_kills_at_least_one(law):
 @pytest.mark.parametrize("name", NULLS)
 def test_null_implementation_fails_every_cell_that_it_claims(name):
     cells = booked(name, laws=MAIN, explains=False)
-    assert {cell.op for cell in cells} == set(located(name).load().OFFERS)
+    assert {cell.op for cell in cells} == set(adapter_named(name).load().OFFERS)
     assert {cell.key: cell.outcome for cell in cells} == {cell.key: VIOLATES for cell in cells}
 
 
@@ -171,7 +166,7 @@ NOT_EACH = ("dead", "table_padding", "empty_rows", "deterministic", "lse_dtype",
 
 @pytest.mark.parametrize("convention", [name for name in CONVENTIONS if name not in NOT_EACH])
 def test_each_choice_of_a_convention_is_that_of_a_right_adapter(convention):
-    chosen = [declared(located(name).load().CONVENTIONS)[convention] for name in RIGHT]
+    chosen = [declared(adapter_named(name).load().CONVENTIONS)[convention] for name in RIGHT]
     every = {choice for one in chosen for choice in (one if CONVENTIONS[convention].several else [one])}
     assert every == set(CONVENTIONS[convention].choices)
 
