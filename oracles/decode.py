@@ -47,7 +47,8 @@ def _place(inputs: PagedInputs, reading: DecodeReading, row: int, seq: int) -> l
     if inputs.row.contiguous:
         return [f"position {position}"]
     page, slot = divmod(position, inputs.case.page_size)
-    return [f"position {position} (page {reading.tables[0][seq, page]}, slot {slot})"]
+    of = "page of K" if inputs.row.pairs_pages else "page"
+    return [f"position {position} ({of} {reading.tables[0][seq, page]}, slot {slot})"]
 
 
 COARSE = FORMATS["bfloat16"].unit

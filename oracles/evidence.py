@@ -134,12 +134,13 @@ def _without_each_page(
     weight = np.pad(weight, ((0, 0), (0, 0), (0, beyond))).reshape(*weight.shape[:2], pages, size)
     grouped = weight.reshape(len(q), len(k), -1, pages, size).swapaxes(2, 3)
     sums = np.matmul(grouped, values).swapaxes(2, 3).reshape(*weight.shape[:3], -1)  # [rows, q_heads, pages, dim]
-    of_page = weight.sum(-1)
-    total = of_page.sum(-1, keepdims=True)
+    of_page, of_sink = weight.sum(-1), of_sink[..., None]
+    left = of_page.sum(-1, keepdims=True) - of_page
+    counted = np.where(reading.without_sink[reading.seq_of == seq][:, None, None], 0.0, of_sink)
     with np.errstate(all="ignore"):  # where all of the weight is in one page
-        out = (sums.sum(2, keepdims=True) - sums) / (total + of_sink[..., None] - of_page)[..., None]
-        lse = (top[..., None] + np.log(total - of_page)) / reading.lse_unit
-    share = (of_page >= total / (2 * pages)).any((0, 1))
+        out = (sums.sum(2, keepdims=True) - sums) / (left + of_sink)[..., None]
+        lse = (top[..., None] + np.log(left + counted)) / reading.lse_unit
+    share = (of_page >= (left + of_page + of_sink) / (2 * pages)).any((0, 1))
     return {"out": np.moveaxis(out, 2, 0), "lse": np.moveaxis(lse, 2, 0)}, share
 
 

@@ -338,7 +338,7 @@ def _bits(value: object) -> str:
 
 
 def resolution(values: Sequence[float]) -> float | None:
-    """One figure for a cell: the median over its rows of the change of a key's weight that a typical element shows.
+    """One figure for a cell: the median over some of its rows of the change of a weight that a typical element shows.
 
     None where nothing was bounded; 0 never occurs, since every rounding hides something.
     """

@@ -145,7 +145,7 @@ def _alternating(h: Hashes, place: Place) -> Floats:
     return _eighths(h) + np.where(np.asarray(place.key) % 2, -16.0, 16.0)
 
 
-STRIDES = np.array([1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121])
+PRIMES = np.array([1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121])
 """Primes that divide no number of keys: multiples of one, from anywhere on, meet each remainder once."""
 
 
@@ -157,7 +157,7 @@ def _paired(h: Hashes, place: Place) -> Floats:
     num_keys = np.maximum(np.asarray(place.num_keys), 1)
     order = place.draw("order", place.row, place.dim)
     turn = (order >> np.uint64(32)).astype(np.int64) % num_keys
-    rank = (np.asarray(place.key) * STRIDES[(order % np.uint64(len(STRIDES))).astype(np.int64)] + turn) % num_keys
+    rank = (np.asarray(place.key) * PRIMES[(order % np.uint64(len(PRIMES))).astype(np.int64)] + turn) % num_keys
     last = num_keys - 1
     shared = place.draw("pair", place.row, np.minimum(rank, last - rank), place.dim)
     sign = np.where((shared >> np.uint64(40)) % np.uint64(2), -1.0, 1.0)

@@ -400,7 +400,8 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     shapes = {family: sizes | _dims(cell, most) for family, most in _LONG_DIMS.items()}
     made = [pinned(cell, kv_lens=lens, family=family, **shape) for family, shape in shapes.items()]
     several = {axis: cell.allowed(axis)[-1] for axis in ("num_splits", "group")}
-    return (*made[:-1], replace(made[-1], **several))
+    in_splits = (replace(made[0], **several), replace(made[-1], **several))
+    return tuple(dict.fromkeys((*made[:-1], *in_splits)))
 
 
 def _dims(cell: Cell, most: int) -> dict[str, int]:

@@ -95,6 +95,13 @@ def with_kv_repeated(inputs: PagedInputs) -> PagedInputs:
     return other
 
 
+def with_lens(inputs: PagedInputs, kv_lens: Array) -> PagedInputs:
+    """Other lengths in the same pages, none longer."""
+    other = PagedInputs(replace(inputs.case, kv_lens=tuple(int(n) for n in kv_lens)))
+    other.tables = inputs.tables
+    return other
+
+
 def with_v_times(inputs: PagedInputs, factor: float) -> PagedInputs:
     """V multiplied by a power of two, or by -1; codes that are no numbers become others."""
     tokens = dict(inputs.tokens)

@@ -232,7 +232,7 @@ def require_result(
     subject.saw(evidence.visible_weight(kv, want, right))
     shown = evidence.shown(x, kv, right, judged)
     subject.saw_features(shown)
-    unseen = each_page and evidence.unseen_pages(x, kv, right, {name: want[name] for name in got})
+    unseen = each_page and evidence.unseen_pages(x, kv, right, judged)
     if unseen or passes_zeros(judged) or (evidence.features_on(case) and not shown):
         subject.saw_nothing()
 
@@ -240,6 +240,11 @@ def require_result(
 def bounds_of(subject: Subject, x: PagedInputs, cache: Mapping[str, Array], **parts: Any) -> dict[str, Interval]:
     """Where out and lse of attention over a cache can land; `parts` of the profile that differ from the Case's."""
     return decode.expected(x, cache, _profile_of(subject, x.case, **parts), DecodeReading.right(x, subject.conventions))
+
+
+def bounds_of_filled(subject: Subject, x: PagedInputs) -> dict[str, Interval]:
+    """The same over a cache that holds every live token, and zeros."""
+    return bounds_of(subject, x, paged.filled(x, "zero"))
 
 
 def _profile_of(subject: Subject, case: Case, **parts: Any) -> Profile:
@@ -316,12 +321,12 @@ def require_repeated(
         return
 
     def of_want() -> dict[str, Interval]:
-        found = bounds_of(subject, other or x, paged.filled(other or x, "zero"))
+        found = bounds_of_filled(subject, other or x)
         out = found["out"]
         lost = abs(factor) * (out.error + FORMATS[out.format].half_subnormal * (factor != 1))
         return found | {"out": replace(out, error=lost)}
 
-    of_got = partial(bounds_of, subject, x, paged.filled(x, "zero"))
+    of_got = partial(bounds_of_filled, subject, x)
     require_both(subject, x, got, want, what, (of_got, of_want), at)
 
 

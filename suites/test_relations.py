@@ -23,6 +23,7 @@ from kvconform.suites.calls import (
     attend,
     attention,
     bounds_of,
+    bounds_of_filled,
     cached,
     require_agreement,
     require_attention,
@@ -189,7 +190,7 @@ def does_not_depend_on_its_batch(subject, case):
     num_seqs = len(case.kv_lens)
     if num_seqs == 1:
         subject.saw_nothing()
-    bounds = None if _is("batch")(subject.conventions) else partial(bounds_of, subject, x, paged.filled(x, "zero"))
+    bounds = None if _is("batch")(subject.conventions) else partial(bounds_of_filled, subject, x)
     order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
     seq = _chosen(case, "alone", num_seqs)
     for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
@@ -216,7 +217,7 @@ def turns_with_its_heads(subject, case):
     turned = variations.with_heads_in_order(x, order)
     before, after = (attention(subject, one, cached(one, "zero")) for one in (x, turned))
     at, said = (slice(None), variations.q_heads(x, order)), f"with kv heads in the order {order}"
-    bounds = None if _is("heads")(subject.conventions) else partial(bounds_of, subject, x, paged.filled(x, "zero"))
+    bounds = None if _is("heads")(subject.conventions) else partial(bounds_of_filled, subject, x)
     require_selected(subject, x, after, before, at, said, bounds)
 
 
@@ -253,7 +254,7 @@ def forgets_the_calls_before(subject, case):
     long = partial(attention, subject, x, cached(x, case.dead))
     if subject.conventions["deterministic"] and _chosen(case, "between", 2):  # of a short one no bound is known
         calls, said = (short, long, short), "after a call with longer sequences against before"
-        x = inputs(replace(case, kv_lens=tuple(int(n) for n in lens)))
+        x = variations.with_lens(x, lens)
     else:
         calls, said = (long, short, long), "after a call with shorter sequences against before"
     first, _, got = (call() for call in calls)
@@ -277,9 +278,10 @@ def others_of(cell):
     cells=lambda cell: is_floating(cell.dtype) and bool(others_of(cell)),
 )
 def test_decode_follows_one_changed_argument(subject, case):
-    """Whatever one argument was in the call before: -q and -K give the same bits, and a sequence less the same rows.
+    """Whatever one argument was in the call before: -q and -K give the same bits, a sequence less is near.
 
-    The call of -q and -K follows one of the same arguments, and the one of a sequence less is of other shapes.
+    The call of -q and -K follows one of the same arguments. The one of a sequence less has other shapes: what is kept
+    for a shape shows there, but not in compiled shapes, of one sequence, or where sequences are places in a batch.
     """
     follows_one_changed_argument(subject, case)
 
@@ -302,7 +304,7 @@ def follows_one_changed_argument(subject, case):
         return  # a shape more is compiled, or such a batch is not offered
     rows, some = of_sequences(x, np.arange(fewer))
     first = attention(subject, x, cache, **some)
-    bounds = partial(bounds_of, subject, x, paged.filled(x, "zero"))
+    bounds = partial(bounds_of_filled, subject, x)
     require_selected(subject, x, first, got, rows, f"of the first {fewer} sequences against all {said}", bounds)
 
 
@@ -345,7 +347,7 @@ def test_decode_reads_what_was_appended(subject, case):
 
 @law("paged_decode", pinned=long_contexts, drawn=False)
 def test_decode_counts_every_page_of_a_long_context(subject, case):
-    """Over thousands of keys, each page and the one key that counts are in the result.
+    """Over thousands of keys, each page that has its share of the weight, or one key that has all, is in the result.
 
     A case that would allow a result without one of its pages is no evidence.
     """

@@ -103,6 +103,8 @@ def shown_by(name: str, some: Iterable[str] = FAMILIES) -> Iterator[str]:
 def needed_by(name: str) -> list[str]:
     """What cases have to have beside their contents, or a fault is not shown."""
     subject, laws = judged(name)
+    if not any(_kills(subject, law, seed) for law in laws for seed in SEEDS):
+        return []
     return [
         what
         for what, (_, has) in BESIDE.items()

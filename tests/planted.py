@@ -95,7 +95,7 @@ PLANTED: dict[str, Planted] = {
 """Bug -> its edit and its failure."""
 
 OTHER: dict[str, str] = {
-    "gaps_between_dims_are_multiplied_by_zero": "with nan contents in the gaps between elements of a strided cache",
+    "gaps_between_dims_are_multiplied_by_zero": "in the gaps between elements of a strided cache against numbers there",
     "pages_in_order_of_their_numbers": "out with pages renumbered against before",
     "neighbours_are_multiplied_by_zero": "of sequence 0 with nan in all others against before",
     "splits_follow_the_size_of_the_batch": "out of sequence 0 alone against the whole batch",

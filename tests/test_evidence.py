@@ -23,13 +23,16 @@ def judged(profile, **values):
 
 
 def left_out(x, kv, seq, page):
-    """out and lse of one sequence without a page, by the definition."""
+    """out and lse of one sequence without a page, by the definition; a sink is a key whose value is 0."""
     end = np.cumsum(x.case.kv_lens)
     here = slice(end[seq] - x.case.kv_lens[seq], end[seq])
     kept = np.arange(x.case.kv_lens[seq]) // x.case.page_size != page
     head_of = np.arange(x.case.num_q_heads) // x.case.group
     k, v = (one.values[here][kept][:, head_of] for one in kv)
     score = np.einsum("hd,nhd->hn", x.q[seq].astype(np.float64), k) * x.sm_scale
+    if x.sinks is not None:
+        score = np.concatenate([score, x.sinks.astype(np.float64)[:, None]], 1)
+        v = np.concatenate([v, np.zeros_like(v[:1])])
     weight = np.exp(score - score.max(1, keepdims=True))
     out = np.einsum("hn,nhd->hd", weight / weight.sum(1, keepdims=True), v)
     return {"out": out, "lse": score.max(1) + np.log(weight.sum(1))}
@@ -37,26 +40,29 @@ def left_out(x, kv, seq, page):
 
 @pytest.mark.parametrize("profile", [SILENT, COARSE])
 @pytest.mark.parametrize("family", ["plain", "read_out", "zero_sum", "flat"])
-def test_unseen_pages_are_those_that_the_definition_without_them_does_not_betray(family, profile):
-    shape = {"page_size": 4, "num_kv_heads": 2, "group": 2, "head_dim": 3, "family": family}
+@pytest.mark.parametrize("sinks", ["none", "drawn", "dominant"])
+def test_unseen_pages_are_those_that_the_definition_without_them_does_not_betray(sinks, family, profile):
+    shape = {"page_size": 4, "num_kv_heads": 2, "group": 2, "head_dim": 3, "family": family, "sinks": sinks}
     x, kv, right, want = judged(profile, kv_lens=(300, 3, 0, 9), **shape)
-    unseen = 0
+    unseen = counted = 0
     for seq, n in enumerate(x.case.kv_lens):
         for page in range(-(-n // 4) if n > 4 else 0):
             got = {name: array.astype(np.float32) for name, array in left_out(x, kv, seq, page).items()}
             bad = [want[name].unmet(np.broadcast_to(got[name], want[name].shape))[seq].any() for name in got]
             weight = 1 - np.exp(left_out(x, kv, seq, page)["lse"] - left_out(x, kv, seq, -1)["lse"])
             unseen += not any(bad) and bool((weight >= 1 / (2 * -(-n // 4))).any())
+            counted += bool((weight >= 1 / (2 * -(-n // 4))).any())
     assert evidence.unseen_pages(x, kv, right, want) == unseen
-    assert evidence.unseen_pages(x, kv, right, {}) >= unseen
+    assert evidence.unseen_pages(x, kv, right, {}) == counted
 
 
 def test_among_64_dims_each_page_of_a_long_context_shows_and_among_4_none_does():
-    def unseen(head_dim, page_size):
+    def unseen(head_dim, page_size, **several):
         shape = {"kv_lens": (8195, 5), "family": "read_out", "page_size": page_size, "head_dim": head_dim}
-        return evidence.unseen_pages(*judged(SILENT, **shape))
+        return evidence.unseen_pages(*judged(SILENT, **shape, **several))
 
     assert unseen(64, 4) == 0
+    assert unseen(64, 16, num_splits=7, group=4) == 0
     assert unseen(4, 16) > 500
 
 

@@ -14,6 +14,7 @@ from kvconform.harness.plan import Options
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.oracles import paged, update
+from kvconform.specs import variations
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.cells import cells
 from kvconform.specs.inputs import inputs
@@ -143,3 +144,30 @@ def test_attention_in_parts_has_evidence(reference, law):
     cells_of_law = [cell for cell in searcher.run(all_laws()[law]) if cell.outcome == CONFORMS]
     assert cells_of_law
     assert all(cell.examples >= options.effort.examples for cell in cells_of_law)
+
+
+@pytest.mark.parametrize(
+    ("op", "changes", "idle"),
+    [
+        ("append_decode", {"poison": "gaps"}, True),
+        ("append_decode", {"poison": "gaps", "strides": "all"}, False),
+        ("append_decode", {"poison": "tails"}, False),  # the slots of the newest tokens are dead before
+        ("paged_decode", {"poison": "gaps"}, True),
+        ("paged_decode", {"poison": "gaps", "strides": "all"}, False),
+        ("paged_decode", {"poison": "free"}, True),
+        ("paged_decode", {"poison": "free", "spare_pages": 1}, False),
+    ],
+)
+def test_a_case_in_which_nothing_dead_is_changed_is_no_evidence(reference, op, changes, idle):
+    law = {"append_decode": "update_ignores_dead_slots", "paged_decode": "decode_ignores_dead_slots"}[op]
+    reference.begin()
+    all_laws()[law].check(reference, Case(op=op, layout="nhd", dtype="float32", kv_lens=(3,), dead="nan", **changes))
+    assert reference.idle == idle
+
+
+def test_shorter_sequences_lie_in_the_pages_of_the_longer_ones():
+    x = inputs(replace(CASE, op="paged_decode", q_lens=(), spare_pages=2, seed=3))
+    short = variations.with_lens(x, np.array([1, 7, 2]))
+    for seq, n in enumerate(short.case.kv_lens):
+        of_long, of_short = (one.slots[0][one.owners[0] == seq][:n] for one in (x, short))
+        assert of_short.tolist() == of_long.tolist()
