@@ -329,7 +329,7 @@ STAGES: dict[str, Stage] = {
     "float32 throughout, with a bias": Stage(_FLOAT32, bias=True),
     "the same, scores stored in bfloat16": Stage({"score_format": "bfloat16"}, bias=True),
     "float32 throughout, with a sink": Stage(_FLOAT32, sink=True),
-    "products of several, each off by 2**-16": Stage({"qk_error": 2.0**-16, "pv_error": 2.0**-16}),
+    "products of several, each off by 2**-20": Stage({"qk_error": 2.0**-20, "pv_error": 2.0**-20}),
 }
 """Each stage alone, then together."""
 
