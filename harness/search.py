@@ -149,6 +149,34 @@ def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:
     )
 
 
+class _Drive:
+    """A Hypothesis test of whatever it is told: to make one costs as much as several cases, and cells are many."""
+
+    def __init__(self, max_examples: int, phases: tuple[Phase, ...]) -> None:
+        self.strategy: st.SearchStrategy[Case | None] = st.none()
+        self.judge: Callable[[Case], None] = lambda case: None
+
+        # Hypothesis reads the source of every test it runs: few lines
+        def drawn(case: Case | None) -> None:
+            return None if case is None else self.judge(case)
+
+        self.test = _settings(max_examples, phases)(given(case=_told(self))(drawn))
+
+    def run(self, strategy: st.SearchStrategy[Case | None], judge: Callable[[Case], None], by: int) -> None:
+        """Judge cases of a strategy, drawn from a seed."""
+        self.strategy, self.judge = strategy, judge
+        seed(by)(self.test)()
+
+
+_drive = cache(_Drive)
+
+
+@st.composite
+def _told(draw: st.DrawFn, drive: _Drive) -> Case | None:
+    """A case of the strategy that a test is told when it is run."""
+    return draw(drive.strategy)
+
+
 _LATER = st.sampled_from((False, True))
 
 
@@ -276,19 +304,12 @@ class _Trial:
 
         skips   whether the one that is drawn first, the simplest, is left out
         """
-        key = f"{self.searcher.options.seed}/{self.booked.key}/{purpose}"
-
-        # Hypothesis reads the source of every test it runs: two lines
-        def drawn(case: Case | None) -> None:
-            return None if case is None else judge(case)
-
-        strategy = self.law.strategy(self.cell, families)
+        by = zlib.crc32(f"{self.searcher.options.seed}/{self.booked.key}/{purpose}".encode())
+        cases = self.law.strategy(self.cell, families)
         self.passed_over = families if skips else None
         self.idle_in_a_row = 0
-        given_case = given(case=_beyond_the_simplest(strategy) if skips else strategy)(drawn)
-        count = (count or self.turn.examples) + skips
-        seeded = seed(zlib.crc32(key.encode()))(_settings(count, phases)(given_case))
-        seeded()
+        drive = _drive((count or self.turn.examples) + skips, phases)
+        drive.run(_beyond_the_simplest(cases) if skips else cases, judge, by)
 
     def _judge_pinned(self, cases: tuple[Case, ...]) -> None:
         """A pinned case that violates is kept, and a smaller one is looked for all the same."""

@@ -198,11 +198,11 @@ def _online_softmax(q, k, v, sm_scale, soft_cap=None, bias=None, sinks=None):
         if soft_cap is not None:
             score = np.float32(soft_cap) * np.tanh(score / np.float32(soft_cap))
         if bias is not None:
-            masked = np.isneginf(bias[..., tile])
+            masked = bias[..., tile] == -np.inf
             score = np.where(masked, bias[..., tile], score + bias[..., tile])  # a masked key may hold anything
             values = np.where(masked.all((0, 1))[:, None, None], np.float32(0), values)
         new_top = np.maximum(top, score.max(-1))
-        reference = np.where(np.isneginf(new_top), np.float32(0), new_top)
+        reference = np.where(new_top == -np.inf, np.float32(0), new_top)
         keep = np.exp(top - reference)
         p = np.exp(score - reference[..., None])
         total = total * keep + p.sum(-1)
@@ -216,7 +216,7 @@ def _online_softmax(q, k, v, sm_scale, soft_cap=None, bias=None, sinks=None):
 def _merge(outs, lses):
     """float32 partials, [num_parts, ..., dim] and [num_parts, ...], weighted by exp(lse)."""
     top = lses.max(0)
-    weight = np.exp(lses - np.where(np.isneginf(top), np.float32(0), top))
+    weight = np.exp(lses - np.where(top == -np.inf, np.float32(0), top))
     total = weight.sum(0)
     safe = np.where(total > 0, total, np.float32(1))
     outs = np.where(weight[..., None] > 0, outs, np.float32(0))

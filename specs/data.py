@@ -27,8 +27,9 @@ _U = np.uint64
 
 
 def _mix(x: Hashes) -> Hashes:
-    """splitmix64's finaliser (Steele, Lea and Flood 2014)."""
-    x = np.asarray(np.asarray(x) + _ADDEND)  # of arrays, even of one element, overflow is silent
+    """splitmix64's finaliser (Steele, Lea and Flood 2014), in place."""
+    x = np.asarray(x)  # of arrays, even of one element, overflow is silent
+    x += _ADDEND
     shifted = np.empty_like(x)
     for shift, factor in _ROUNDS:  # in place: an array is as large as a cache
         np.right_shift(x, shift, out=shifted)

@@ -172,14 +172,23 @@ class PagedInputs:
         """The tables that reads are told, as a block table."""
         return np.stack(self.given, axis=1) if self.row.pairs_pages else self.given[0]
 
-    def told(self, seqs: Any = slice(None), kv_lens: Array | None = None) -> dict[str, Any]:
+    def told(self, seqs: Any = None, kv_lens: Array | None = None) -> dict[str, Any]:
         """The arguments of reads that say where tokens are, in the Case's form.
 
-        seqs      some sequences alone, or in another order
-        kv_lens   other lengths, [num_seqs] and none longer
+        seqs      some sequences alone, or in another order; None: all
+        kv_lens   other lengths, [num_seqs] and none longer; None: their own
         """
-        case, lens = self.case, self.kv_lens if kv_lens is None else kv_lens
-        given = self._given(lens)
+        if seqs is None and kv_lens is None:
+            return dict(self._told)
+        return self._told_of(slice(None) if seqs is None else seqs, self.kv_lens if kv_lens is None else kv_lens)
+
+    @cached_property
+    def _told(self) -> dict[str, Any]:
+        """Of all sequences: laws call several times."""
+        return self._told_of(slice(None), self.kv_lens)
+
+    def _told_of(self, seqs: Any, lens: Array) -> dict[str, Any]:
+        case, given = self.case, self._given(lens)
         table = np.stack(given, axis=1) if self.row.pairs_pages else given[0]
         last = 1 + data.hashes(case.seed, "last_page_len", *data.grid(len(lens))) % np.uint64(case.page_size)
         form = told(case.table_form, table[seqs], lens[seqs], case.page_size, last.astype(np.int64)[seqs])

@@ -23,10 +23,14 @@ from kvconform.tests.families import adapter_named
 from kvconform.tests.power import ALONE, FAULTS, IMPLIED, MAIN, NULLS, PLACES, REPEATS, RIGHT, SMALL
 
 WRONG, AS_RIGHT = (Path(__file__).resolve().parent / name for name in ("wrong", "right"))
-EFFORT = replace(EFFORTS["quick"], examples=16, static_examples=8, seconds=3600.0)  # never cut short: counts decide
+LITTLE = 15
+"""Calls spent on making small what SMALL does not ask to be: a third of these tests' time went into it."""
 
-OTHERS = replace(EFFORTS["quick"], seconds=3600.0, each_family=0)
-"""The effort of laws that need not see a fault: how often they are asked is no matter of the suite's power."""
+QUICK = replace(EFFORTS["quick"], seconds=3600.0)  # never cut short: counts decide
+EFFORT = replace(QUICK, examples=16, static_examples=8)
+
+OTHERS = replace(QUICK, each_family=0)
+"""The effort of other laws: how often those are asked that need not see a fault is no matter of the suite's power."""
 
 
 ALONE_SOMEWHERE = {fault for faults in ALONE.values() for fault in faults}
@@ -40,6 +44,13 @@ def laws_for(name: str) -> tuple[str, ...]:
     return tuple(law for law in all_laws() if law in (*FAULTS[name][0], *MAIN))
 
 
+def asked_hard(name: str) -> set[str]:
+    """The laws that an adapter is tried on with all of EFFORT: those that its row names, and where others must leave it
+    alone, or it is right or nothing, the main ones."""
+    named = FAULTS[name][0] if name in FAULTS else RIGHT.get(name, ())
+    return {*named, *(() if name in FAULTS and name not in ALONE_SOMEWHERE else MAIN)}
+
+
 @cache
 def booked(name: str, laws: tuple[str, ...] = (), seed: int = 0, **options) -> tuple[Booked, ...]:
     """Every cell of an adapter, under some laws or those that it is judged by; options: fields of Options."""
@@ -49,12 +60,13 @@ def booked(name: str, laws: tuple[str, ...] = (), seed: int = 0, **options) -> t
         # threads that wait by spinning for tensors this small: ten times as slow on a machine that is busy
         importlib.import_module("torch").set_num_threads(1)
     subject = Subject(found.load(), found.name, str(found.path))
-    asked, others = (Searcher(subject, Options(effort, seed, laws=laws, **options)) for effort in (EFFORT, OTHERS))
+    calls = QUICK.shrink_calls if name in SMALL else LITTLE
+    efforts = (replace(effort, shrink_calls=calls) for effort in (EFFORT, OTHERS))
+    asked, others = (Searcher(subject, Options(effort, seed, laws=laws, **options)) for effort in efforts)
     asked.begin(1)
     others.begin(1)
-    sees = {*FAULTS[name][0], *MAIN} if name in FAULTS else laws
-    chosen = [law for law in all_laws().values() if law.name in laws]
-    return tuple(cell for law in chosen for cell in (asked if law.name in sees else others).run(law))
+    hard, chosen = asked_hard(name), [law for law in all_laws().values() if law.name in laws]
+    return tuple(cell for law in chosen for cell in (asked if law.name in hard else others).run(law))
 
 
 def killed(name: str) -> list[Booked]:
