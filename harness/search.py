@@ -312,7 +312,10 @@ class _Trial:
         drive.run(_beyond_the_simplest(cases) if skips else cases, judge, by)
 
     def _judge_pinned(self, cases: tuple[Case, ...]) -> None:
-        """A pinned case that violates is kept, and a smaller one is looked for all the same."""
+        """A pinned case that violates is kept, and a smaller one is looked for all the same.
+
+        Others are judged behind it as long as they can still say which mistake it is.
+        """
         for case in cases:
             try:
                 self._judge(case)
@@ -320,6 +323,8 @@ class _Trial:
                 continue
             except Violation:
                 self.pinned_witness, self.witness = case, None
+                if self._settled():
+                    return
 
     def _judge_drawn(self, case: Case) -> None:
         """Judge a case, and remember the first one that passes and that chance alone explains badly."""
