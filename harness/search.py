@@ -35,10 +35,12 @@ from kvconform.oracles import screen
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.mistakes import meant_by
 from kvconform.oracles.verdict import Raised, Violation, resolution
-from kvconform.specs.case import Case, without_defaults
+from kvconform.specs.case import DEFAULTS, Case, without_defaults
 from kvconform.specs.cells import Cell, OfferError
+from kvconform.specs.features import FEATURES
 from kvconform.specs.inputs import digest
 from kvconform.specs.offers import holds
+from kvconform.specs.strategies import without_room
 from kvconform.suites.law import Law
 
 HEAD_START = 0.4
@@ -441,6 +443,8 @@ class _Trial:
         booked = self.booked
         self.witness = self.witness or self.pinned_witness
         if self.witness is not None:
+            if self.searcher.options.explains and self.searcher.options.case is None:
+                self._leave_features_out()
             self.searcher.witnesses.setdefault(self.law.name, []).append(self.witness)
             self._book_violation(self.witness, str(self.failures[self.witness]))
             if self.searcher.options.explains:
@@ -464,6 +468,22 @@ class _Trial:
             booked.entire_law = any(x.covers_all(self.law, self.cell) for x in about)
             here = [x for x in about if x.witness.op == self.cell.op and self._is_here(x)]
             booked.message = booked.message or "; ".join(x.reason for x in here)
+
+    def _leave_features_out(self) -> None:
+        """Turn features of the witness off without which it violates all the same: they are drawn as one combination,
+        of which nothing that makes a case smaller leaves out one."""
+        for name in FEATURES:
+            case = self.witness
+            assert case is not None
+            less = replace(case, **{name: DEFAULTS[name]})
+            less = replace(less, **without_room({"tree_mask": less.tree_mask, "q_lens": less.q_lens}))
+            if less == case or less in self.failures or not self.cell.draws(less):
+                continue
+            with suppress(OutsideDomain):
+                violation = self._violation(less)
+                if violation is not None and not self._is_expected(less):
+                    self.failures[less], self.witness = violation, less
+                    self._narrow(violation)
 
     def _look_alone(self, witness: Case) -> None:
         """Say so where a case alone conforms: judged in a fresh import, and then once more in this one.

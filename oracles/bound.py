@@ -540,6 +540,10 @@ def _require_range(keys: _Keys, facts: _Facts, mean_size: Floats, profile: Profi
     sums = np.exp(profile.max_lag) * facts.most * mean_size
     require_range("a sum of weighted values", sums, profile.pv_accumulator, share=0.5)
     require_range("a partial result", mean_size, profile.partial_format)
+    if profile.partial_lse_format and facts.levels:
+        scores = np.where(keys.live, np.abs(keys.log_weight) + keys.score_error, 0.0).max(-1, keepdims=True)
+        largest = scores + np.log(np.maximum(facts.count, 1)) + profile.max_lag
+        require_range("the lse of a partial result", largest, profile.partial_lse_format)
 
 
 def _masked(values: Floats, live: Bools, more: int = 0) -> Floats:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kvconform.oracles import keys, screen
-from kvconform.oracles.bound import Bounded, attention_bound, require_range
+from kvconform.oracles.bound import Bounded, attention_bound, require_range, unit
 from kvconform.oracles.keys import Numbers
 from kvconform.oracles.paged import Reading
 from kvconform.oracles.verdict import Interval, Locate, by_axes
@@ -188,9 +188,11 @@ def dealt_out(profile: Profile, dtype: str, num_splits: int, num_parts: int, dep
 
 
 def _merged_again(profile: Profile, dtype: str, num_splits: int, num_parts: int, levels: int) -> Profile:
-    """`levels` of merging beside those inside each part, whose results are stored."""
+    """`levels` of merging beside those inside each part, whose results are stored: in the coarser of both formats."""
     inside = (profile.merge_levels or num_splits) if num_splits > 1 else 0
     stored = {"partial_format": dtype, "partial_lse_format": profile.lse_format}
+    if inside:
+        stored = {name: max(own, getattr(profile, name) or own, key=unit) for name, own in stored.items()}
     return rounding(profile, dtype, splits=num_splits * num_parts, merge_levels=inside + levels, **stored)
 
 

@@ -384,9 +384,9 @@ class PagedInputs:
 
     @cached_property
     def alibi_slopes(self) -> Array | None:
-        """float32 [num_q_heads]: a power of two in (0, 1], lower from head to head, times 8/16 to 15/16."""
+        """float32 [num_q_heads]: a power of two from 1 to 2**-9, lower from head to head, times 8/16 to 15/16."""
         return self._of_q_heads(
-            "alibi_slopes", lambda h, head: (8 + (h >> np.uint64(61)).astype(np.int64)) / 16.0 * 0.5 ** (head % 6)
+            "alibi_slopes", lambda h, head: (8 + (h >> np.uint64(61)).astype(np.int64)) / 16.0 * 0.5 ** (head % 10)
         )
 
     def _of_q_heads(self, name: str, drawn: Callable[[data.Hashes, Array], Array]) -> Array | None:

@@ -77,13 +77,21 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
         num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
         if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
             found.append(pinned(cell, spare_pages=number, **shape))
-    return tuple(found)
+    return (*found, *(replace(found[-1], **{axis: word}) for axis, word in _told_by_page(cell) if found))
+
+
+def _told_by_page(cell: Cell) -> list[tuple[str, Any]]:
+    """What else is looked up by the number of a page, or of a slot: other forms of page tables, scales."""
+    forms = [form for form in cell.allowed("table_form") if form != DEFAULTS["table_form"]]
+    scales = [one for one in ("page", "token") if cell.takes(kv_scales=(one,))]
+    told = {"table_form": forms, "kv_scales": scales}
+    return [(axis, word) for axis, words in told.items() if axis in cell.axes for word in words]
 
 
 LARGE = {
     "num_seqs": (257,),
     "num_tokens": (1025,),
-    "num_parts": (65,),
+    "num_parts": (65, 32, 4),
     "num_splits": (33,),
     "page_size": (257,),
     "num_kv_heads": (65,),
@@ -138,6 +146,72 @@ def wide_windows(cell: Cell) -> tuple[Case, ...]:
     sizes = _sizes(cell, 0) | {"page_size": cell.allowed("page_size")[-1], "kv_lens": lens, "window": window}
     splits = dict.fromkeys((cell.allowed("num_splits")[0], cell.allowed("num_splits")[-1]))
     return tuple(pinned(cell, family=_every_bit(cell), num_splits=n, **sizes) for n in splits)
+
+
+BESIDE: tuple[dict[str, tuple[Any, ...]], ...] = (
+    {
+        "num_seqs": (2,),
+        "page_size": (16, 64),
+        "num_kv_heads": (1, 2),
+        "group": (1, 8),
+        "head_dim": (16, 64),
+        "num_splits": (1, 32),
+        "longest": (35, 512, 515),
+        "q_lens": (1,),
+        "window": (0, 200),
+    },
+    {
+        "num_seqs": (2, 17),
+        "page_size": (16,),
+        "num_kv_heads": (5,),
+        "group": (8,),
+        "head_dim": (8,),
+        "num_splits": (1, 2),
+        "longest": (35, 67),
+        "q_lens": (9, 37),
+        "window": (0, 20),
+    },
+)
+"""Usual sizes, most of them beyond those that are drawn, by which kernels choose among their paths; `longest`: tokens
+of the one sequence that is not short."""
+
+
+@once_a_cell
+def sizes_beside(cell: Cell) -> tuple[Case, ...]:
+    """Cases in which any two of these sizes meet, and each of them each feature that is offered: a path that is taken
+    for long sequences, wide groups or many query tokens alone may lack one.
+
+    None where shapes are compiled, or where a page is all that a sequence has.
+    """
+    if cell.static or cell.row.contiguous:
+        return ()
+    return tuple(case for sizes in BESIDE for case in _beside(cell, sizes))
+
+
+def _beside(cell: Cell, sizes: dict[str, tuple[Any, ...]]) -> list[Case]:
+    def offered(axis: str, some: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(n for n in some if cell.takes(**{axis: (n,)}) and cell.admits(axis, n))
+
+    pools = {name: (row.off, SHOWN.get(name, row.values)[0]) for name, row in FEATURES.items()} | sizes
+    longest = tuple(n for n in pools.pop("longest") if cell.takes(kv_lens=(n, *_SHORT)))
+    num_seqs = offered("num_seqs", pools.pop("num_seqs"))
+    if not longest or not num_seqs:
+        return []
+    pools = {axis: offered(axis, some) or (cell.allowed(axis)[0],) for axis, some in pools.items()}
+    pools |= {"num_seqs": num_seqs, "longest": longest, "family": _SHOWING[:2]}
+    if "kv_scales" in cell.axes:
+        pools["kv_scales"] = tuple(cell.allowed("kv_scales")[:2])
+    made = []
+    for seed, row in enumerate(covering(pools)):
+        lens = (row["longest"], *(_SHORT * row["num_seqs"])[: row["num_seqs"] - 1])
+        values = _sizes(cell, 0) | {axis: n for axis, n in row.items() if axis in (*cell.axes, "family")}
+        values |= {"kv_lens": lens} | query_tokens(cell, lens, values.pop("q_lens", 1))
+        made.append(pinned(cell, **(values | without_room(values) | {"seed": seed})))
+    return made
+
+
+_SHORT = (5, 7)
+"""Tokens of the sequences beside a long one."""
 
 
 def _one_large(cell: Cell, axis: str, value: int) -> dict[str, Any] | None:
@@ -401,7 +475,19 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
     made = [pinned(cell, kv_lens=lens, family=family, **shape) for family, shape in shapes.items()]
     several = {axis: cell.allowed(axis)[-1] for axis in ("num_splits", "group")}
     in_splits = (replace(made[0], **several), replace(made[-1], **several))
-    return tuple(dict.fromkeys((*made[:-1], *in_splits)))
+    return tuple(dict.fromkeys((*made[:-1], *in_splits, *_of_many_pages(cell, made[0]))))
+
+
+def _of_many_pages(cell: Cell, case: Case) -> tuple[Case, ...]:
+    """A long context of more pages than a row of a table is likely to have room for, where pages are small enough."""
+    size = cell.allowed("page_size")[0]
+    lens = ((MANY_PAGES + 1) * size + 1, case.kv_lens[1])
+    fits = not cell.row.contiguous and lens[0] <= LONG and cell.takes(kv_lens=lens)
+    return (replace(case, page_size=size, kv_lens=lens),) if fits else ()
+
+
+MANY_PAGES = 1024
+"""Entries of a row of a block table that a block of threads may stage."""
 
 
 def _dims(cell: Cell, most: int) -> dict[str, int]:

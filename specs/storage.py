@@ -23,7 +23,8 @@ MOST_GUARDS = 3
 ALIGNED = 16
 """Entries that the rows of a view are a multiple of longer in storage: what begins at a whole vector still does."""
 
-_SEED = 0x6A
+_SEED = 0x98
+"""Of which neither `out` nor any argument of attention has the strides of another one of its rank."""
 
 
 def wrap(array: Array, strides: str, name: str = "", gaps: str = "") -> tuple[Array, tuple[slice, ...]]:

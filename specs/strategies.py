@@ -7,7 +7,7 @@ and blind to the online softmax.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -187,17 +187,24 @@ def query_tokens(
 ) -> dict[str, tuple[int, ...]]:
     """So many query tokens a sequence; fewer where it has fewer keys, but of a compiled shape the same in each.
 
-    one_of   picks one of several, simplest first: where the tokens are new, a sequence may also have but one of them
-             (decode), or nothing else (prefill)
+    one_of   picks one of several, simplest first: a sequence may also have but one of them (decode), or, where the
+             tokens are new, nothing else (prefill)
     """
     if most == FEATURES["q_lens"].off:
         return {}
     appends = OPERATIONS[cell.op].appends
     if not cell.one_q_len:
-        some = [(min(most, max(n, 1)), *((1, n) if appends and cell.takes(q_lens=(n,)) else ())) for n in kv_lens]
-        return {"q_lens": tuple(one_of(tuple(dict.fromkeys(pool))) for pool in some)}
+        others = [(1, n) if appends else (1,) for n in kv_lens]
+        some = [(min(most, max(n, 1)), *more) for n, more in zip(kv_lens, others, strict=True)]
+        return {"q_lens": tuple(one_of(_taken(cell, dict.fromkeys(pool))) for pool in some)}
     needed = most if appends or cell.conventions["empty_rows"] == "undefined" else 0
     return {"q_lens": (most,) * len(kv_lens)} if min(kv_lens, default=0) >= needed else {}
+
+
+def _taken(cell: Cell, some: Iterable[int]) -> tuple[int, ...]:
+    """The first of some numbers of query tokens, and those of the others that are offered."""
+    first, *others = some
+    return (first, *(n for n in others if cell.takes(q_lens=(n,))))
 
 
 def without_room(values: Mapping[str, Any]) -> dict[str, Any]:

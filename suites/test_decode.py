@@ -18,6 +18,7 @@ from kvconform.specs.pinned import (
     large,
     many_rows,
     schedule,
+    sizes_beside,
     table_forms,
     wide_windows,
 )
@@ -31,7 +32,7 @@ def _pinned(cell):
 
 
 def _of_sizes(cell):
-    return (*large(cell), *many_rows(cell), *wide_windows(cell))
+    return (*large(cell), *many_rows(cell), *wide_windows(cell), *sizes_beside(cell))
 
 
 def of_many(cell):

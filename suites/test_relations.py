@@ -11,7 +11,7 @@ from kvconform.oracles.bound import require_range
 from kvconform.specs import data, variations
 from kvconform.specs.cells import SIZE_OF, STATIC_AXES, Cell, offers_cell
 from kvconform.specs.dtypes import is_floating
-from kvconform.specs.features import alone
+from kvconform.specs.features import FEATURES, alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
@@ -261,7 +261,7 @@ def forgets_the_calls_before(subject, case):
     require_repeated(subject, x, got, first, said)
 
 
-CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slopes")
+CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slopes", "tree_mask")
 """Arguments of attention of which one changes from call to call, while tables, lengths and contents stay."""
 
 
@@ -269,6 +269,16 @@ def others_of(cell):
     """Argument -> the values that are offered of it, where there are several; what shapes are compiled for stays."""
     changed = [axis for axis in CHANGED if axis in cell.axes and not (cell.static and axis in STATIC_AXES)]
     return {axis: some for axis in changed if len(some := cell.allowed(axis)) > 1}
+
+
+def _others_in(case, cell):
+    """Those of them that a Case can have, and its numbers of query tokens the other way round."""
+    others, turned = others_of(cell), case.q_lens[::-1]
+    if max(case.q_lens, default=1) < FEATURES["tree_mask"].beside["q_lens"]:
+        others.pop("tree_mask", None)
+    if all(q_len <= max(n, 1) for q_len, n in zip(turned, case.kv_lens, strict=False)) and turned != case.q_lens:
+        others["q_lens"] = [case.q_lens, turned]
+    return others
 
 
 @law(
@@ -289,7 +299,10 @@ def test_decode_follows_one_changed_argument(subject, case):
 def follows_one_changed_argument(subject, case):
     """Raise Violation unless a call, of which the one before differed in an argument alone, gives what it should."""
     cell = Cell(case.op, case.layout, case.dtype, subject.offers[case.op], subject.conventions)
-    others, fewer = others_of(cell), len(case.kv_lens) - 1
+    others, fewer = _others_in(case, cell), len(case.kv_lens) - 1
+    if not others:
+        subject.saw_nothing()
+        return
     axis = sorted(others)[_chosen(case, "changed", len(others))]
     values = [value for value in others[axis] if value != getattr(case, axis)]
     changed = replace(case, **{axis: values[_chosen(case, "to", len(values))]})

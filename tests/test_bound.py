@@ -768,6 +768,7 @@ def test_outside_domain_says_what_and_where() -> None:
         ("an element of v", Profile(), one_dim([0, 0], [np.inf, 1])),
         ("a sum of weighted values", Profile(pv_accumulator="float16"), one_dim(np.zeros(400), np.full(400, 100.0))),
         ("a partial result", Profile(partial_format="float16"), one_dim([0, 0], [1e5, 1e5])),
+        ("the lse of a partial result", Profile(partial_lse_format="float16", splits=2), one_dim([0, -7e4], [1, 1])),
     ],
 )
 def test_outside_domain(what: str, profile: Profile, row: Row) -> None:

@@ -24,7 +24,16 @@ from kvconform.specs.cells import cells
 from kvconform.specs.conventions import CONVENTIONS, declared
 from kvconform.specs.features import FEATURES, OFF, alone, covering, possible
 from kvconform.specs.inputs import inputs
-from kvconform.specs.pinned import branches, evicted, evicted_pages, far_below, schedule, table_forms
+from kvconform.specs.pinned import (
+    BESIDE,
+    branches,
+    evicted,
+    evicted_pages,
+    far_below,
+    schedule,
+    sizes_beside,
+    table_forms,
+)
 from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import cases
 from kvconform.suites.calls import attend
@@ -74,6 +83,32 @@ def test_any_two_offered_features_are_on_together_in_a_pinned_case(reference):
         for case in schedule(cell_of(reference))
     ]
     assert all(any({one, other} <= some for some in on) for one, other in combinations(FEATURES, 2))
+
+
+@pytest.mark.parametrize("with_query_tokens", [False, True])
+def test_usual_sizes_meet_each_other_and_each_feature_in_a_pinned_case(reference, with_query_tokens):
+    """A kernel that is taken for long sequences, or wide groups, alone may lack a feature."""
+    cell = cell_of(reference)
+    assert set(sizes_beside(cell)) <= set(all_laws()[BOUND].pinned(cell))
+    made = [case for case in sizes_beside(cell) if bool(case.q_lens) == with_query_tokens]
+    sizes = dict(BESIDE[with_query_tokens]) | {name: FEATURES[name].values for name in ("sinks", "tree_mask")}
+    sizes |= {"soft_cap": (2.0,), "alibi_slopes": ("drawn",)}
+    if not with_query_tokens:
+        del sizes["tree_mask"]  # of one query token there is none
+
+    def has(case, axis, value):
+        told = {"longest": max(case.kv_lens), "num_seqs": len(case.kv_lens), "q_lens": max(case.q_lens, default=1)}
+        return told.get(axis, getattr(case, axis, None)) == value
+
+    of_axes = [(axis, value) for axis, some in sizes.items() for value in some if value != "dominant"]
+    unmet = [
+        (one, other)
+        for one, other in combinations(of_axes, 2)
+        if one[0] != other[0] and not any(has(case, *one) and has(case, *other) for case in made)
+    ]
+    short = (("longest", 35), ("q_lens", 37))  # as many query tokens as it has keys
+    assert unmet == ([] if not with_query_tokens else [pair for pair in unmet if set(pair) & set(short)])
+    assert sum(has(case, "q_lens", 37) for case in made) == 0 or with_query_tokens
 
 
 def test_the_laws_that_rest_on_pinned_cases_of_features_have_them(reference):
@@ -283,6 +318,27 @@ def test_a_wrong_reading_of_a_tree_is_named(reference, fault):
     searcher.begin(1)
     cell = next(iter(searcher.run(all_laws()[BOUND])))
     assert cell.looks_like == TREE_MISTAKES[fault]
+
+
+@pytest.mark.parametrize(
+    ("fault", "needed"),
+    [
+        ("soft_cap_is_ignored", {"soft_cap"}),
+        ("sinks_are_ignored", {"sinks"}),
+        ("window_is_ignored", {"window"}),
+        ("soft_cap_comes_after_alibi", {"soft_cap", "alibi_slopes"}),
+        ("tree_mask_is_ignored", {"q_lens", "tree_mask"}),
+    ],
+)
+def test_a_counterexample_has_no_feature_that_it_does_not_need(reference, fault, needed):
+    """Features are drawn as one combination: those that are beside the point would lead astray."""
+    options = Options(EFFORTS["quick"], layouts=("nhd",), dtypes=("float32",), laws=(BOUND,))
+    searcher = Searcher(FaultySubject(reference, FEATURE_FAULTS[fault]), options)
+    searcher.begin(1)
+    (cell,) = searcher.run(all_laws()[BOUND])
+    case = Case.from_json(cell.counterexample)
+    off = {name: row.off for name, row in FEATURES.items()} | {"q_lens": ()}
+    assert {name for name in FEATURES if getattr(case, name) != off[name]} == needed
 
 
 def test_a_kernel_of_the_other_form_of_tree_masks_is_judged_by_its_own_form(reference):

@@ -65,6 +65,18 @@ def test_arrays_without_elements_keep_their_shape(name):
 
 
 @pytest.mark.parametrize("strides", [word for word in STRIDES if word != "contiguous"])
+@pytest.mark.parametrize(
+    "names", [("q", "paged_decode out"), ("q", "k", "v", "append_decode out"), ("cache k", "cache v")]
+)
+def test_no_array_of_attention_has_the_strides_of_another_one(names, strides):
+    """Who takes those of q for those of out would be right."""
+    array = np.zeros((4, 3, 8), np.float32)
+    found = {name: (storage := wrap(array, strides, name))[0][storage[1]].strides for name in names}
+    assert len(set(found.values())) == len(names), found
+    assert all(found["q"][1] != of[1] for name, of in found.items() if name.endswith(" out"))
+
+
+@pytest.mark.parametrize("strides", [word for word in STRIDES if word != "contiguous"])
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_slice_of_a_handle_is_the_array_in_its_storage(name, strides):
     adapter = find(name).load()

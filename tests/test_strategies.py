@@ -221,6 +221,24 @@ def test_high_pages_have_numbers_beyond_16_bits_and_hold_the_tokens(layout):
         assert sum(x.row.num_bytes(b, x.sizes, x.case.dtype) for b in x.row.buffers) <= LARGEST + (1 << 20)
 
 
+def test_whatever_is_looked_up_by_a_page_is_looked_up_by_a_high_one():
+    """Tables of each form name high pages, and so do scales that a page, or each of its tokens, has."""
+    offer = numpy_ref.OFFERS["paged_decode"]
+    cell = next(c for c in cells("paged_decode", offer, FREE) if (c.layout, c.dtype) == ("nhd", "int8"))
+    found = high_pages(cell)
+    assert {case.table_form for case in found} == set(cell.allowed("table_form"))
+    assert {"page", "token"} <= {case.kv_scales for case in found}
+    assert all(case.page_ids == "high" and case.spare_pages in HIGH_PAGES for case in found)
+
+
+def test_one_sequence_may_have_one_query_token_beside_another_that_has_several():
+    """Decode beside drafts: where the tokens of a batch end differs then, however many keys there are."""
+    cell = cell_of("paged_decode", {"layout": {"nhd"}, "dtype": {"float32"}, "q_lens": {"min": 1}})
+    beside = [case for case in drawn(cell) if 1 in case.q_lens and max(case.q_lens) > 1]
+    decoded = [(case, n) for case in beside for n, q_len in zip(case.kv_lens, case.q_lens, strict=True) if q_len == 1]
+    assert any(n >= max(case.q_lens) for case, n in decoded)
+
+
 def test_no_page_is_high_in_a_contiguous_cache_or_where_few_pages_are_offered():
     every = cells("append", numpy_ref.OFFERS["append"], FREE)
     assert not [c.layout for c in every if c.row.contiguous and high_pages(c)]
