@@ -16,6 +16,7 @@ from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.search import MOST_IDLE, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
+from kvconform.oracles.verdict import Violation
 from kvconform.specs.strategies import simplest
 from kvconform.suites.law import Law
 
@@ -45,6 +46,25 @@ def test_a_case_that_a_kernel_which_does_nothing_passes_is_no_evidence():
         assert (cell.examples, cell.idle) == (0, cell.idle)
         assert cell.idle in (MOST_IDLE[False], 2 * MOST_IDLE[False])
         assert cell.message == f"says nothing there: a kernel that does nothing passes each of {cell.idle} cases"
+
+
+def test_pinned_cases_end_where_one_violates_and_no_further_one_can_say_more():
+    """Nothing named explains the first: those behind it are calls of a kernel that is known to be wrong."""
+    subject, judged = Subject(numpy_ref, "numpy_ref", "numpy_ref.py"), []
+
+    def violates(subject, case):
+        judged.append(case.seed)
+        raise Violation("wrong")
+
+    def several(cell):
+        return tuple(replace(simplest(cell), seed=seed) for seed in (3, 5, 7))
+
+    law = Law("all_are_wrong", "merge_kv", violates, pinned=several, drawn=False)
+    searcher = Searcher(subject, Options(EFFORTS["default"], dtypes=("float32",)))
+    searcher.begin(1)
+    (cell,) = searcher.run(law)
+    assert (cell.outcome, cell.counterexample["seed"]) == (VIOLATES, 3)
+    assert not {5, 7} & set(judged)
 
 
 def test_what_is_pinned_is_tried_where_nothing_that_is_drawn_is_evidence():
