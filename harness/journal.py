@@ -4,6 +4,7 @@ A kernel may print what it likes and exit how it likes; only this file is believ
 
     plan     {"impl", "backend", "conventions", "cells": {key: Booked}}   before the first case
     case     {"key", "case"}                                              before each call
+    named    {"mistake"}                                                  before a mistake is tried on a violation
     found    {"cell": Booked}                                             a red cell, before it is diagnosed by calls
     booked   {"cell": Booked, "attested": {...}}                          a cell is closed
     error    {"code", "message", "trace"}                                 the adapter cannot be used

@@ -423,9 +423,14 @@ class _Trial:
             return
         self.narrowed += 1
         names = violation.explanations if self.explained is None else self.explained
-        said = {n: violation.explanations[n]() for n in names if n in violation.explanations}
+        said = {n: self._is_explained(violation, n) for n in names if n in violation.explanations}
         self.explained = {n for n, explains in said.items() if explains is not False}
         self.confirmed |= {n for n, explains in said.items() if explains}
+
+    def _is_explained(self, violation: Violation, name: str) -> bool | None:
+        """Whether a mistake explains a violation; said to be tried, since that takes time that is not the kernel's."""
+        self.searcher.journal.write("named", mistake=name)
+        return violation.explanations[name]()
 
     def _try_known_witnesses(self) -> None:
         """The case that was passed over, and counterexamples of earlier cells, moved here: these are small already."""

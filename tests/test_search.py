@@ -12,6 +12,7 @@ from kvconform.harness.adapters import find
 from kvconform.harness.booking import CONFORMS, NOT_OFFERED, VIOLATES, paste
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.journal import Journal, read
 from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.search import MOST_IDLE, Searcher
 from kvconform.harness.subject import Subject
@@ -65,6 +66,26 @@ def test_pinned_cases_end_where_one_violates_and_no_further_one_can_say_more():
     (cell,) = searcher.run(law)
     assert (cell.outcome, cell.counterexample["seed"]) == (VIOLATES, 3)
     assert not {5, 7} & set(judged)
+
+
+def test_each_mistake_that_is_tried_is_written_to_the_journal(tmp_path):
+    """Many mistakes of a large case take longer than a call may be silent, and the kernel is not what takes it."""
+    subject = Subject(numpy_ref, "numpy_ref", "numpy_ref.py")
+    explanations = {"one/0": lambda: False, "other/0": lambda: True}
+
+    def violates(subject, case):
+        raise Violation("wrong", explanations)
+
+    law = Law("all_are_wrong", "merge_kv", violates, pinned=lambda cell: (simplest(cell),), drawn=False)
+    options = Options(EFFORTS["default"], dtypes=("float32",))
+    searcher = Searcher(subject, options, journal=Journal(str(tmp_path / "journal")))
+    searcher.begin(1)
+    searcher.run(law)
+    lines, _ = read(tmp_path / "journal", 0)
+    kinds = [line["kind"] for line in lines]
+    first = kinds.index("named")
+    assert kinds[first - 1] == "case"
+    assert [line["mistake"] for line in lines[first : first + 2]] == list(explanations)
 
 
 def test_what_is_pinned_is_tried_where_nothing_that_is_drawn_is_evidence():
