@@ -96,7 +96,7 @@ LARGE = {
     "page_size": (257,),
     "num_kv_heads": (65,),
     "group": (129, 17),
-    "head_dim": (257, 128),
+    "head_dim": (257, 128, 96, 80),
     "head_dim_v": (257,),
 }
 """Sizes one past what a warp, a wavefront, a tile of rows, a byte or a block has room for, and usual ones."""
@@ -157,7 +157,7 @@ BESIDE: tuple[dict[str, tuple[Any, ...]], ...] = (
         "head_dim": (16, 64),
         "num_splits": (1, 32),
         "longest": (35, 512, 515),
-        "q_lens": (1,),
+        "q_lens": (1, 2),
         "window": (0, 200),
     },
     {
@@ -167,7 +167,7 @@ BESIDE: tuple[dict[str, tuple[Any, ...]], ...] = (
         "group": (8,),
         "head_dim": (8,),
         "num_splits": (1, 2),
-        "longest": (35, 67),
+        "longest": (39, 67),
         "q_lens": (9, 37),
         "window": (0, 20),
     },
@@ -217,6 +217,8 @@ _SHORT = (5, 7)
 def _one_large(cell: Cell, axis: str, value: int) -> dict[str, Any] | None:
     """Axes of a Case that is large along one; None where no lengths are offered that show it."""
     shape = _sizes(cell, 0)
+    if axis == "head_dim" and "num_kv_heads" in cell.axes:  # more elements of a token than a block has threads
+        shape["num_kv_heads"] = cell.allowed("num_kv_heads")[-1]
     if cell.row.contiguous:
         shape["page_size"] = cell.allowed("page_size")[-1]
     shape |= {counted: cell.allowed(counted)[-1] for counted in ("num_seqs", "num_tokens") if counted in cell.axes}

@@ -85,30 +85,24 @@ def test_any_two_offered_features_are_on_together_in_a_pinned_case(reference):
     assert all(any({one, other} <= some for some in on) for one, other in combinations(FEATURES, 2))
 
 
-@pytest.mark.parametrize("with_query_tokens", [False, True])
-def test_usual_sizes_meet_each_other_and_each_feature_in_a_pinned_case(reference, with_query_tokens):
+@pytest.mark.parametrize("many", [False, True], ids=["few query tokens", "many"])
+def test_usual_sizes_meet_each_other_and_each_feature_in_a_pinned_case(reference, many):
     """A kernel that is taken for long sequences, or wide groups, alone may lack a feature."""
     cell = cell_of(reference)
     assert set(sizes_beside(cell)) <= set(all_laws()[BOUND].pinned(cell))
-    made = [case for case in sizes_beside(cell) if bool(case.q_lens) == with_query_tokens]
-    sizes = dict(BESIDE[with_query_tokens]) | {name: FEATURES[name].values for name in ("sinks", "tree_mask")}
-    sizes |= {"soft_cap": (2.0,), "alibi_slopes": ("drawn",)}
-    if not with_query_tokens:
-        del sizes["tree_mask"]  # of one query token there is none
+    made = [case for case in sizes_beside(cell) if (max(case.q_lens, default=1) > 2) == many]
+    shown = {"sinks": ("drawn",), "soft_cap": (2.0,), "alibi_slopes": ("drawn",)}
+    sizes = BESIDE[many] | shown | ({"tree_mask": ("drawn",)} if many else {})
 
     def has(case, axis, value):
         told = {"longest": max(case.kv_lens), "num_seqs": len(case.kv_lens), "q_lens": max(case.q_lens, default=1)}
         return told.get(axis, getattr(case, axis, None)) == value
 
-    of_axes = [(axis, value) for axis, some in sizes.items() for value in some if value != "dominant"]
-    unmet = [
-        (one, other)
-        for one, other in combinations(of_axes, 2)
-        if one[0] != other[0] and not any(has(case, *one) and has(case, *other) for case in made)
-    ]
-    short = (("longest", 35), ("q_lens", 37))  # as many query tokens as it has keys
-    assert unmet == ([] if not with_query_tokens else [pair for pair in unmet if set(pair) & set(short)])
-    assert sum(has(case, "q_lens", 37) for case in made) == 0 or with_query_tokens
+    def meet(one, other):
+        return any(has(case, *one) and has(case, *other) for case in made)
+
+    each = [(axis, value) for axis, some in sizes.items() for value in some]
+    assert [pair for pair in combinations(each, 2) if pair[0][0] != pair[1][0] and not meet(*pair)] == []
 
 
 def test_the_laws_that_rest_on_pinned_cases_of_features_have_them(reference):
