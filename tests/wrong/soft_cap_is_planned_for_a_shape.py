@@ -1,4 +1,4 @@
-"""Wrong: what is planned for the shapes of a call is kept for all that have them, and the cap with it
+"""Wrong: what is planned for the shapes of a call is kept for all that have them, and that there is no cap with it
 (flashinfer#4014)."""
 
 from kvconform.impls import numpy_ref as right
@@ -13,5 +13,6 @@ _PLANNED = {}
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, soft_cap=None, **options):
     planned = layout, q.dtype, q.shape, block_table.shape, *(array.shape for array in cache.values())
-    soft_cap = _PLANNED.setdefault(planned, soft_cap)
-    return right.paged_decode(q, cache, block_table, kv_lens, layout=layout, soft_cap=soft_cap, **options)
+    bends = _PLANNED.setdefault(planned, soft_cap is not None)
+    cap = soft_cap if bends else None
+    return right.paged_decode(q, cache, block_table, kv_lens, layout=layout, soft_cap=cap, **options)
