@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kvconform.harness.adapters import builtin, find
+from kvconform.harness.subject import _same_bytes
 from kvconform.specs import data
 from kvconform.specs.dtypes import DTYPES
 from kvconform.specs.operations import OPERATIONS
@@ -74,6 +75,17 @@ def test_no_array_of_attention_has_the_strides_of_another_one(names, strides):
     found = {name: (storage := wrap(array, strides, name))[0][storage[1]].strides for name in names}
     assert len(set(found.values())) == len(names), found
     assert all(found["q"][1] != of[1] for name, of in found.items() if name.endswith(" out"))
+
+
+@pytest.mark.parametrize("at", [0, 7, 1 << 14, -9, -1])
+@pytest.mark.parametrize("more", [0, 1, 7])
+def test_one_byte_of_a_large_array_is_a_difference_wherever_it_is(more, at):
+    """Large arrays are compared eight bytes at a time, and what is left behind the last eight as well."""
+    one = np.zeros((1 << 15) + more, np.uint8)
+    other = one.copy()
+    assert _same_bytes(one, other)
+    other[at] = 1
+    assert not _same_bytes(one, other)
 
 
 @pytest.mark.parametrize("strides", [word for word in STRIDES if word != "contiguous"])
