@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -200,73 +200,91 @@ KV = tuple[Numbers, Numbers]
 """K and V of all sequences, one after another, as `keys.of_all` gives them for a cache and a reading."""
 
 
-def attended(
-    inputs: PagedInputs, kv: KV, profile: Profile, reading: DecodeReading, *, keep_terms: bool = False
-) -> Bounded:
-    """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a whole batch at once.
+@dataclass(frozen=True)
+class Attended(Bounded):
+    """What attention of a batch is bounded by, one row a query token.
 
-    A long sequence is a batch of its own, or others would be padded to it.
-
-    keep_terms   whether terms come back too, as large as V: then all rows are one batch, whose terms are one array
+    likely   float64 like out: how far chance alone would take it, where that was asked for
     """
-    groups = [all_of(reading)] if keep_terms else _of_like_lengths(reading)
-    parts = [_attended(inputs, kv, profile, reading, seqs, keep_terms) for seqs in groups]
+
+    likely: Array | None = None
+
+
+def attended(
+    inputs: PagedInputs, kv: KV, profile: Profile, reading: DecodeReading, *, lam: float | None = None
+) -> Attended:
+    """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a batch at once.
+
+    Sequences that others would be padded to are batches of their own.
+
+    lam   what the screen multiplies the root of a sum of squares with; None: there is none
+    """
+    row_size = inputs.case.num_q_heads * kv[1].values.shape[-1]
+    groups = _of_like_lengths(reading, row_size)
+    parts = [_attended(inputs, kv, profile, reading, seqs, lam) for seqs in groups]
     if len(parts) == 1:
         return parts[0]
     rows = np.concatenate([np.flatnonzero(np.isin(reading.seq_of, seqs)) for seqs in groups])
     return _stacked(parts, np.argsort(rows, kind="stable"))
 
 
-PADDED = 1024
-"""Keys of a sequence that others are padded to, at most: one that has more is a batch of its own."""
+PADDED = 1 << 17
+"""Elements of zeros that sequences of one batch are padded with, at most: to bound some more costs less than another
+batch does."""
 
 
 def all_of(reading: DecodeReading) -> Array:
     return np.arange(len(reading.lens))
 
 
-def _of_like_lengths(reading: DecodeReading) -> list[Array]:
-    """The sequences in groups that are bounded at once, so that none is padded to one that is far longer."""
+def _of_like_lengths(reading: DecodeReading, row_size: int) -> list[Array]:
+    """The sequences in groups that are bounded at once, so that few are padded to one that is far longer.
+
+    row_size   elements of a key for one query row, in all its heads
+    """
     lens = lens_of(reading)
-    some = np.flatnonzero(lens <= PADDED)
-    return [group for group in (some, *np.flatnonzero(lens > PADDED)[:, None]) if len(group)] or [some]
+    rows = np.bincount(reading.seq_of, minlength=len(lens))
+    groups: list[list[int]] = []
+    padded, longest = 0, 0
+    for seq in np.argsort(-lens, kind="stable"):
+        padded += int((longest - lens[seq]) * rows[seq]) * row_size
+        if not groups or padded > PADDED:
+            groups, padded, longest = [*groups, []], 0, int(lens[seq])
+        groups[-1].append(int(seq))
+    return [np.sort(group) for group in groups] or [all_of(reading)]
 
 
 def _attended(
-    inputs: PagedInputs,
-    kv: KV,
-    profile: Profile,
-    reading: DecodeReading,
-    seqs: Array,
-    keep_terms: bool,
-) -> Bounded:
-    """The rows of some sequences. q heads of one kv head share its K and V, unless terms are kept."""
-    k, v = batch(kv, reading, seqs, grouped=not keep_terms)
+    inputs: PagedInputs, kv: KV, profile: Profile, reading: DecodeReading, seqs: Array, lam: float | None
+) -> Attended:
+    """The rows of some sequences. q heads of one kv head share its K and V."""
+    k, v = batch(kv, reading, seqs)
     rows, num_q_heads = np.isin(reading.seq_of, seqs), len(reading.head_of)
-    heads = (num_q_heads,) if keep_terms else (k.values.shape[1], num_q_heads // k.values.shape[1])
+    heads = (k.values.shape[1], num_q_heads // k.values.shape[1])
 
     def by_group(array: Array, axis: int = 1) -> Array:
-        shape = array.shape[:axis], heads if array.shape[axis] == num_q_heads else (1,) * len(heads)
+        shape = array.shape[:axis], heads if array.shape[axis] == num_q_heads else (1, 1)
         return array.reshape(*shape[0], *shape[1], *array.shape[axis + 1 :])
 
-    shared = [one if keep_terms else one[:, :, None] for one in (k.values, v.values, k.size, v.size)]
+    shared = [one[:, :, None] for one in (k.values, v.values, k.size, v.size)]
     given: dict[str, Any] = {"k": shared[0], "v": shared[1], "k_roundings": k.roundings, "v_roundings": v.roundings}
     given |= {"k_magnitude": shared[2] if k.roundings else None, "v_magnitude": shared[3] if v.roundings else None}
     bias = by_group(biases(reading, seqs))
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
     bounded = partial(attention_bound, by_group(inputs.q[rows]), profile=profile, **given, **scored)
     sink = None if reading.sinks is None else by_group(np.asarray(reading.sinks), 0)
-    result = bounded(sink=sink, keep_terms=keep_terms)
+    result = bounded(sink=sink, keep_terms=lam is not None)
+    likely = None if lam is None else screen.out_error(result, profile, lam)
     if sink is not None and reading.without_sink.any():
         without = bounded()
-        at = reading.without_sink[rows].reshape(-1, *(1,) * len(heads))
-        lse, error = ((at, of, one) for of, one in ((without.lse, result.lse), (without.lse_error, result.lse_error)))
-        result = replace(result, lse=np.where(*lse), lse_error=np.where(*error))
+        at = reading.without_sink[rows].reshape(-1, 1, 1)
+        own = {name: np.where(at, getattr(without, name), getattr(result, name)) for name in ("lse", "lse_error")}
+        result = replace(result, **own)
     whole = (int(rows.sum()), num_q_heads)
-    out, out_error = (one.reshape(*whole, one.shape[-1]) for one in (result.out, result.out_error))
-    return replace(
-        result, out=out, out_error=out_error, lse=result.lse.reshape(whole), lse_error=result.lse_error.reshape(whole)
+    out, out_error, lse, lse_error = (
+        one.reshape(*whole, *one.shape[3:]) for one in (result.out, result.out_error, result.lse, result.lse_error)
     )
+    return Attended(out, out_error, lse, lse_error, likely=None if likely is None else likely.reshape(out.shape))
 
 
 def lens_of(reading: DecodeReading) -> Array:
@@ -274,10 +292,10 @@ def lens_of(reading: DecodeReading) -> Array:
     return np.asarray(np.maximum(reading.lens - reading.first, 0))
 
 
-def batch(kv: KV, reading: DecodeReading, seqs: Array, *, grouped: bool = False) -> KV:
-    """K and V that each query row and head of some sequences reads, [num_q_rows, num_q_heads, longest, dim].
+def batch(kv: KV, reading: DecodeReading, seqs: Array) -> KV:
+    """K and V that each query row and head of some sequences reads, [num_q_rows, heads, longest, dim].
 
-    grouped   [num_q_rows, num_kv_heads, longest, dim], where neighbouring q heads share a kv head, as many of each
+    heads   of K and V, where neighbouring q heads share one of them, as many of each; else of q
     """
     lens = lens_of(reading)[seqs]
     there = np.arange(lens.max(initial=0)) < lens[:, None]
@@ -289,9 +307,7 @@ def batch(kv: KV, reading: DecodeReading, seqs: Array, *, grouped: bool = False)
     def of_rows(rows: Array) -> Array:
         padded = _padded(rows[tokens], there)
         heads = padded.shape[1]
-        share = grouped and np.array_equal(
-            reading.head_of, np.arange(len(reading.head_of)) * heads // len(reading.head_of)
-        )
+        share = np.array_equal(reading.head_of, np.arange(len(reading.head_of)) * heads // len(reading.head_of))
         for axis, which in enumerate((seq_of, np.arange(heads) if share else reading.head_of)):
             if not np.array_equal(which, np.arange(padded.shape[axis])):  # else they are as they should be: no copy
                 padded = padded.take(which, axis)
@@ -352,30 +368,29 @@ def expected(
     screened   whether `out` is to say how far chance alone would take it (oracles/screen.py)
     kv         what the reading reads, where it was read before
     """
-    likely = None
     if reading.join is None:
         kv = keys.of_all(inputs, cache, reading) if kv is None else kv
-        found = attended(inputs, kv, profile, reading, keep_terms=screened)
-        if screened:
-            likely = screen.out_error(found, profile, screen.multiple(inputs.q.size, max(reading.lens, default=0)))
+        lam = screen.multiple(inputs.q.size, max(reading.lens, default=0)) if screened else None
+        found = attended(inputs, kv, profile, reading, lam=lam)
     else:
         found = _stacked([_joined(inputs, cache, profile, reading, seq) for seq in range(len(reading.lens))])
     unit = reading.lse_unit
     said = locate(inputs, reading)
-    want = {"out": Interval(found.out, found.out_error, profile.out_format, said["out"], likely)}
+    want = {"out": Interval(found.out, found.out_error, profile.out_format, said["out"], found.likely)}
     if reading.join is None or not np.isnan(found.lse_error).any():  # a mistaken join may leave it open
         require_range("lse", np.abs(np.where(np.isinf(found.lse), 0.0, found.lse)) / unit, profile.lse_format)
         want["lse"] = Interval(found.lse / unit, found.lse_error / unit, profile.lse_format, said["lse"])
     return want
 
 
-def _stacked(parts: list[Bounded], order: Any = slice(None)) -> Bounded:
+def _stacked(parts: Sequence[Bounded], order: Any = slice(None)) -> Attended:
     """The rows of several, one after another, or in an order."""
     out, out_error, lse, lse_error = (
         np.concatenate([getattr(part, name) for part in parts])[order]
         for name in ("out", "out_error", "lse", "lse_error")
     )
-    return Bounded(out, out_error, lse, lse_error)
+    likely = [part.likely for part in parts if isinstance(part, Attended) and part.likely is not None]
+    return Attended(out, out_error, lse, lse_error, likely=np.concatenate(likely)[order] if likely else None)
 
 
 def required(

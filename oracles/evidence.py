@@ -51,7 +51,7 @@ def shown(inputs: PagedInputs, kv: KV, reading: DecodeReading, want: Expected) -
     on = features_on(inputs.case)
     if not on:
         return ()
-    k, v = (one.values for one in batch(kv, reading, all_of(reading), grouped=True))
+    k, v = (one.values for one in batch(kv, reading, all_of(reading)))
     with np.errstate(all="ignore"):
         ignorant = {feature: _exact(inputs.q, k, v, without(feature, reading)) for feature in on}
         return tuple(

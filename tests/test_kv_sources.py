@@ -275,12 +275,19 @@ def test_latents_are_not_screened_since_their_v_is_not_drawn_apart_from_k(refere
 @pytest.mark.parametrize(
     "features", [{}, {"sinks": "drawn", "window": 3, "soft_cap": 2.0}, {"q_lens": (2, 3, 1, 2, 1)}]
 )
-def test_long_sequences_are_bounded_apart_as_in_one_batch(features):
+def test_long_sequences_are_bounded_apart_as_in_one_batch(monkeypatch, features):
     """What none is padded to changes nothing; a row of a sequence without keys may count its sink otherwise."""
-    one = case(dtype="float32", kv_lens=(decode.PADDED + 3, 4, 0, decode.PADDED + 1, decode.PADDED), **features)
+    one = case(dtype="float32", kv_lens=(1027, 4, 0, 1025, 1024), **features)
     x, kv = read(one)
     reading = DecodeReading.right(x, declared({"empty_with_sink": "lse_of_empty"}))
-    apart, at_once = (decode.attended(x, kv, Profile(), reading, keep_terms=terms) for terms in (False, True))
+    assert [list(group) for group in decode._of_like_lengths(reading, 1)] == [[0, 1, 2, 3, 4]]
+    assert [list(group) for group in decode._of_like_lengths(reading, 1000)] == [[0, 3, 4], [1, 2]]
+
+    def bounded(padded):
+        monkeypatch.setattr(decode, "PADDED", padded)
+        return decode.attended(x, kv, Profile(), reading, lam=5.0)
+
+    apart, at_once = bounded(0), bounded(1 << 40)
     largest = float(np.abs(x.tokens["v"].astype(np.float64)).max())
     for name, size in (("out", largest), ("lse", 1 + np.abs(at_once.lse))):
         both = (getattr(apart, name), getattr(at_once, name))
@@ -290,6 +297,7 @@ def test_long_sequences_are_bounded_apart_as_in_one_batch(features):
             far = np.abs(both[0] - both[1]) > 2 * ORACLE_SLOP * size  # what the bound itself pays for each evaluation
         assert not (far & ~empty).any(), name
         errors = (getattr(apart, f"{name}_error"), getattr(at_once, f"{name}_error"))
-        assert (np.abs(errors[0] - errors[1]) <= 2 * ORACLE_SLOP * errors[1]).all(), name
-    assert at_once.terms is not None
-    assert apart.terms is None
+        assert not ((np.abs(errors[0] - errors[1]) > 2 * ORACLE_SLOP * (errors[1] + size)) & ~empty).any(), name
+    assert (np.abs(apart.likely - at_once.likely) <= 2 * ORACLE_SLOP * largest).all()
+    assert apart.likely.any()
+    assert decode.attended(x, kv, Profile(), reading).likely is None
