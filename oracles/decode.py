@@ -266,9 +266,9 @@ def _attended(
         shape = array.shape[:axis], heads if array.shape[axis] == num_q_heads else (1, 1)
         return array.reshape(*shape[0], *shape[1], *array.shape[axis + 1 :])
 
-    shared = [one[:, :, None] for one in (k.values, v.values, k.size, v.size)]
-    given: dict[str, Any] = {"k": shared[0], "v": shared[1], "k_roundings": k.roundings, "v_roundings": v.roundings}
-    given |= {"k_magnitude": shared[2] if k.roundings else None, "v_magnitude": shared[3] if v.roundings else None}
+    given: dict[str, Any] = {"k_roundings": k.roundings, "v_roundings": v.roundings}
+    shared = {"k": k.values, "v": v.values, "k_magnitude": k.size, "v_magnitude": v.size}
+    given |= {name: one[:, :, None] for name, one in shared.items() if one is not None}
     bias = by_group(biases(reading, seqs))
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
     bounded = partial(attention_bound, by_group(inputs.q[rows]), profile=profile, **given, **scored)
@@ -314,8 +314,7 @@ def batch(kv: KV, reading: DecodeReading, seqs: Array) -> KV:
         return padded
 
     def batched(one: Numbers) -> Numbers:
-        values = of_rows(one.values)
-        return Numbers(values, of_rows(one.size) if one.roundings else values, one.roundings)
+        return Numbers(of_rows(one.values), None if one.size is None else of_rows(one.size), one.roundings)
 
     return batched(kv[0]), batched(kv[1])
 

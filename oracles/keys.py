@@ -30,27 +30,45 @@ class Numbers:
     """K or V of some tokens.
 
     values     float64 [tokens, heads, dim]; heads is 1 where the cache has none
-    size       like values: the sum of the magnitudes that each is made of, which is more where a zero cancels
+    size       like values: the sum of the magnitudes that each is made of; None: its own, since no zero cancels
     roundings  of each element on its way from the cache, at most
     """
 
     values: Floats
-    size: Floats
+    size: Floats | None
     roundings: int
+
+    def times(self, factor: Floats) -> Numbers:
+        """Each with a scale that is rounded into the type of the arithmetic."""
+        size = None if self.size is None else self.size * np.abs(factor)
+        return Numbers(self.values * factor, size, self.roundings + ROUNDED_BY[SCALE])
+
+    def plus(self, zero: Floats) -> Numbers:
+        """Each with a zero that is rounded into the type of the arithmetic."""
+        size = (np.abs(self.values) if self.size is None else self.size) + np.abs(zero)
+        return Numbers(self.values + zero, size, self.roundings + ROUNDED_BY[ZERO])
 
 
 def of_tokens(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, side: int, slots: Slots) -> Numbers:
     """K or V of the tokens in some slots, as a reading takes them."""
-    found = [_numbers(inputs, cache, reading, part, slots) for part in inputs.row.attended[side]]
-    values, size = (np.concatenate([getattr(one, name) for one in found], -1) for name in ("values", "size"))
-    roundings = max(one.roundings for one in found)
+    found = _beside([_numbers(inputs, cache, reading, part, slots) for part in inputs.row.attended[side]])
     scale = reading.scales[side]
-    if scale is not None:
-        page, slot = np.divmod(slots[side] % (inputs.sizes["page"] * inputs.case.page_size), inputs.case.page_size)
-        factor = scales.at(scale, inputs.case.kv_scales, page, slot).astype(np.float64)[..., None]
-        with np.errstate(all="ignore"):  # what is dead may hold anything
-            values, size, roundings = values * factor, size * np.abs(factor), roundings + ROUNDED_BY[SCALE]
-    return Numbers(values, size, roundings)
+    if scale is None:
+        return found
+    page, slot = np.divmod(slots[side] % (inputs.sizes["page"] * inputs.case.page_size), inputs.case.page_size)
+    factor = scales.at(scale, inputs.case.kv_scales, page, slot).astype(np.float64)[..., None]
+    with np.errstate(all="ignore"):  # what is dead may hold anything
+        return found.times(factor)
+
+
+def _beside(parts: list[Numbers]) -> Numbers:
+    """Numbers whose dims are those of several, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    sized = any(one.size is not None for one in parts)
+    sizes = [np.abs(one.values) if one.size is None else one.size for one in parts] if sized else []
+    values = np.concatenate([one.values for one in parts], -1)
+    return Numbers(values, np.concatenate(sizes, -1) if sized else None, max(one.roundings for one in parts))
 
 
 def of_all(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading) -> tuple[Numbers, Numbers]:
@@ -74,14 +92,13 @@ def of_some(
 def _numbers(inputs: PagedInputs, cache: Mapping[str, Array], reading: Reading, part: Part, slots: Slots) -> Numbers:
     """The numbers of one part."""
     codes, beside = stored(inputs, cache, reading, part, slots)
-    beside = {what: other for what, other in beside.items() if what in reading.counts}
-    values, size = codes, np.abs(codes)
+    found = Numbers(codes, None, 0)
     with np.errstate(all="ignore"):  # what is dead may hold anything
-        if SCALE in beside:
-            values, size = values * beside[SCALE], size * np.abs(beside[SCALE])
-        if ZERO in beside:
-            values, size = values + beside[ZERO], size + np.abs(beside[ZERO])
-    return Numbers(values, size, sum(ROUNDED_BY[what] for what in beside))
+        if SCALE in beside and SCALE in reading.counts:
+            found = found.times(beside[SCALE])
+        if ZERO in beside and ZERO in reading.counts:
+            found = found.plus(beside[ZERO])
+    return found
 
 
 def stored(

@@ -51,9 +51,9 @@ def _spots(num_bytes: int, name: str, bits: Array, count: int) -> Spots:
     size = count // 8
     if not size:
         return Spots(name, count, bits.shape, bits)
-    if num_bytes % size or (bits % count).any():
-        return Spots(name, count, bits.shape, bits[..., None] // 8 + np.arange(size))
-    return Spots(name, count, bits.shape, bits // count, size)
+    if num_bytes % size or (bits & (count - 1)).any():  # a power of two: to shift takes a tenth of a division's time
+        return Spots(name, count, bits.shape, (bits >> 3)[..., None] + np.arange(size))
+    return Spots(name, count, bits.shape, bits >> (count.bit_length() - 1), size)
 
 
 def spots(

@@ -103,12 +103,11 @@ def test_every_layout_that_is_attended_to_has_a_k_and_a_v_of_numbers_about_one(l
         sizes["head_dim_v"] = 5
     q_dtype = "" if dtype in ROUNDED else "float32"
     x, (k, v) = read(case(layout=layout, dtype=dtype, kv_lens=(5, 1), q_dtype=q_dtype, **sizes))
-    assert (
-        (k.values.shape[-1], v.values.shape[-1]) == (x.width_of(K), x.width_of(V)) == (x.q.shape[-1], v.size.shape[-1])
-    )
+    assert (k.values.shape[-1], v.values.shape[-1]) == (x.width_of(K), x.width_of(V))
+    assert x.width_of(K) == x.q.shape[-1]
     for one in (k, v):
         assert 0.01 < np.abs(one.values).max() <= 16
-        assert (one.size >= np.abs(one.values)).all()
+        assert one.size is None or (one.size >= np.abs(one.values)).all()
 
 
 def test_scales_are_drawn_of_narrow_caches_alone_and_a_latent_has_one_head():
