@@ -177,7 +177,7 @@ def _num_seqs(cell: Cell) -> tuple[int, ...]:
 @st.composite  # once: Hypothesis reads the source of what it decorates
 def _drawn(draw: st.DrawFn, some: _Drawn) -> Case:
     def one_of(several: Sequence[Any]) -> Any:
-        return several[0] if len(several) == 1 else several[draw(_place_of(len(several)))]
+        return several[0] if len(several) == 1 else draw(_sampled(tuple(several)))
 
     return some.case(one_of, lambda: draw(_HISTORY))
 
@@ -218,11 +218,7 @@ def without_room(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@cache
-def _place_of(count: int) -> st.SearchStrategy[int]:
-    """Which of so many: pools are long, and told apart by their length in no time."""
-    return st.sampled_from(range(count))
-
+_sampled = cache(st.sampled_from)
 
 _HISTORY = st.lists(st.sampled_from(range(64)), min_size=20, max_size=60)
 """Operations on an object; 0 is none, so that a history becomes shorter than any that is drawn."""
