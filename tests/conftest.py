@@ -18,7 +18,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "longest: takes more than a minute")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, what takes longest is begun first: last, it would leave others idle."""
+    """Tests of a module that says `ASKED_TOGETHER` which are about one and the same thing follow one another.
+
+    Where several processes share the tests, what takes longest is begun first: last, it would leave others idle.
+    """
+    first: dict[object, int] = {}
+    for place, item in enumerate(items):
+        first.setdefault(_about(item), place)
+    items.sort(key=lambda item: first[_about(item)])
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
+def _about(item: pytest.Item) -> object:
+    """What a test is about: where tests are asked together its parameter, else nothing but itself."""
+    together = getattr(getattr(item, "module", None), "ASKED_TOGETHER", False) and hasattr(item, "callspec")
+    return (item.path, item.callspec.id) if together else item.nodeid

@@ -241,6 +241,6 @@ def test_what_is_declared_so_is_right(reference, declared):
     convention, _, choice = declared.removeprefix('CONVENTIONS["').partition('"] = ')
     faulty = FaultySubject(reference, None)
     faulty.conventions = {**faulty.conventions, convention: ast.literal_eval(choice)}
-    searcher = Searcher(faulty, Options(EFFORT, ops=(OP,), layouts=LAYOUT, laws=tuple(BOUND)))
+    searcher = Searcher(faulty, Options(EFFORT, ops=(OP,), layouts=LAYOUT, dtypes=("float32",), laws=tuple(BOUND)))
     searcher.begin(1)
     assert {cell.outcome for cell in searcher.run(*BOUND.values())} == {CONFORMS}

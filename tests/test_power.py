@@ -23,6 +23,8 @@ from kvconform.tests.families import adapter_named
 from kvconform.tests.power import ALONE, FAULTS, IMPLIED, MAIN, NULLS, PLACES, REPEATS, RIGHT, SMALL
 
 WRONG, AS_RIGHT = (Path(__file__).resolve().parent / name for name in ("wrong", "right"))
+ASKED_TOGETHER = True  # each adapter is judged once in a process
+
 LITTLE = 15
 """Calls spent on making small what SMALL does not ask to be: a third of these tests' time went into it."""
 
