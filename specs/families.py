@@ -145,6 +145,16 @@ def _alternating(h: Hashes, place: Place) -> Floats:
     return _eighths(h) + np.where(np.asarray(place.key) % 2, -16.0, 16.0)
 
 
+FAINTNESS = (0, 7, 14, 20)
+"""Binary orders that V of a dim is below 1: the last two are subnormal in float16, the second one is in float8."""
+
+
+def _faint(h: Hashes, place: Place) -> Floats:
+    """Eighths, smaller by as many orders as the dim says: what is lost of small numbers shows beside no large one."""
+    turn = int(place.draw("faint")) % len(FAINTNESS)
+    return np.ldexp(_eighths(h), -np.array(FAINTNESS)[(np.asarray(place.dim) + turn) % len(FAINTNESS)])
+
+
 PRIMES = np.array([1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121])
 """Primes that divide no number of keys: multiples of one, from anywhere on, meet each remainder once."""
 
@@ -284,6 +294,12 @@ FAMILIES: dict[str, Family] = {
         gains=(1.0,),
         value=_plain,
         offset=8.0,
+    ),
+    "faint": Family(
+        claim="V of some dims is small in every key, down to 2**-23, and so is what is summed of it",
+        level=_drawn,
+        gains=(1.0,),
+        value=_faint,
     ),
 }
 """Structured contents, simplest first."""

@@ -82,10 +82,15 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
 
 def _told_by_page(cell: Cell) -> list[tuple[str, Any]]:
     """What else is looked up by the number of a page, or of a slot: other forms of page tables, scales."""
-    forms = [form for form in cell.allowed("table_form") if form != DEFAULTS["table_form"]]
-    scales = [one for one in ("page", "token") if cell.takes(kv_scales=(one,))]
-    told = {"table_form": forms, "kv_scales": scales}
-    return [(axis, word) for axis, words in told.items() if axis in cell.axes for word in words]
+    scales = [one for one in ("page", "token") if "kv_scales" in cell.axes and cell.takes(kv_scales=(one,))]
+    told = {"table_form": _other_forms(cell), "kv_scales": scales}
+    return [(axis, word) for axis, words in told.items() for word in words]
+
+
+def _other_forms(cell: Cell) -> list[str]:
+    """Forms of page tables but for the one that is silent."""
+    offered = cell.allowed("table_form") if "table_form" in cell.axes else ()
+    return [form for form in offered if form != DEFAULTS["table_form"]]
 
 
 LARGE = {
@@ -424,12 +429,13 @@ FLOAT32_COUNTS = 1 << 24
 
 
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
-    """Cases whose cache has more elements than 31 bits count, where that is offered: of the largest pages, and of pages
-    so small that their numbers need more than 24 bits."""
+    """Cases whose cache has more elements than 31 bits count, where that is offered: of the largest pages, told in all
+    forms of page tables, and of pages so small that their numbers need more than 24 bits."""
     if not is_narrowest(cell) or cell.row.contiguous:
         return ()
     large, small = _sparse(cell, _sizes(cell, -1)), _of_small_pages(cell)
-    return tuple(dict.fromkeys((*large, *small)))
+    told = (replace(case, table_form=form) for case in large for form in _other_forms(cell))
+    return tuple(dict.fromkeys((*large, *small, *told)))
 
 
 def _sparse(cell: Cell, sizes: dict[str, Any]) -> tuple[Case, ...]:

@@ -230,6 +230,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "q_is_held_in_fixed_point": ((FACTOR,), None),
     "q_is_narrowed_to_bfloat16": ((BOUND,), None),
     "v_saturates_at_eight": ((BOUND,), None),
+    "float16_subnormals_are_flushed": ((BOUND,), None),
     "mask_value_starts_the_maximum": ((BOUND,), None),
     "small_scores_are_taken_for_none": ((BOUND,), None),
     "lag_is_measured_from_the_last_tile": ((BOUND,), None),
@@ -367,6 +368,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "decode_keeps_pages_in_uint16": ((DECODE_HIGH,), None),
     "decode_takes_a_page_s_top_bit_for_a_flag": ((DECODE_HIGH,), None),
     "decode_counts_elements_in_int32": ((DECODE_LARGE,), None),
+    "token_slots_are_scaled_in_int32": ((DECODE_LARGE,), None),
     "decode_reads_zeros_past_int32": ((DECODE_LARGE,), None),
     "decode_pages_pass_through_float32": ((DECODE_LARGE,), None),
     "append_keeps_pages_in_int16": ((APPEND_HIGH,), None),
@@ -863,6 +865,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "chunks_are_of_a_fixed_size": (SPLITS, BATCH, APPENDED, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "every_head_of_every_row_is_alone": (BATCH, HEADS, LAYOUTS, LONG, FORGETS, SCALES_V, FACTOR, NEIGHBOURS),
     "writes_where_it_is_told": (UPDATE_BUFFERS, BUFFERS, BOUND, DEAD, PAGES, GATHER, MERGE, MERGE_REPEATS),
+    "flushes_small_subnormals": (BOUND, DEAD, PAGES, BATCH),
     "keeps_partial_results_in_few_bits": (BOUND, DEAD, PAGES, PARTS, CASCADE, RANKS, SPLITS, MERGE),
     "takes_csr_alone": (BOUND, DEAD, PAGES, BATCH, FORGETS, APPENDED, LONG, GATHER, GATHER_HIGH, APPEND),
     "has_every_other_convention": (

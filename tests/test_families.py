@@ -206,6 +206,7 @@ def test_of_merged_parts_a_needle_is_one_part():
         ("mask_value_starts_the_maximum", "huge"),
         ("small_scores_are_taken_for_none", "tiny"),
         ("v_saturates_at_eight", "cancel"),
+        ("float16_subnormals_are_flushed", "faint"),
         ("q_is_narrowed_to_bfloat16", "fine"),
         ("lag_is_measured_from_the_last_tile", "stairs_up"),
         ("splits_have_room_for_256_keys", "zero_sum"),
