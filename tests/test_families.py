@@ -11,12 +11,14 @@ import pytest
 
 from kvconform.impls import numpy_ref
 from kvconform.oracles import paged
+from kvconform.oracles.mistakes import of_merge
 from kvconform.specs import data, families
 from kvconform.specs.case import Case
 from kvconform.specs.cells import POOL
 from kvconform.specs.families import DIGITS, FAMILIES, HIGHEST, SPELLED
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import ROUNDED
+from kvconform.specs.profile import Profile
 from kvconform.suites.law import Law
 from kvconform.tests.families import BESIDE, candidates, markdown, shown_by, without
 from kvconform.tests.families import FAMILIES as NAMES
@@ -195,9 +197,22 @@ def test_shared_pages_hold_the_same_tokens_for_all_sequences(family):
         assert np.array_equal(first[:4], third[:4])
 
 
+def test_faint_values_are_eighths_of_another_order_in_each_dim_down_to_subnormals_of_float16():
+    v = rows_of(inputs(replace(ONE, dtype="float16", family="faint")), "v")[0]
+    order = np.ceil(np.log2(np.abs(v).max((0, 1))))
+    assert set(order) <= {-float(n) for n in families.FAINTNESS}
+    assert np.count_nonzero((np.abs(v) < np.finfo(np.float16).tiny).all((0, 1))) >= 2
+    assert (np.ldexp(v, 23) == np.rint(np.ldexp(v, 23))).all()
+
+
 def test_of_merged_parts_a_needle_is_one_part():
     lse = np.sort(np.asarray(inputs(replace(MERGED, family="needle")).arrays()["lses"], np.float64), axis=0)
     assert (lse[-1] - lse[-2] > 100).all()
+
+
+def test_what_would_explain_a_wrong_merge_of_huge_parts_is_worked_out_where_it_is_asked_for():
+    with np.errstate(all="raise"):
+        of_merge(np.ones((2, 1, 1, 4)), np.full((2, 1, 1), 1000.0), Profile())
 
 
 @pytest.mark.parametrize(
