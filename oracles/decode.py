@@ -213,9 +213,8 @@ class Attended(Bounded):
 def attended(
     inputs: PagedInputs, kv: KV, profile: Profile, reading: DecodeReading, *, lam: float | None = None
 ) -> Attended:
-    """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: a batch at once.
-
-    Sequences that others would be padded to are batches of their own.
+    """out [num_q_rows, num_q_heads, head_dim], lse [num_q_rows, num_q_heads], their errors: sequences of like length
+    at once.
 
     lam   what the screen multiplies the root of a sum of squares with; None: there is none
     """

@@ -11,7 +11,8 @@ A family of merge_states is the same thing on parts instead of keys: the level i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from kvconform.specs import data
 from kvconform.specs.data import Array, Hashes
-from kvconform.specs.dtypes import DTYPES
+from kvconform.specs.dtypes import DTYPES, FORMATS, is_floating
 from kvconform.specs.scales import STEPS
 
 Floats = npt.NDArray[np.float64]
@@ -41,6 +42,7 @@ class Place:
     page_size     of the cache; 1 where there are no pages
     num_splits    parts that the keys are cut into
     sm_scale      what a product of q and K is multiplied with
+    orders        binary orders below 1 at which eighths are exact in the type
     """
 
     seed: int
@@ -52,6 +54,7 @@ class Place:
     page_size: int = 1
     num_splits: int = 1
     sm_scale: float = 1.0
+    orders: int = 0
 
     @property
     def hot(self) -> int:
@@ -145,14 +148,27 @@ def _alternating(h: Hashes, place: Place) -> Floats:
     return _eighths(h) + np.where(np.asarray(place.key) % 2, -16.0, 16.0)
 
 
-FAINTNESS = (0, 7, 14, 20)
-"""Binary orders that V of a dim is below 1: the last two are subnormal in float16, the second one is in float8."""
+FAINTEST = 20
+"""Binary orders below 1 of the smallest contents, where their type has as many: float16 has subnormals alone there."""
+
+FAINTNESS = (0, 7, 14, FAINTEST)
+"""Those of the dims of V, in turn; of types that have fewer as many times fewer."""
 
 
 def _faint(h: Hashes, place: Place) -> Floats:
     """Eighths, smaller by as many orders as the dim says: what is lost of small numbers shows beside no large one."""
     turn = int(place.draw("faint")) % len(FAINTNESS)
-    return np.ldexp(_eighths(h), -np.array(FAINTNESS)[(np.asarray(place.dim) + turn) % len(FAINTNESS)])
+    which = (np.asarray(place.dim) + turn) % len(FAINTNESS)
+    orders = np.array([n * place.orders // FAINTEST for n in FAINTNESS])
+    return np.asarray(np.ldexp(_eighths(h), -orders[which]))
+
+
+@cache
+def _orders_of(dtype: str) -> int:
+    """Binary orders below 1 at which eighths are exact in a type, as many as are used."""
+    if not is_floating(dtype):
+        return 0
+    return min(FAINTEST, -int(np.log2(8 * 2 * FORMATS[dtype].half_subnormal)))
 
 
 PRIMES = np.array([1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121])
@@ -296,7 +312,7 @@ FAMILIES: dict[str, Family] = {
         offset=8.0,
     ),
     "faint": Family(
-        claim="V of some dims is small in every key, down to 2**-23, and so is what is summed of it",
+        claim="V of some dims is small in every key, down to subnormals of types of few bits, and so are sums of it",
         level=_drawn,
         gains=(1.0,),
         value=_faint,
@@ -321,6 +337,7 @@ def values(dtype: str, family: str, tensor: str, h: Hashes, place: Place) -> Arr
     """
     if family not in FAMILIES or dtype not in DTYPES:
         return data.values(dtype, family, tensor, h)
+    place = replace(place, orders=_orders_of(dtype))
     made = np.broadcast_to(np.asarray(_SHAPED[tensor](FAMILIES[family], h, place), np.float64), h.shape)
     if DTYPES[dtype].kind in "iu":  # codes: the nearest there is
         ends = np.iinfo(DTYPES[dtype])

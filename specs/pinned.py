@@ -6,6 +6,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from kvconform.specs import data
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.cells import POOL, SIZE_OF, Cell, all_hold, once_a_cell
@@ -249,6 +251,20 @@ _SHOWING = ("plain", "sharp", "huge")
 """Contents that each feature meets: scores of about 1, of a few units, far above a cap and any finite mask."""
 
 
+def loud_garbage(cell: Cell) -> tuple[Case, ...]:
+    """One Case of large q, in which finite K of dead slots scores tens of thousands: more than masks by addition take.
+
+    None where shapes are compiled.
+    """
+    sizes = _sizes(cell, -1)
+    lens = (sizes["page_size"] + 1, 1)
+    if cell.row.contiguous:
+        lens = (sizes["page_size"] // 2 + 1, 1)
+    if cell.static or not (cell.takes(dead=("finite",), sm_scale=(1.0,)) and cell.takes(kv_lens=lens)):
+        return ()
+    return (pinned(cell, family="steep", dead="finite", sm_scale=1.0, kv_lens=lens, **sizes),)
+
+
 @once_a_cell
 def schedule(cell: Cell) -> tuple[Case, ...]:
     """Cases in which any two features that are offered meet, and each with several splits and with one.
@@ -434,8 +450,13 @@ def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     if not is_narrowest(cell) or cell.row.contiguous:
         return ()
     large, small = _sparse(cell, _sizes(cell, -1)), _of_small_pages(cell)
-    told = (replace(case, table_form=form) for case in large for form in _other_forms(cell))
-    return tuple(dict.fromkeys((*large, *small, *told)))
+    told = [replace(case, table_form=form) for case in large for form in _other_forms(cell) if not cell.static]
+    return tuple(dict.fromkeys((*large, *small, *(case for case in told if _counts_its_slots(case)))))
+
+
+def _counts_its_slots(case: Case) -> bool:
+    """Whether the slots of a cache are numbers of the type that indices have: some tables tell tokens by theirs."""
+    return PagedInputs(case).sizes["page"] * case.page_size <= np.iinfo(case.index_dtype).max
 
 
 def _sparse(cell: Cell, sizes: dict[str, Any]) -> tuple[Case, ...]:

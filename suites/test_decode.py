@@ -16,6 +16,7 @@ from kvconform.specs.pinned import (
     evicted_pages,
     far_below,
     large,
+    loud_garbage,
     many_rows,
     schedule,
     sizes_beside,
@@ -44,6 +45,10 @@ def _of_evicted(cell):
     return (*evicted(cell), *evicted_pages(cell))
 
 
+def _of_dead(cell):
+    return (*_of_evicted(cell), *loud_garbage(cell))
+
+
 @law("paged_decode", pinned=_pinned)
 def test_decode_is_within_the_bound(subject, case):
     """out and lse lie where a correct kernel of the declared arithmetic can land."""
@@ -53,7 +58,7 @@ def test_decode_is_within_the_bound(subject, case):
 @law(
     "paged_decode",
     only={"dead": ("finite", "nan", "inf")},
-    pinned=_of_evicted,
+    pinned=_of_dead,
     wants=lambda conventions: set(conventions["dead"]) - {"zero"},
 )
 def test_decode_ignores_dead_slots(subject, case):

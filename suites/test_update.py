@@ -17,6 +17,7 @@ from kvconform.specs.pinned import (
     evicted,
     high_pages,
     large,
+    loud_garbage,
     many_rows,
     mixtures,
     schedule,
@@ -158,7 +159,7 @@ def test_update_does_not_see_its_neighbours(subject, case):
 @law(
     "append_decode",
     only={"dead": ("finite", "nan", "inf")},
-    pinned=evicted,
+    pinned=lambda cell: (*evicted(cell), *loud_garbage(cell)),
     wants=lambda conventions: set(conventions["dead"]) - {"zero"},
 )
 def test_update_ignores_dead_slots(subject, case):

@@ -197,12 +197,24 @@ def test_shared_pages_hold_the_same_tokens_for_all_sequences(family):
         assert np.array_equal(first[:4], third[:4])
 
 
-def test_faint_values_are_eighths_of_another_order_in_each_dim_down_to_subnormals_of_float16():
-    v = rows_of(inputs(replace(ONE, dtype="float16", family="faint")), "v")[0]
-    order = np.ceil(np.log2(np.abs(v).max((0, 1))))
-    assert set(order) <= {-float(n) for n in families.FAINTNESS}
-    assert np.count_nonzero((np.abs(v) < np.finfo(np.float16).tiny).all((0, 1))) >= 2
-    assert (np.ldexp(v, 23) == np.rint(np.ldexp(v, 23))).all()
+@pytest.mark.parametrize(
+    ("dtype", "orders", "least"),
+    [
+        ("float32", {0, 7, 14, 20}, None),
+        ("float16", {0, 7, 14, 20}, 2.0**-14),
+        ("float8_e4m3fn", {0, 2, 4, 6}, 2.0**-6),
+        ("float8_e5m2", {0, 4, 9, 13}, None),
+        ("int8", {0}, None),
+    ],
+)
+def test_faint_values_are_eighths_of_another_order_in_each_dim_down_to_subnormals(dtype, orders, least):
+    v = rows_of(inputs(replace(ONE, dtype=dtype, family="faint", q_dtype="float32")), "v")[0]
+    v = v * families.STEPS.get(dtype, 1.0)
+    of_dims = -np.ceil(np.log2(np.abs(v).max((0, 1))))
+    assert set(of_dims) == orders
+    assert (np.ldexp(v, 3 + of_dims.astype(int)) % 1 == 0).all()
+    if least is not None:
+        assert ((v != 0) & (np.abs(v) < least)).any()
 
 
 def test_of_merged_parts_a_needle_is_one_part():
