@@ -27,6 +27,12 @@ def _small(bits, EXPONENT: tl.constexpr, FRACTION: tl.constexpr):
 
 
 @triton.jit
+def _signed(size, sign):
+    """A float32 with a sign, 0 or 1: to Triton 3.7 minus is 0 - x, and -0 would be 0."""
+    return (size.to(tl.uint32, bitcast=True) | (sign << 31)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def read(pointers, mask, step, place, OF: tl.constexpr):
     """float32 of the numbers that lie there; 0 where they are masked.
 
@@ -39,7 +45,7 @@ def read(pointers, mask, step, place, OF: tl.constexpr):
     elif OF == "float8_e4m3fn":  # by hand: interpreted it is no number, and not every GPU has it
         bits = tl.load(pointers, mask=mask, other=0).to(tl.uint32)
         size = tl.where((bits & 127) == 127, float("nan"), _small(bits, 4, 3))
-        wide = tl.where(bits > 127, -size, size)
+        wide = _signed(size, bits >> 7)
     elif OF == "float8_e8m0fnu":  # an exponent
         bits = tl.load(pointers, mask=mask, other=0).to(tl.uint32)
         wide = tl.where(bits == 0, 2.0**-127, (bits << 23).to(tl.float32, bitcast=True))
@@ -50,7 +56,7 @@ def read(pointers, mask, step, place, OF: tl.constexpr):
             wide = bits.to(tl.float32)
         else:
             size = _small(bits, 2, 1)
-            wide = tl.where(bits > 7, -size, size)
+            wide = _signed(size, bits >> 3)
     else:
         bits = tl.load(pointers, mask=mask, other=0).to(tl.uint32)
         bits |= tl.load(pointers + step, mask=mask, other=0).to(tl.uint32) << 8
