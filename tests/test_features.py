@@ -18,6 +18,7 @@ from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.oracles import keys, paged
 from kvconform.oracles.decode import DecodeReading, attended, expected, rounding
+from kvconform.oracles.verdict import Violation
 from kvconform.specs import lse, trees
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.cells import cells
@@ -38,6 +39,7 @@ from kvconform.specs.pinned import (
 from kvconform.specs.profile import Profile
 from kvconform.specs.strategies import cases
 from kvconform.suites.calls import attend
+from kvconform.tests.families import adapter_named
 
 BOUND = "decode_is_within_the_bound"
 
@@ -287,6 +289,16 @@ def test_scores_lie_below_any_finite_number_where_a_window_masks_in_a_pinned_cas
     assert case in all_laws()[BOUND].pinned(cell_of(reference))
     assert (case.window, case.family, case.sinks, case.soft_cap) == (3, "huge", "none", 0.0)
     assert far_below(cell_of(reference, window={0})) == ()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mask_of_minus_ten_thousand_leaks_in_a_pinned_case(reference, dtype):
+    found = adapter_named("dead_k_is_masked_by_addition")
+    subject, law = Subject(found.load(), found.name, str(found.path)), all_laws()["decode_ignores_dead_slots"]
+    (case,) = loud_garbage(cell_of(subject, dtype={dtype}))
+    law.check(reference, case)
+    with pytest.raises(Violation, match="dead slots of K"):
+        law.check(subject, case)
 
 
 TREE_MISTAKES = {
