@@ -113,6 +113,9 @@ def test_the_laws_that_rest_on_pinned_cases_of_features_have_them(reference):
     of_evicted = {*evicted(cell), *evicted_pages(cell)}
     assert {*schedule(cell), *of_evicted, *table_forms(cell)} <= set(laws[BOUND].pinned(cell))
     assert {*of_evicted, *loud_garbage(cell)} == set(laws["decode_ignores_dead_slots"].pinned(cell))
+    update = cells("append_decode", reference.offers["append_decode"], reference.conventions)[0]
+    assert {*evicted(update), *loud_garbage(update)} == set(laws["update_ignores_dead_slots"].pinned(update))
+    assert loud_garbage(update)
 
 
 def test_every_offered_feature_shows_in_the_cell_of_the_bound(reference):

@@ -85,6 +85,14 @@ def test_codes_beside_scales_and_zeros_are_numbers_by_one_formula():
         assert found[side].roundings == 4
 
 
+def test_parts_beside_each_other_are_sized_where_one_of_them_is_and_rounded_as_the_worst():
+    plain = keys.Numbers(np.full((1, 1, 2), -3.0), None, 2)
+    zeroed = keys.Numbers(np.full((1, 1, 1), 1.0), np.full((1, 1, 1), 5.0), 4)
+    both = keys._beside([plain, zeroed])
+    assert (both.values.tolist(), both.size.tolist(), both.roundings) == ([[[-3, -3, 1]]], [[[3, 3, 5]]], 4)
+    assert keys._beside([plain, plain]).size is None
+
+
 def test_k_of_a_latent_is_latent_and_rope_and_v_is_the_latent():
     x, (k, v) = read(case(layout="mla", dtype="float32", num_kv_heads=1, q_dtype=""))
     latent, rope = (x.tokens[name].astype(np.float64) for name in ("ckv", "kpe"))
