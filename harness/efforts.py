@@ -18,7 +18,7 @@ class Effort:
     geometries        shapes that such a cell is drawn from, because each is compiled
     whole_cells       of a law with more cells than these, each cell tries a part of as much; None: every cell tries all
     each_family       cases of each family of contents that a law sees at least, over all of its cells
-    further_shapes    whether laws are tried where their cases take shapes of their own, each of which is compiled
+    longer            whether laws are tried where each of their cases takes long (`Law.longer`)
     shrink_calls      calls spent on making a counterexample small
     seconds           ceiling for one implementation
     """
@@ -30,12 +30,12 @@ class Effort:
     seconds: float
     whole_cells: int | None = None
     each_family: int = 3
-    further_shapes: bool = True
+    longer: bool = True
 
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
-        examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0, whole_cells=8, further_shapes=False
+        examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0, whole_cells=8, longer=False
     ),
     "default": Effort(examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0),
     "thorough": Effort(examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0),

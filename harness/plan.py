@@ -139,10 +139,10 @@ def _ask(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booke
 
 def _left_to_longer_runs(law: Law, cell: Cell, options: Options) -> str:
     """Why a law is not tried on a cell by a run that is short, or nothing; one case alone is, whatever it costs."""
-    if options.effort.further_shapes or options.case is not None or not law.compiles(cell):
+    if options.effort.longer or options.case is not None or not law.longer(cell):
         return ""
-    longer = " and ".join(name for name, effort in EFFORTS.items() if effort.further_shapes)
-    return f"left to {longer}: its cases take shapes of their own, and each shape is compiled"
+    longer = " and ".join(name for name, effort in EFFORTS.items() if effort.longer)
+    return f"left to {longer}: {law.longer(cell)}"
 
 
 def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
@@ -158,7 +158,7 @@ def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
 
 def offered(subject: Subject, laws: Mapping[str, Law], effort: Effort) -> dict[str, list[str]]:
     """Law -> `layout/dtype` of each cell that an implementation answers for, whatever a run restricts itself to."""
-    options = Options(replace(effort, further_shapes=True))
+    options = Options(replace(effort, longer=True))
     return {
         law.name: [f"{cell.layout}/{cell.dtype}" for cell, _ in planned(subject, law, options)] for law in laws.values()
     }

@@ -1,6 +1,6 @@
-"""Trying a law on the cells of an implementation: the only place where Hypothesis is driven.
+"""Trying a law on the cells of an implementation.
 
-Each cell has its own `@given`, seeded by (seed, cell), so that a violation in one leaves the others as they were.
+What is drawn in a cell depends on the seed and the cell, so that a violation in one leaves the others as they were.
 Failures are memoised by Case: a kernel that fails now and then violates, and is never called flaky. A counterexample
 found in one cell is tried on the next ones first, which spares most of the shrinking. What passes, and is farther out
 than chance takes a correct kernel (oracles/screen.py), is drawn again and at most labelled.
@@ -12,17 +12,17 @@ import json
 import shlex
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
-from hypothesis import strategies as st
-from hypothesis.errors import Flaky, Unsatisfiable
+from hypothesis.errors import Flaky
 
+from kvconform.harness import drawing
 from kvconform.harness.adapters import AdapterError, afresh
 from kvconform.harness.booking import CONFORMS, EXPECTED, NOT_OFFERED, NOT_REACHED, VIOLATES, Booked
 from kvconform.harness.diagnoses import SHARE, Diagnoses, unimported
@@ -47,20 +47,16 @@ HEAD_START = 0.4
 """Share of an implementation's time that its first cells may use before the even pace of the others holds."""
 
 ENOUGH_FAILURES = 4
-"""Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it."""
+"""Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it: those
+that one was made smaller through are like it, and do not count."""
 
-
-MOST_IDLE = {False: 150, True: 50}
-"""Static -> cases drawn one after another that are no evidence, behind which no further ones of the same families are
-drawn: where 3 of 100 are evidence, or 9 where each call is slow, all are missed once in a hundred times."""
+MOST_BARREN = {False: 150, True: 50}
+"""Static -> cases drawn one after another that cannot be judged or are no evidence, behind which no further ones of the
+same families are drawn: where 3 of 100 are, or 9 where each call is slow, all are missed once in a hundred times."""
 
 
 class _Enough(BaseException):
-    """Leaves @given at once (Hypothesis lets a BaseException through): what has been found stands."""
-
-
-class _Idle(BaseException):
-    """Leaves @given, since nothing that is drawn is evidence; what is pinned may still be."""
+    """Leaves Hypothesis at once, which lets a BaseException through: what has been found stands."""
 
 
 @dataclass
@@ -135,59 +131,6 @@ class Searcher:
         return time.monotonic() + head_start + (seconds - head_start) * (done + 1) / self.num_cells - self.spent
 
 
-@cache
-def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:
-    return settings(
-        max_examples=max_examples,
-        deadline=None,  # the supervisor times calls; a slow kernel is not a wrong one
-        database=None,  # a run depends on its seed alone
-        derandomize=False,
-        print_blob=False,
-        report_multiple_bugs=False,
-        verbosity=Verbosity.quiet,
-        phases=phases,
-        # a kernel may be slow, and an arithmetic may rule many cases out
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-    )
-
-
-class _Drive:
-    """A Hypothesis test of whatever it is told: to make one costs as much as several cases, and cells are many."""
-
-    def __init__(self, max_examples: int, phases: tuple[Phase, ...]) -> None:
-        self.strategy: st.SearchStrategy[Case | None] = st.none()
-        self.judge: Callable[[Case], None] = lambda case: None
-
-        # Hypothesis reads the source of every test it runs: few lines
-        def drawn(case: Case | None) -> None:
-            return None if case is None else self.judge(case)
-
-        self.test = _settings(max_examples, phases)(given(case=_told(self))(drawn))
-
-    def run(self, strategy: st.SearchStrategy[Case | None], judge: Callable[[Case], None], by: int) -> None:
-        """Judge cases of a strategy, drawn from a seed."""
-        self.strategy, self.judge = strategy, judge
-        seed(by)(self.test)()
-
-
-_drive = cache(_Drive)
-
-
-@st.composite
-def _told(draw: st.DrawFn, drive: _Drive) -> Case | None:
-    """A case of the strategy that a test is told when it is run."""
-    return draw(drive.strategy)
-
-
-_LATER = st.sampled_from((False, True))
-
-
-@st.composite
-def _beyond_the_simplest(draw: st.DrawFn, strategy: st.SearchStrategy[Case]) -> Case | None:
-    """Nothing at first, where Hypothesis draws what is simplest; then cases."""
-    return draw(strategy) if draw(_LATER) else None
-
-
 class _Trial:
     """One law on one cell, whose turn among those of its law says what of the law's cases it tries."""
 
@@ -195,15 +138,14 @@ class _Trial:
         self.searcher, self.subject, self.law, self.cell, self.booked = searcher, searcher.subject, law, cell, booked
         self.turn = turn
         self.effort = searcher.options.effort
-        self.passed_over: tuple[str, ...] | None = None
+        self.families: tuple[str, ...] | None = None
         self.failures: dict[Case, Violation] = {}
         self.explained: set[str] | None = None
         self.confirmed: set[str] = set()
-        self.narrowed = 0
+        self.independent = 0
         self.witness: Case | None = None
         self.pinned_witness: Case | None = None
-        self.idle_in_a_row = 0
-        self.ended_idle = False
+        self.ended_barren = False
         self.flagged: tuple[Case, str] | None = None
         self.calls_after_failure = 0
         self.cut_short = False
@@ -218,8 +160,6 @@ class _Trial:
             self._search()
         except OfferError as e:
             booked.message = str(e)
-        except Unsatisfiable:
-            booked.message = "no case lies inside the domain of the declared arithmetic"
         except _Enough:
             pass
         except (Violation, Flaky):  # flaky is the kernel, not the search: what it did once stands
@@ -250,68 +190,50 @@ class _Trial:
         steps: list[Callable[[], None]] = [partial(self._judge_pinned, turn.pinned(pinned))]
         if self.law.drawn:
             steps.insert(0 if turn.draws_first else 1, partial(self._judge_families, turn, families))
-        nothing: Exception | None = None
+        wrong: OfferError | None = None
         for step in steps:
             try:
                 step()
-            except _Idle:
-                self.ended_idle = True
-            except (OfferError, Unsatisfiable) as e:
-                nothing = e
-        if nothing is not None:
-            raise nothing
+            except OfferError as e:
+                wrong = e
+        if wrong is not None:
+            raise wrong
 
     def _judge_families(self, turn: Turn, families: tuple[str, ...]) -> None:
         """Judge cases of all families as they are drawn, or so many of each that is owed."""
-        phases, owed = (Phase.generate, Phase.shrink), turn.families(families)
-        if not owed:
-            self._drive(self._judge_or_reject, "cases", phases)
-            return
-        barren = 0
+        owed = turn.families(families)
         for family, count in owed.items():
-            try:
-                skips = turn.passes_over_the_simplest
-                self._drive(self._judge_or_reject, f"cases {family}", phases, (family,), count, skips=skips)
-            except _Idle:
-                self.ended_idle = True
-            except Unsatisfiable:
-                barren += 1
-        if not turn.whole and not self.booked.examples:  # its families show nothing: perhaps others do
-            self._drive(self._judge_or_reject, "cases", phases)
-        elif barren == len(owed):
-            raise Unsatisfiable
+            self._judge_some(f"cases {family}", (family,), count, turn.begins_with_the_simplest)
+        if not owed or not (turn.whole or self.booked.examples):  # if those show nothing, perhaps others do
+            self._judge_some("cases", None, turn.examples, turn.begins_with_the_simplest)
 
-    def _judge_or_reject(self, case: Case) -> None:
-        """Judge a drawn case; another one is drawn in the place of one that cannot be judged or is no evidence."""
+    def _judge_some(self, purpose: str, families: tuple[str, ...] | None, count: int, simplest: bool) -> None:
+        """Judge so many cases of some families; another one is drawn in the place of one that is no evidence.
+
+        simplest   whether the first one is the simplest
+        """
+        self.families, shown, barren = families, 0, 0
+        first = [self.law.simplest(self.cell, families)] if simplest else []
+        judged = chain(map(self._shows, first), self._drawn(self._shows, purpose, families))
+        while shown < count and barren < MOST_BARREN[self.cell.static]:
+            shows = next(judged)
+            shown, barren = shown + shows, 0 if shows else barren + 1
+        self.ended_barren |= shown < count
+
+    def _shows(self, case: Case) -> bool:
+        """Judge a drawn case; whether it is evidence."""
         try:
             self._judge_drawn(case)
         except OutsideDomain:
-            reject()
-        self.idle_in_a_row = self.idle_in_a_row + 1 if self.subject.idle else 0
-        if self.idle_in_a_row >= MOST_IDLE[self.cell.static] and self.witness is None:  # else it is made smaller
-            raise _Idle
-        if self.subject.idle:
-            reject()  # it conforms
+            return False
+        return not self.subject.idle
 
-    def _drive(
-        self,
-        judge: Callable[[Case], None],
-        purpose: str,
-        phases: tuple[Phase, ...],
-        families: tuple[str, ...] | None = None,
-        count: int = 0,
-        skips: bool = False,
-    ) -> None:
-        """Draw `count` cases, or as many as of a cell alone, from the run's seed, the cell and the purpose alone.
-
-        skips   whether the one that is drawn first, the simplest, is left out
-        """
+    def _drawn(
+        self, judge: Callable[[Case], bool], purpose: str, families: tuple[str, ...] | None = None
+    ) -> Iterator[bool]:
+        """Cases of some families, drawn from the run's seed, the cell and the purpose alone, and judged."""
         by = zlib.crc32(f"{self.searcher.options.seed}/{self.booked.key}/{purpose}".encode())
-        cases = self.law.strategy(self.cell, families)
-        self.passed_over = families if skips else None
-        self.idle_in_a_row = 0
-        drive = _drive((count or self.turn.examples) + skips, phases)
-        drive.run(_beyond_the_simplest(cases) if skips else cases, judge, by)
+        return drawing.judged(self.law.strategy(self.cell, families), judge, by)
 
     def _judge_pinned(self, cases: tuple[Case, ...]) -> None:
         """A pinned case that violates is kept, and a smaller one is looked for all the same.
@@ -412,6 +334,7 @@ class _Trial:
     def _keep(self, case: Case, violation: Violation) -> None:
         if not self.failures:
             self.booked.first_violation = self.booked.examples + self.booked.idle
+        self.independent += self.witness is None
         self.failures[case], self.witness = violation, case
         if not self.searcher.options.explains:
             raise _Enough
@@ -421,7 +344,6 @@ class _Trial:
         """Keep the mistakes that explain this violation too; whoever reads elsewhere may also end in an exception."""
         if isinstance(violation, Raised):
             return
-        self.narrowed += 1
         names = violation.explanations if self.explained is None else self.explained
         said = {n: self._is_explained(violation, n) for n in names if n in violation.explanations}
         self.explained = {n for n, explains in said.items() if explains is not False}
@@ -433,9 +355,9 @@ class _Trial:
         return violation.explanations[name]()
 
     def _try_known_witnesses(self) -> None:
-        """The case that was passed over, and counterexamples of earlier cells, moved here: these are small already."""
-        passed_over = [] if self.passed_over is None else [self.law.simplest(self.cell, self.passed_over)]
-        for known in (*passed_over, *self.searcher.witnesses.get(self.law.name, ())):
+        """The simplest case, and counterexamples of earlier cells, moved here: these are small already."""
+        simplest = [self.law.simplest(self.cell, self.families)] if self.law.drawn else []
+        for known in (*simplest, *self.searcher.witnesses.get(self.law.name, ())):
             moved = replace(known, layout=self.cell.layout, dtype=self.cell.dtype)
             if moved.row.kind == known.row.kind and self.cell.draws(moved) and moved not in self.failures:
                 with suppress(OutsideDomain):
@@ -465,8 +387,10 @@ class _Trial:
             booked.outcome = EXPECTED
         if self.cut_short:
             booked.message = f"cut short {booked.examples}/{booked.planned}"
-        elif self.ended_idle and booked.examples:
+        elif self.ended_barren and booked.examples:
             booked.message = f"{booked.examples}/{booked.planned}, since others that were drawn are no evidence"
+        elif self.ended_barren and not booked.idle:
+            booked.message = "no case lies inside the domain of the declared arithmetic"
         self._check_expectations()
         if booked.outcome == EXPECTED:
             about = [x for x in self.searcher.expectations if self.law.name in x.laws]
@@ -536,24 +460,23 @@ class _Trial:
 
     def _settled(self) -> bool:
         """Whether no further failing case is needed: nothing is left, or one mistake that explained several."""
-        return not self.explained or (len(self._likely()) == 1 and self.narrowed >= ENOUGH_FAILURES)
+        return not self.explained or (len(self._likely()) == 1 and self.independent >= ENOUGH_FAILURES)
 
     def _see_more_failures(self) -> None:
         """Judge further cases: on the smallest one many mistakes look alike, and one by chance like another fault."""
 
-        def one(case: Case) -> None:
-            try:
+        def narrows(case: Case) -> bool:
+            with suppress(OutsideDomain):
                 violation = self._violation(case)
-            except OutsideDomain:
-                return
-            if violation is not None and not self._is_expected(case):
-                self._narrow(violation)
-                if self._settled():
-                    raise _Enough
+                if violation is not None and not self._is_expected(case):
+                    self.independent += 1
+                    self._narrow(violation)
+            return True
 
-        drawn = self.turn.alone.planned((), self.cell.families(self.law.families))
-        with suppress(_Enough):
-            self._drive(one, "names", (Phase.generate,), count=drawn)
+        most = self.turn.alone.planned((), self.cell.families(self.law.families))
+        for _ in islice(self._drawn(narrows, "names"), most):
+            if self._settled():
+                return
 
     def _check_expectations(self) -> None:
         """The witness of each expectation must still violate."""

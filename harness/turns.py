@@ -67,12 +67,12 @@ class Turn:
         return not self.whole and bool(self.place % 2)
 
     @property
-    def passes_over_the_simplest(self) -> bool:
-        """Whether what is drawn first, the simplest case, is left to another cell: it shows little, and costs least.
+    def begins_with_the_simplest(self) -> bool:
+        """Whether the first case that is not pinned is the simplest: it shows little, and costs least.
 
-        Of cells whose calls are slow every other one tries it.
+        Where cells take turns one of them tries it, and every other one of those whose calls are slow.
         """
-        return not self.whole and bool(self.place % 2 if self.static else self.place)
+        return self.whole or not (self.place % 2 if self.static else self.place)
 
     def planned(self, pinned: tuple[_T, ...], families: tuple[str, ...]) -> int:
         """Cases that it tries, pinned ones and drawn ones; no families: none is drawn."""

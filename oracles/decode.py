@@ -142,7 +142,7 @@ class DecodeReading(Reading):
         assert self.tree is not None
         rows = self.tree[self.seq_of == seq]
         column = key - (self.lens[seq] - len(rows) if self.tree_from == "first_query" else 0)
-        there = (column >= 0) & (column < rows.shape[1])
+        there = (column >= 0) & (column < len(rows))  # columns behind those are of no token of this sequence
         return np.where(there, rows[:, np.where(there, column, 0)], not self.tree_alone)
 
     def slant(self, seq: int) -> Array:

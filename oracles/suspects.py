@@ -3,7 +3,8 @@
 A row of out is a mean of values. Taking a key of weight p out of it moves the row by -p / (1 - p) (v - out); reading it
 once more moves it by p / (1 + p) (v - out), and so does any other slot of the cache, with the weight that its K would
 have. The row's residual is matched against each of those moves (a matched filter). A key is named only where its move
-lies within the row's own bound and no other one does. This is a hint for people and never a verdict.
+lies within the row's own bound and no other one does. Of rows that are no numbers it is told whether exp of a score
+overflows. This is a hint for people and never a verdict.
 """
 
 from __future__ import annotations
@@ -28,10 +29,18 @@ MOST_ROWS = 8
 """Wrong rows of the first wrong sequence that are looked at; a hint has to account for each of them."""
 
 
+OVERFLOWS = float(np.log(FORMATS["float32"].largest))
+"""Scores beyond it have no exp in float32, from which no maximum is taken away."""
+
+
 @dataclass(frozen=True)
 class _Moves:
-    """What a row would become: out [n, dim] if the i-th suspect were at work, and its name; the last one is none."""
+    """What a row would become: out [n, dim] if the i-th suspect were at work, and its name; the last one is none.
 
+    top   the largest score of the row
+    """
+
+    top: float
     out: Floats
     name: Callable[[int], str]
 
@@ -47,9 +56,11 @@ def suspect(
     wrong = [(int(row), int(head)) for row, head in np.argwhere(want.unmet(got).any(-1))]
     rows = [(row, head) for row, head in wrong if row == wrong[0][0]][:MOST_ROWS]
     found: set[int] | None = None
+    tops = []
     for row, head in rows:
         with np.errstate(all="ignore"):  # dead slots may hold anything
             moves = _moves(inputs, cache, reading, row, head)
+        tops.append(-np.inf if np.isfinite(value[row, head]).all() else moves.top)
         center = want.want[row, head]
         reach = want.error[row, head] + 2 * FORMATS[want.format].unit * np.abs(center)
         shifted = moves.out - moves.out[-1]  # the last one is the row as it should be
@@ -57,7 +68,11 @@ def suspect(
         seen = np.abs(shifted) > 4 * reach  # a move that stays within the bound says nothing
         fits = set(np.flatnonzero(near.all(-1) & seen.any(-1)).tolist())
         found = fits if found is None else found & fits
-    return moves.name(found.pop()) if found and len(found) == 1 else None
+    if found and len(found) == 1:
+        return moves.name(found.pop())
+    if min(tops, default=-np.inf) > OVERFLOWS:
+        return f"scores meet exp as they are: of one of {tops[0]:.4g} it overflows (float32: beyond {OVERFLOWS:.4g})"
+    return None
 
 
 def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, row: int, head: int) -> _Moves:
@@ -94,7 +109,7 @@ def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReadi
         whose = paged.owner_of(inputs, K, int(other[i - 2 * len(k)]))
         return f"page {page}, slot {slot} ({whose}) is read as one more key of seq {seq}"
 
-    return _Moves(np.concatenate([without, with_one_more, out[None]]), name)
+    return _Moves(float(top), np.concatenate([without, with_one_more, out[None]]), name)
 
 
 def _where(inputs: PagedInputs, seq: int, position: int) -> str:

@@ -310,7 +310,8 @@ def _explains(got: Mapping[str, Array], unmet: Collection[str], oracle: Callable
 
 
 def _meets(got: Array, want: Exact | Interval | Choice) -> bool | None:
-    """Whether an output is what a mistake would have given; None where it reads NaN, and NaN went farther than that."""
+    """Whether an output is what a mistake would have given; None where it reads NaN, of which a maximum may make
+    anything, and NaN went farther than that."""
     if isinstance(want, Choice):
         return not want.unmet(got).any()
     if got.shape != want.want.shape:
@@ -320,7 +321,8 @@ def _meets(got: Array, want: Exact | Interval | Choice) -> bool | None:
         return True
     if not isinstance(want, Interval) or not np.isnan(want.want).any():
         return False
-    return None if np.isnan(got.astype(np.float64))[bad].all() else False
+    told = bad & ~np.isnan(want.want)
+    return None if np.isnan(got.astype(np.float64))[told].all() else False
 
 
 def same_bits(a: Array, b: Array) -> bool:

@@ -181,6 +181,7 @@ class Cell:
         own = {} if self.offer.get("into") or not operation.lends else {"buffers": "own"}
         return {**operation.optional, **operation.unasked, **own, **several, **self.offer}
 
+    @once_a_cell
     def predicates(self, axis: str) -> list[Any]:
         """What a value of an axis has to satisfy; where layout and dtype leave no choice, what they leave."""
         if self._is_moot(axis):

@@ -279,9 +279,9 @@ FAMILIES: dict[str, Family] = {
         value=_plain,
     ),
     "huge": Family(
-        claim="scores beyond 65536 or -65536, farther out than finite stand-ins for minus infinity",
+        claim="scores beyond 65536 or 131072 on either side, farther out than finite stand-ins for minus infinity",
         level=_far,
-        gains=(512.0,),
+        gains=(512.0, 1024.0),
         value=_plain,
     ),
     "tiny": Family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -52,10 +53,16 @@ def _every_bit(cell: Cell) -> str:
 
 def pinned(cell: Cell, **values: Any) -> Case:
     """A Case of some values, and of the simplest one that is offered along any axis whose default is not."""
-    free = [axis for axis in cell.axes if axis in POOL and axis not in values]
-    silent = DEFAULTS | {name: row.off for name, row in FEATURES.items()}
-    needed = {axis: cell.allowed(axis)[0] for axis in free if not cell.takes(**{axis: (silent[axis],)})}
+    needed = {axis: cell.allowed(axis)[0] for axis in _needed(cell) if axis not in values}
     return Case(op=cell.op, layout=cell.layout, dtype=cell.dtype, **(needed | values))
+
+
+@once_a_cell
+def _needed(cell: Cell) -> tuple[str, ...]:
+    """Axes whose default is not offered."""
+    silent = DEFAULTS | {name: row.off for name, row in FEATURES.items()}
+    free = (axis for axis in cell.axes if axis in POOL)
+    return tuple(axis for axis in free if not cell.takes(**{axis: (silent[axis],)}))
 
 
 def _sizes(cell: Cell, which: int) -> dict[str, Any]:
@@ -76,10 +83,13 @@ def high_pages(cell: Cell) -> tuple[Case, ...]:
     if "dead" in cell.axes and cell.takes(dead=("finite",)):
         shape["dead"] = "finite"  # whatever else is read shows, and is told from zeros
     for number in HIGH_PAGES:
-        num_bytes = sum(cell.row.num_bytes(b, {**sizes, "page": number}, cell.dtype) for b in cell.row.buffers)
-        if num_bytes <= LARGEST and cell.takes(spare_pages=(number,)):
+        if _num_bytes(cell, {**sizes, "page": number}) <= LARGEST and cell.takes(spare_pages=(number,)):
             found.append(pinned(cell, spare_pages=number, **shape))
     return (*found, *(replace(found[-1], **{axis: word}) for axis, word in _told_by_page(cell) if found))
+
+
+def _num_bytes(cell: Cell, sizes: Mapping[str, int]) -> int:
+    return sum(cell.row.num_bytes(buffer, sizes, cell.dtype) for buffer in cell.row.buffers)
 
 
 def _told_by_page(cell: Cell) -> list[tuple[str, Any]]:
@@ -493,18 +503,31 @@ Of 16 a page of 4 tokens is inside the bound of a kernel that declares nothing o
 def long_contexts(cell: Cell) -> tuple[Case, ...]:
     """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
     compiled, or are too long for the offer."""
-    lens = (LONG, 5)
-    longest = cell.allowed("page_size")[-1]
-    if cell.row.contiguous:
-        longest = next(n for n in range(LONG, 2 * LONG) if cell.admits("page_size", n))
-    sizes = _sizes(cell, 0) | {"page_size": longest}
-    if cell.static or not cell.takes(kv_lens=lens, page_size=(sizes["page_size"],)):
+    made = _of_length(cell, LONG, _LONG_DIMS)
+    if not made:
         return ()
-    shapes = {family: sizes | _dims(cell, most) for family, most in _LONG_DIMS.items()}
-    made = [pinned(cell, kv_lens=lens, family=family, **shape) for family, shape in shapes.items()]
     several = {axis: cell.allowed(axis)[-1] for axis in ("num_splits", "group")}
     in_splits = (replace(made[0], **several), replace(made[-1], **several))
     return tuple(dict.fromkeys((*made[:-1], *in_splits, *_of_many_pages(cell, made[0]))))
+
+
+def contexts_beyond_16_bits(cell: Cell) -> tuple[Case, ...]:
+    """One sequence of more tokens than 16 bits count, by a ninth, in the narrowest dtype of a layout; none where the
+    cache is too large."""
+    made = _of_length(cell, (1 << 16) + (1 << 13) + 7, {"read_out": 8}) if is_narrowest(cell) else []
+    return tuple(case for case in made if _num_bytes(cell, PagedInputs(case).sizes) <= LARGEST)
+
+
+def _of_length(cell: Cell, longest: int, dims: Mapping[str, int]) -> list[Case]:
+    """A Case of each of some contents, of so many dims at most, in which one sequence is so long."""
+    lens, page_size = (longest, 5), cell.allowed("page_size")[-1]
+    if cell.row.contiguous:
+        page_size = next(n for n in range(longest, 2 * longest) if cell.admits("page_size", n))
+    sizes = _sizes(cell, 0) | {"page_size": page_size}
+    if cell.static or not cell.takes(kv_lens=lens, page_size=(page_size,)):
+        return []
+    shapes = {family: sizes | _dims(cell, most) for family, most in dims.items()}
+    return [pinned(cell, kv_lens=lens, family=family, **shape) for family, shape in shapes.items()]
 
 
 def _of_many_pages(cell: Cell, case: Case) -> tuple[Case, ...]:

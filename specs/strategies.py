@@ -21,7 +21,7 @@ from kvconform.specs.offers import members
 from kvconform.specs.operations import OPERATIONS
 
 _QUARTER = tuple(range(16))
-_FEW = 40  # of each half that lengths are drawn from, so that both and the tiles stay below 100 entries
+_FEW = 40  # of each half that lengths are drawn from
 _NUM_SEQS = (1, 2, 3, 4, 9)  # 9: more than whoever hands out eight at a time expects
 
 TILES = (16, 32, 64, 128)
@@ -149,10 +149,9 @@ class _Drawn:
             told = DEFAULTS | values
             length = _lengths(cell, *(told[axis] for axis in ("page_size", "capacity", "window", "num_splits")))
             count = num_seqs or one_of(self.num_seqs)
+            values["kv_lens"] = tuple(one_of(length.some) for _ in range(count))
             batch = one_of(_BATCHES) if count > 1 else _BATCHES[0]
-            if batch == "ragged":
-                values["kv_lens"] = tuple(one_of(length.some) for _ in range(count))
-            else:
+            if batch != "ragged":  # lengths are drawn all the same: Hypothesis takes fewer choices for simpler
                 values["kv_lens"] = _uneven(batch, length, count, one_of(range(count)))
             values |= query_tokens(cell, values["kv_lens"], values.pop("q_lens", 1), one_of)
             values |= without_room(values)

@@ -82,6 +82,11 @@ class Search(Protocol):
 Check = Callable[[Subject, Case], None]
 
 
+def where_compiled(cell: Cell) -> str:
+    """Why short runs leave out a law whose cases have shapes of their own."""
+    return "its cases take shapes of their own, and each shape is compiled" if cell.static else ""
+
+
 @dataclass(frozen=True)
 class Law:
     """One row.
@@ -95,7 +100,7 @@ class Law:
     wants      condition on the implementation's conventions without which the law says nothing
     rows       condition on the layout without which it says nothing
     cells      condition on what is offered of a cell without which it says nothing
-    compiles   condition on a cell in which each of its cases takes shapes of its own, or costs as much as if it did
+    longer     why short runs leave a cell to longer ones, or nothing
     pinned     cases of a cell that are tried before anything is drawn
     drawn      whether anything is drawn beside them
     """
@@ -109,7 +114,7 @@ class Law:
     wants: Callable[[Mapping[str, Any]], bool] = lambda conventions: True
     rows: Callable[[Layout], bool] = lambda row: True
     cells: Callable[[Cell], bool] = lambda cell: True
-    compiles: Callable[[Cell], bool] = lambda cell: False
+    longer: Callable[[Cell], str] = lambda cell: ""
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
     drawn: bool = True
 

@@ -15,7 +15,7 @@ from kvconform.specs.pinned import pinned
 from kvconform.specs.pq import of_side
 from kvconform.specs.row import SIDE_NAMES, SIDES, K
 from kvconform.suites.calls import BUFFERS, LEFT_OVER, passes_zeros, require_attention, require_both
-from kvconform.suites.law import law
+from kvconform.suites.law import law, where_compiled
 from kvconform.suites.test_relations import layouts_beside, takes_layouts
 
 ORDERED = {"dead": ("zero",)}
@@ -275,7 +275,7 @@ def test_pq_attention_does_not_see_its_neighbours(subject, case):
     only={**ORDERED, "codes": ("mixed",)},
     wants=lambda conventions: conventions["deterministic"] and "layouts" in conventions["invariances"],
     cells=takes_layouts,
-    compiles=lambda cell: cell.static,
+    longer=where_compiled,
 )
 def test_pq_attention_agrees_across_layouts(subject, case):
     """Pages whose codes of V lie token by token and pages of their transpose give the same bits."""

@@ -15,7 +15,7 @@ from kvconform.specs.features import FEATURES, alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.paged import PagedInputs
-from kvconform.specs.pinned import high_pages, long_contexts, sparse_pool
+from kvconform.specs.pinned import contexts_beyond_16_bits, high_pages, long_contexts, sparse_pool
 from kvconform.specs.row import SIDE_NAMES, SIDES
 from kvconform.specs.storage import STRIDES
 from kvconform.suites.calls import (
@@ -32,7 +32,7 @@ from kvconform.suites.calls import (
     require_repeated,
     require_selected,
 )
-from kvconform.suites.law import law
+from kvconform.suites.law import law, where_compiled
 
 EXACT = ("plain", "wide", "sharp", "offset", "spike", "stairs_up", "cancel")
 """Contents whose scores keep their bits when a factor of two moves from K to q, in every floating type."""
@@ -73,14 +73,9 @@ def _is(name):
     return lambda conventions: name in conventions["invariances"]
 
 
-def _static(cell):
-    """Whether further shapes are compiled."""
-    return cell.static
-
-
-def static_unless(name):
-    """The same, but for those of a declared invariance, which are tried whatever it costs: there bits are at stake."""
-    return lambda cell: cell.static and not _is(name)(cell.conventions)
+def compiled_unless(name):
+    """`where_compiled`, but for laws of a declared invariance, tried whatever they cost: there bits are at stake."""
+    return lambda cell: "" if _is(name)(cell.conventions) else where_compiled(cell)
 
 
 def may_move_in_the_batch(cell):
@@ -175,7 +170,7 @@ def of_sequences(x, seqs):
     "paged_decode",
     only={**APART, "dead": ("zero",)},
     cells=lambda cell: cell.takes(num_seqs=(1,)) and may_move_in_the_batch(cell),
-    compiles=static_unless("batch"),
+    longer=compiled_unless("batch"),
 )
 def test_decode_does_not_depend_on_its_batch(subject, case):
     """Rows in another order, and each alone, agree within both bounds, and bit for bit where that is declared."""
@@ -225,7 +220,7 @@ def turns_with_its_heads(subject, case):
     "paged_decode",
     only={**APART, "dead": ("zero",), "num_splits": (2, 3, 5, 7)},
     cells=lambda cell: cell.takes(num_splits=(1,)),
-    compiles=static_unless("splits"),
+    longer=compiled_unless("splits"),
 )
 def test_decode_does_not_depend_on_its_splits(subject, case):
     """Any number of splits and one agree within both bounds, and bit for bit where that is declared."""
@@ -367,6 +362,17 @@ def test_decode_counts_every_page_of_a_long_context(subject, case):
     require_decoded(subject, case, each_page=True)
 
 
+@law(
+    "paged_decode",
+    pinned=contexts_beyond_16_bits,
+    drawn=False,
+    longer=lambda cell: "a case of it takes as long as hundreds of others",
+)
+def test_decode_counts_keys_beyond_16_bits(subject, case):
+    """Over more keys than 16 bits count, those behind count as the others do."""
+    require_decoded(subject, case)
+
+
 GROUPS, PAGE_SIZES = (2, 3, 4), {2: 3, 3: 4, 4: 2}
 """q heads a kv head that are given a kv head each; page sizes, and the one that each is compared with."""
 
@@ -390,7 +396,7 @@ def takes_page_sizes(cell):
     only={**APART, **ALIKE, "dead": ("zero",), "group": GROUPS},
     rows=lambda row: "head" in row.every_axis,
     cells=takes_repeated_kv,
-    compiles=_static,
+    longer=where_compiled,
 )
 def test_decode_agrees_with_repeated_kv(subject, case):
     """Grouped q heads agree with q heads that have copies of their kv head to themselves, within both bounds."""
@@ -404,7 +410,7 @@ def test_decode_agrees_with_repeated_kv(subject, case):
     only={**APART, **ALIKE, "dead": ("zero",), "page_size": tuple(PAGE_SIZES)},
     rows=lambda row: not row.shares_slots,
     cells=takes_page_sizes,
-    compiles=_static,
+    longer=where_compiled,
 )
 def test_decode_agrees_across_page_sizes(subject, case):
     """The same tokens in pages of another size give the same, within both bounds."""
@@ -444,7 +450,7 @@ def takes_strides(cell):
     "paged_decode",
     only={**APART, "dead": ("zero",), "strides": STRIDES[1:]},
     cells=takes_strides,
-    compiles=_static,
+    longer=where_compiled,
 )
 def test_decode_agrees_across_strides(subject, case):
     """Views into larger arrays give what contiguous arrays give, within both bounds."""
@@ -456,7 +462,7 @@ def test_decode_agrees_across_strides(subject, case):
     "paged_decode",
     only={**APART, **ALIKE, "dead": ("zero",)},
     cells=takes_layouts,
-    compiles=_static,
+    longer=where_compiled,
 )
 def test_decode_agrees_across_layouts(subject, case):
     """The same tokens in another layout give the same, within both bounds, and bit for bit where that is declared."""

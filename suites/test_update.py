@@ -205,7 +205,7 @@ def test_update_follows_one_changed_argument(subject, case):
     "append_decode",
     only={**APART, "dead": ("zero",)},
     cells=lambda cell: cell.takes(num_seqs=(1,)) and relations.may_move_in_the_batch(cell),
-    compiles=relations.static_unless("batch"),
+    longer=relations.compiled_unless("batch"),
 )
 def test_update_does_not_depend_on_its_batch(subject, case):
     """Rows in another order, and each alone, agree within both bounds, and bit for bit where that is declared."""

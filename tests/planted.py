@@ -67,7 +67,7 @@ PLANTED: dict[str, Planted] = {
         right="top = score.max(-1, keepdims=True)",
         wrong="top = 0 * score.max(-1, keepdims=True)",
         law="decode_is_within_the_bound",
-        names="exp overflows unless the maximum is taken away first",
+        names="scores meet exp as they are",
     ),
     "skipped_tokens_are_written": Planted(
         what="slot -1 counts from the end",
@@ -98,7 +98,7 @@ OTHER: dict[str, str] = {
     "gaps_between_dims_are_multiplied_by_zero": "in the gaps between elements of a strided cache against numbers there",
     "pages_in_order_of_their_numbers": "out with pages renumbered against before",
     "neighbours_are_multiplied_by_zero": "of sequence 0 with nan in all others against before",
-    "splits_follow_the_size_of_the_batch": "out of sequence 0 alone against the whole batch",
+    "splits_follow_the_size_of_the_batch": "alone against the whole batch",
     "plan_of_shorter_sequences_is_kept": "after a call with shorter sequences against before",
     "breaks_after_fifty_calls": "alone it conforms: it takes calls before it",
     "one_call_in_seven": "it violates now and then",

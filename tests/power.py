@@ -21,6 +21,7 @@ CHANGED = "decode_follows_one_changed_argument"
 STRIDED = "decode_agrees_across_strides"
 APPENDED = "decode_reads_what_was_appended"
 LONG = "decode_counts_every_page_of_a_long_context"
+LONGEST = "decode_counts_keys_beyond_16_bits"
 REPEATED_KV = "decode_agrees_with_repeated_kv"
 PAGE_SIZES = "decode_agrees_across_page_sizes"
 LAYOUTS = "decode_agrees_across_layouts"
@@ -232,6 +233,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "v_saturates_at_eight": ((BOUND,), None),
     "float16_subnormals_are_flushed": ((BOUND,), None),
     "mask_value_starts_the_maximum": ((BOUND,), None),
+    "lse_below_minus_1e5_is_of_no_key": ((MERGE,), None),
     "small_scores_are_taken_for_none": ((BOUND,), None),
     "lag_is_measured_from_the_last_tile": ((BOUND,), None),
     "rescaling_is_by_the_tile_s_maximum": ((BOUND,), None),
@@ -242,6 +244,9 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "block_table_is_staged_in_1024_entries": ((LONG,), None),
     "page_300_of_a_long_context_is_lost": ((LONG,), None),
     "key_between_two_launches_is_lost": ((LONG,), None),
+    "positions_are_16_bits": ((LONGEST,), None),
+    "lengths_are_16_bits": ((LONGEST,), None),
+    "logits_have_room_for_65536_keys": ((LONGEST,), None),
     # sizes past what something has room for
     "sequences_past_the_256th_are_left_out": ((BOUND,), None),
     "kv_heads_are_counted_in_six_bits": ((BOUND,), None),
@@ -604,6 +609,7 @@ ALONE: dict[str, tuple[str, ...]] = {
         "positions_are_compared_in_float16",
         "tiles_are_counted_in_a_byte",
     ),
+    LONGEST: ("positions_are_16_bits", "lengths_are_16_bits", "logits_have_room_for_65536_keys"),
     APPEND: (
         "append_clears_the_page",
         "append_clears_the_slot_to_its_stride",

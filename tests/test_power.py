@@ -29,7 +29,7 @@ LITTLE = 15
 """Calls spent on making small what SMALL does not ask to be: a third of these tests' time went into it."""
 
 QUICK = replace(EFFORTS["quick"], seconds=3600.0)  # never cut short: counts decide
-EFFORT = replace(QUICK, examples=16, static_examples=8)
+EFFORT = replace(QUICK, examples=16, static_examples=8, longer=True)
 
 OTHERS = replace(QUICK, each_family=0)
 """The effort of other laws: how often those are asked that need not see a fault is no matter of the suite's power."""

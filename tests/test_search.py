@@ -14,7 +14,7 @@ from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.journal import Journal, read
 from kvconform.harness.plan import Options, left_out, planned
-from kvconform.harness.search import MOST_IDLE, Searcher
+from kvconform.harness.search import MOST_BARREN, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.oracles.verdict import Violation
@@ -45,7 +45,7 @@ def test_a_case_that_a_kernel_which_does_nothing_passes_is_no_evidence():
     for cell in searcher.run(law):
         assert cell.outcome == NOT_OFFERED
         assert (cell.examples, cell.idle) == (0, cell.idle)
-        assert cell.idle in (MOST_IDLE[False], 2 * MOST_IDLE[False])
+        assert cell.idle in (MOST_BARREN[False], 2 * MOST_BARREN[False])
         assert cell.message == f"says nothing there: a kernel that does nothing passes each of {cell.idle} cases"
 
 
@@ -99,7 +99,7 @@ def test_what_is_pinned_is_tried_where_nothing_that_is_drawn_is_evidence():
     searcher = Searcher(subject, Options(EFFORTS["quick"]))
     searcher.begin(1)
     for cell in searcher.run(law):
-        assert (cell.outcome, cell.examples, cell.idle) == (CONFORMS, 1, MOST_IDLE[False])
+        assert (cell.outcome, cell.examples, cell.idle) == (CONFORMS, 1, MOST_BARREN[False])
         assert cell.message == f"1/{cell.planned}, since others that were drawn are no evidence"
 
 

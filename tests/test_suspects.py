@@ -75,3 +75,16 @@ def test_a_row_without_keys_is_looked_at_in_silence():
     got = want.want.astype(np.float32)
     got[1] = 1.0
     assert suspect(x, cache, right, want, got) is None
+
+
+@pytest.mark.parametrize(("family", "overflows"), [("steep", True), ("fine", False)])
+def test_of_rows_that_are_no_numbers_it_is_told_whether_exp_of_a_score_overflows(family, overflows):
+    x = inputs(replace(CASE, family=family, sm_scale=1.0))
+    cache = paged.filled(x, CASE.dead)
+    right = DecodeReading.right(x, declared({}))
+    want = decode.expected(x, cache, Profile(), right)["out"]
+    got = np.full_like(want.want, np.nan, dtype=np.float32)
+    said = suspect(x, cache, right, want, got)
+    assert (said or "").startswith("scores meet exp as they are: of one of ") == overflows
+    got = np.zeros_like(got)
+    assert "exp" not in (suspect(x, cache, right, want, got) or "")  # rows of numbers have overflown nowhere

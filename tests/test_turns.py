@@ -71,13 +71,13 @@ def test_cells_that_are_few_and_those_of_longer_runs_try_all():
     for turn in (*turns(FEW), *turns(500, EFFORTS["default"]), *turns(500, EFFORTS["thorough"])):
         assert turn.whole
         assert turn.pinned(PINNED) == PINNED
-        assert not turn.passes_over_the_simplest
+        assert turn.begins_with_the_simplest
         assert not turn.draws_first
 
 
 def test_of_cells_whose_calls_are_slow_every_other_one_tries_the_simplest_case():
-    assert sum(turn.passes_over_the_simplest for turn in turns(80)) == 79
-    assert sum(turn.passes_over_the_simplest for turn in turns(80, static=True)) == 40
+    assert sum(turn.begins_with_the_simplest for turn in turns(80)) == 1
+    assert sum(turn.begins_with_the_simplest for turn in turns(80, static=True)) == 40
 
 
 def test_a_run_that_owes_no_family_draws_as_many_cases_as_it_says():

@@ -12,7 +12,12 @@ _CAPTURED = {}
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, sinks=None, **options):
-    captured = layout, q.dtype, q.shape, *(hash(array.tobytes()) for array in (q, block_table, kv_lens))
+    captured = (
+        layout,
+        q.dtype,
+        q.shape,
+        *(hash(array.tobytes()) for array in (q, block_table, kv_lens, *cache.values())),
+    )
     sinks = _CAPTURED.setdefault(captured, sinks)
     return right.paged_decode(q, cache, block_table, kv_lens, layout=layout, sinks=sinks, **options)
 

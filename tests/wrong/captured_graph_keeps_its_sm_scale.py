@@ -12,7 +12,12 @@ _CAPTURED = {}
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale, **options):
-    captured = layout, q.dtype, q.shape, *(hash(array.tobytes()) for array in (q, block_table, kv_lens))
+    captured = (
+        layout,
+        q.dtype,
+        q.shape,
+        *(hash(array.tobytes()) for array in (q, block_table, kv_lens, *cache.values())),
+    )
     sm_scale = _CAPTURED.setdefault(captured, sm_scale)
     return right.paged_decode(q, cache, block_table, kv_lens, layout=layout, sm_scale=sm_scale, **options)
 

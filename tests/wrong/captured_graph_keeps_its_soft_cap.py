@@ -11,6 +11,11 @@ _CAPTURED = {}
 
 
 def paged_decode(q, cache, block_table, kv_lens, *, layout, soft_cap=None, **options):
-    captured = layout, q.dtype, q.shape, *(hash(array.tobytes()) for array in (q, block_table, kv_lens))
+    captured = (
+        layout,
+        q.dtype,
+        q.shape,
+        *(hash(array.tobytes()) for array in (q, block_table, kv_lens, *cache.values())),
+    )
     soft_cap = _CAPTURED.setdefault(captured, soft_cap)
     return right.paged_decode(q, cache, block_table, kv_lens, layout=layout, soft_cap=soft_cap, **options)

@@ -1,5 +1,6 @@
 """Wrong: one set of strides, those of K, serves K and V."""
 
+import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from kvconform.impls import numpy_ref as right
@@ -12,7 +13,14 @@ OFFERS = {
 CONVENTIONS = right.CONVENTIONS
 
 
+def _with_strides_of(k, v):
+    """V as K lies in memory; behind the end of its storage, where nobody knows what is, zeros."""
+    storage = v if v.base is None else v.base
+    behind = storage.reshape(-1)[(v.ctypes.data - storage.ctypes.data) // v.itemsize :]
+    reach = sum((n - 1) * stride for n, stride in zip(k.shape, k.strides, strict=True)) // k.itemsize + 1
+    return as_strided(np.resize(np.append(behind, np.zeros(reach, v.dtype)), reach), v.shape, k.strides)
+
+
 def gather(cache, block_table, kv_lens, *, layout):
-    k, v = cache["k"], cache["v"]
-    taken = {"k": k, "v": as_strided(v, v.shape, k.strides)}
+    taken = cache | {"v": _with_strides_of(cache["k"], cache["v"])}
     return right.gather(taken, block_table, kv_lens, layout=layout)
