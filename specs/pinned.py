@@ -14,7 +14,7 @@ from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.cells import POOL, SIZE_OF, Cell, all_hold, once_a_cell
 from kvconform.specs.dtypes import width
 from kvconform.specs.features import FEATURES, covering
-from kvconform.specs.operations import OPERATIONS
+from kvconform.specs.operations import OPERATIONS, ROUNDED
 from kvconform.specs.paged import SPARSE, PagedInputs
 from kvconform.specs.strategies import query_tokens, without_room
 
@@ -456,10 +456,14 @@ FLOAT32_COUNTS = 1 << 24
 
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     """Cases whose cache has more elements than 31 bits count, where that is offered: of the largest pages, told in all
-    forms of page tables, and of pages so small that their numbers need more than 24 bits."""
-    if not is_narrowest(cell) or cell.row.contiguous:
+    forms of page tables, and of pages so small that their numbers need more than 24 bits; and one of a type of two
+    bytes or more, of more of which than 32 bits count."""
+    if cell.row.contiguous:
         return ()
-    large, small = _sparse(cell, _sizes(cell, -1)), _of_small_pages(cell)
+    large = _sparse(cell, _sizes(cell, -1))
+    if not is_narrowest(cell):
+        return large if is_narrowest(cell, ROUNDED) else ()
+    small = _of_small_pages(cell)
     told = [replace(case, table_form=form) for case in large for form in _other_forms(cell) if not cell.static]
     return tuple(dict.fromkeys((*large, *small, *(case for case in told if _counts_its_slots(case)))))
 

@@ -238,10 +238,13 @@ def test_no_page_is_high_in_a_contiguous_cache_or_where_few_pages_are_offered():
     assert not any(high_pages(c) for c in few)
 
 
-def test_a_sparse_pool_is_beyond_31_bits_in_one_dtype_and_only_where_it_is_offered():
+def test_a_sparse_pool_is_beyond_31_bits_in_the_narrowest_dtype_and_in_one_of_more_bytes():
     offer = {"layout": {"nhd", "heads_first"}, "dtype": {"float32", "int8", "uint8"}, "pool": {"dense", "sparse"}}
     found = {(c.layout, c.dtype): sparse_pool(c) for c in cells("append", offer, FREE)}
-    assert {cell for cell, some in found.items() if some} == {("nhd", "int8"), ("heads_first", "int8")}
+    of = {layout: {dtype for (at, dtype), some in found.items() if some and at == layout} for layout in offer["layout"]}
+    assert of == dict.fromkeys(offer["layout"], {"int8", "float32"})
+    (wide,) = found["nhd", "float32"]
+    assert all(wide.row.num_bytes(b, inputs(wide).sizes, "float32") > 2**32 for b in wide.row.buffers)
     for case in found["nhd", "int8"]:
         x = inputs(case)
         assert all(np.prod(x.row.shape(b, x.sizes, "int8"), dtype=object) > 2**31 for b in x.row.buffers)
