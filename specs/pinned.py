@@ -505,8 +505,11 @@ Of 16 a page of 4 tokens is inside the bound of a kernel that declares nothing o
 
 @once_a_cell
 def long_contexts(cell: Cell) -> tuple[Case, ...]:
-    """One sequence of thousands of tokens beside a short one, with contents that show each page; none where shapes are
-    compiled, or are too long for the offer."""
+    """One sequence of thousands of tokens beside a short one, with contents that show each page; none where that is too
+    long for the offer. Where shapes are compiled a single one, in the narrowest dtype of a layout, of fewer pages."""
+    if cell.static:
+        longest = min(LONG, SOME_PAGES * cell.allowed("page_size")[-1] + 3)
+        return tuple(_of_length(cell, longest, _LONG_DIMS)[:1]) if is_narrowest(cell) else ()
     made = _of_length(cell, LONG, _LONG_DIMS)
     if not made:
         return ()
@@ -518,7 +521,9 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
 def contexts_beyond_16_bits(cell: Cell) -> tuple[Case, ...]:
     """One sequence of more tokens than 16 bits count, by a ninth, in the narrowest dtype of a layout; none where the
     cache is too large."""
-    made = _of_length(cell, (1 << 16) + (1 << 13) + 7, {"read_out": 8}) if is_narrowest(cell) else []
+    if cell.static or not is_narrowest(cell):
+        return ()
+    made = _of_length(cell, (1 << 16) + (1 << 13) + 7, {"read_out": 8})
     return tuple(case for case in made if _num_bytes(cell, PagedInputs(case).sizes) <= LARGEST)
 
 
@@ -528,8 +533,10 @@ def _of_length(cell: Cell, longest: int, dims: Mapping[str, int]) -> list[Case]:
     if cell.row.contiguous:
         page_size = next(n for n in range(longest, 2 * longest) if cell.admits("page_size", n))
     sizes = _sizes(cell, 0) | {"page_size": page_size}
-    if cell.static or not cell.takes(kv_lens=lens, page_size=(page_size,)):
+    if not cell.takes(kv_lens=lens, page_size=(page_size,)):
         return []
+    if cell.static:
+        sizes["capacity"] = -(-longest // page_size)
     shapes = {family: sizes | _dims(cell, most) for family, most in dims.items()}
     return [pinned(cell, kv_lens=lens, family=family, **shape) for family, shape in shapes.items()]
 
@@ -541,6 +548,10 @@ def _of_many_pages(cell: Cell, case: Case) -> tuple[Case, ...]:
     fits = not cell.row.contiguous and lens[0] <= LONG and cell.takes(kv_lens=lens)
     return (replace(case, page_size=size, kv_lens=lens),) if fits else ()
 
+
+SOME_PAGES = 257
+"""Whole pages of a long context where calls may be slow, since an interpreter takes a while for each: more than a byte
+counts."""
 
 MANY_PAGES = 1024
 """Entries of a row of a block table that a block of threads may stage."""

@@ -14,13 +14,16 @@ from kvconform.specs.dtypes import is_floating
 from kvconform.specs.features import alone
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import (
+    contexts_beyond_16_bits,
     evicted,
     high_pages,
     large,
+    long_contexts,
     loud_garbage,
     many_rows,
     mixtures,
     schedule,
+    sizes_beside,
     table_forms,
     wide_windows,
 )
@@ -35,7 +38,7 @@ from kvconform.suites.calls import (
     require_result,
     updating,
 )
-from kvconform.suites.law import law
+from kvconform.suites.law import law, where_compiled
 from kvconform.suites.test_decode import does_not_see_page_numbers, ignores_dead_slots, of_many
 from kvconform.suites.test_relations import APART
 
@@ -63,13 +66,32 @@ def test_update_writes_exactly_the_newest_tokens(subject, case):
 
 
 def _pinned(cell):
-    sizes = (*large(cell), *many_rows(cell), *wide_windows(cell))
+    sizes = (*large(cell), *many_rows(cell), *wide_windows(cell), *sizes_beside(cell))
     return (*mixtures(cell), *schedule(cell), *table_forms(cell), *sizes)
 
 
 @law("append_decode", pinned=_pinned)
 def test_update_attends_to_what_it_has_written(subject, case):
     """out and lse are attention over the updated cache: a new token is seen from itself and from newer ones."""
+    _require_attended(subject, case)
+
+
+@law("append_decode", pinned=long_contexts, drawn=False, longer=where_compiled)
+def test_update_counts_every_page_of_a_long_context(subject, case):
+    """Behind thousands of keys, each page that has its share of the weight, or one key that has all, is in the result.
+
+    A case that would allow a result without one of its pages is no evidence.
+    """
+    _require_attended(subject, case, each_page=True)
+
+
+@law("append_decode", pinned=contexts_beyond_16_bits, drawn=False, longer=relations.large_context)
+def test_update_counts_keys_beyond_16_bits(subject, case):
+    """Behind more keys than 16 bits count, those beyond count as the others do."""
+    _require_attended(subject, case)
+
+
+def _require_attended(subject, case, *, each_page=False):
     x = inputs(case)
     before = update.before(x, case.dead)
     updated = update.after(x, before)
@@ -83,7 +105,7 @@ def test_update_attends_to_what_it_has_written(subject, case):
         named = mistakes.of_update(x, before, updated, profile, right)
         return {**named, **exp_of_0(subject, x, updated, again, profile, right)}
 
-    require_result(subject, x, updated, got, explained)
+    require_result(subject, x, updated, got, explained, each_page=each_page)
 
 
 def takes_a_token(cell):

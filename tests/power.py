@@ -67,6 +67,8 @@ UPDATE_TWICE = "update_agrees_with_append_and_decode"
 UPDATE_REPEATS = "update_repeats_bit_for_bit"
 UPDATE_APART = "update_does_not_see_its_neighbours"
 UPDATE_BUFFERS = "update_does_not_see_what_its_buffers_held"
+UPDATE_LONG = "update_counts_every_page_of_a_long_context"
+UPDATE_LONGEST = "update_counts_keys_beyond_16_bits"
 
 PQ_ENCODE = "pq_encode_chooses_the_nearest_centroid"
 PQ_DECODE = "pq_decode_gives_the_centroids_bit_for_bit"
@@ -238,23 +240,24 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "lag_is_measured_from_the_last_tile": ((BOUND,), None),
     "rescaling_is_by_the_tile_s_maximum": ((BOUND,), None),
     # long contexts
-    "pages_past_the_512th_are_not_in_the_table": ((LONG,), None),
-    "positions_are_compared_in_float16": ((LONG,), None),
-    "tiles_are_counted_in_a_byte": ((LONG,), None),
+    "pages_past_the_512th_are_not_in_the_table": ((LONG, UPDATE_LONG), None),
+    "positions_are_compared_in_float16": ((LONG, UPDATE_LONG), None),
+    "tiles_are_counted_in_a_byte": ((LONG, UPDATE_LONG), None),
     "block_table_is_staged_in_1024_entries": ((LONG,), None),
     "page_300_of_a_long_context_is_lost": ((LONG,), None),
     "key_between_two_launches_is_lost": ((LONG,), None),
-    "positions_are_16_bits": ((LONGEST,), None),
-    "lengths_are_16_bits": ((LONGEST,), None),
-    "logits_have_room_for_65536_keys": ((LONGEST,), None),
+    "positions_are_16_bits": ((LONGEST, UPDATE_LONGEST), None),
+    "lengths_are_16_bits": ((LONGEST, UPDATE_LONGEST), None),
+    "logits_have_room_for_65536_keys": ((LONGEST, UPDATE_LONGEST), None),
+    "compiled_loop_counts_pages_in_a_byte": ((LONG,), None),
     # sizes past what something has room for
     "sequences_past_the_256th_are_left_out": ((BOUND,), None),
     "kv_heads_are_counted_in_six_bits": ((BOUND,), None),
     # paths that are taken for some sizes alone
     "partitioned_kernel_has_no_soft_cap": ((BOUND,), "soft_cap_is_ignored"),
-    "wide_groups_have_no_window": ((BOUND,), "window_is_ignored"),
+    "wide_groups_have_no_window": ((BOUND, UPDATED), "window_is_ignored"),
     "large_batches_count_no_sinks": ((BOUND,), "sinks_are_ignored"),
-    "prefill_kernel_has_no_soft_cap": ((BOUND,), "soft_cap_is_ignored"),
+    "prefill_kernel_has_no_soft_cap": ((BOUND, UPDATED), "soft_cap_is_ignored"),
     "tree_masks_are_words_of_32_bits": ((BOUND,), None),
     "heads_of_64_dims_are_read_by_half_a_warp": ((BOUND,), None),
     "last_of_32_splits_is_lost": ((BOUND,), "last_split_is_dropped"),
@@ -611,6 +614,12 @@ ALONE: dict[str, tuple[str, ...]] = {
         "positions_are_compared_in_float16",
         "tiles_are_counted_in_a_byte",
     ),
+    UPDATE_LONG: (
+        "pages_past_the_512th_are_not_in_the_table",
+        "positions_are_compared_in_float16",
+        "tiles_are_counted_in_a_byte",
+    ),
+    UPDATE_LONGEST: ("positions_are_16_bits", "lengths_are_16_bits", "logits_have_room_for_65536_keys"),
     LONGEST: ("positions_are_16_bits", "lengths_are_16_bits", "logits_have_room_for_65536_keys"),
     APPEND: (
         "append_clears_the_page",

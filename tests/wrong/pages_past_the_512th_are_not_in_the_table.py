@@ -3,10 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
+from kvconform.tests.wrong._reference import both, fused
 
 NAME = "pages_past_the_512th_are_not_in_the_table"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32", "bfloat16"}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 
@@ -14,3 +15,6 @@ def paged_decode(q, cache, block_table, kv_lens, *, layout, sm_scale):
     room = 512 * right._views(cache, layout)[0].shape[1]
     lens = np.minimum(kv_lens, room)
     return right.paged_decode(q, cache, block_table, lens, layout=layout, sm_scale=sm_scale)
+
+
+append_decode = fused(paged_decode)

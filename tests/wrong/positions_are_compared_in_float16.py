@@ -3,11 +3,11 @@
 import numpy as np
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "positions_are_compared_in_float16"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "hnd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "hnd"}, "dtype": {"float32"}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 
@@ -17,3 +17,4 @@ def _online_softmax(q, k, v, sm_scale):
 
 
 paged_decode = reference_with(_online_softmax=_online_softmax).paged_decode
+append_decode = fused(paged_decode)

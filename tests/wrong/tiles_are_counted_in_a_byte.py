@@ -1,11 +1,11 @@
 """Wrong: the number of tiles is kept in eight bits, so that 512 of them are none (O51a)."""
 
 from kvconform.impls import numpy_ref as right
-from kvconform.tests.wrong._reference import reference_with
+from kvconform.tests.wrong._reference import both, fused, reference_with
 
 NAME = "tiles_are_counted_in_a_byte"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd", "bshd"}, "dtype": {"float32"}}}
+OFFERS = both({"layout": {"nhd", "bshd"}, "dtype": {"float32"}})
 CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
 
 
@@ -15,3 +15,4 @@ def _online_softmax(q, k, v, sm_scale):
 
 
 paged_decode = reference_with(_online_softmax=_online_softmax).paged_decode
+append_decode = fused(paged_decode)
