@@ -206,6 +206,7 @@ class _Trial:
             self._judge_some(f"cases {family}", (family,), count, turn.begins_with_the_simplest)
         if not owed or not (turn.whole or self.booked.examples):  # if those show nothing, perhaps others do
             self._judge_some("cases", None, turn.examples, turn.begins_with_the_simplest)
+        self.families = None
 
     def _judge_some(self, purpose: str, families: tuple[str, ...] | None, count: int, simplest: bool) -> None:
         """Judge so many cases of some families; another one is drawn in the place of one that is no evidence.
@@ -334,7 +335,7 @@ class _Trial:
     def _keep(self, case: Case, violation: Violation) -> None:
         if not self.failures:
             self.booked.first_violation = self.booked.examples + self.booked.idle
-        self.independent += self.witness is None
+        self.independent += self.witness is None and not isinstance(violation, Raised)
         self.failures[case], self.witness = violation, case
         if not self.searcher.options.explains:
             raise _Enough
@@ -356,6 +357,8 @@ class _Trial:
 
     def _try_known_witnesses(self) -> None:
         """The simplest case, and counterexamples of earlier cells, moved here: these are small already."""
+        if self.searcher.options.case is not None:
+            return
         simplest = [self.law.simplest(self.cell, self.families)] if self.law.drawn else []
         for known in (*simplest, *self.searcher.witnesses.get(self.law.name, ())):
             moved = replace(known, layout=self.cell.layout, dtype=self.cell.dtype)
@@ -388,7 +391,9 @@ class _Trial:
         if self.cut_short:
             booked.message = f"cut short {booked.examples}/{booked.planned}"
         elif self.ended_barren and booked.examples:
-            booked.message = f"{booked.examples}/{booked.planned}, since others that were drawn are no evidence"
+            booked.message = (
+                f"{booked.examples}/{booked.planned}, since others that were drawn cannot be judged or are no evidence"
+            )
         elif self.ended_barren and not booked.idle:
             booked.message = "no case lies inside the domain of the declared arithmetic"
         self._check_expectations()
@@ -469,7 +474,7 @@ class _Trial:
             with suppress(OutsideDomain):
                 violation = self._violation(case)
                 if violation is not None and not self._is_expected(case):
-                    self.independent += 1
+                    self.independent += not isinstance(violation, Raised)
                     self._narrow(violation)
             return True
 

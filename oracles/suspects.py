@@ -48,7 +48,8 @@ class _Moves:
 def suspect(
     inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, want: Interval, got: Array
 ) -> str | None:
-    """The one key whose omission, repetition or intrusion accounts for every wrong row looked at; None: no such key.
+    """The one key whose omission, repetition or intrusion accounts for every wrong row looked at, or that exp overflows
+    in each of them; None: neither.
 
     want, got   of `out`, [num_q_rows, num_q_heads, head_dim]
     """
@@ -56,11 +57,9 @@ def suspect(
     wrong = [(int(row), int(head)) for row, head in np.argwhere(want.unmet(got).any(-1))]
     rows = [(row, head) for row, head in wrong if row == wrong[0][0]][:MOST_ROWS]
     found: set[int] | None = None
-    tops = []
     for row, head in rows:
         with np.errstate(all="ignore"):  # dead slots may hold anything
             moves = _moves(inputs, cache, reading, row, head)
-        tops.append(-np.inf if np.isfinite(value[row, head]).all() else moves.top)
         center = want.want[row, head]
         reach = want.error[row, head] + 2 * FORMATS[want.format].unit * np.abs(center)
         shifted = moves.out - moves.out[-1]  # the last one is the row as it should be
@@ -70,9 +69,28 @@ def suspect(
         found = fits if found is None else found & fits
     if found and len(found) == 1:
         return moves.name(found.pop())
-    if min(tops, default=-np.inf) > OVERFLOWS:
-        return f"scores meet exp as they are: of one of {tops[0]:.4g} it overflows (float32: beyond {OVERFLOWS:.4g})"
-    return None
+    return _overflow(inputs, cache, reading, value, rows)
+
+
+def _overflow(
+    inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, got: Array, wrong: list[tuple[int, int]]
+) -> str | None:
+    """That exp of raw scores overflows, where rows of a sequence that have such a score are no numbers; others are."""
+    rows = np.flatnonzero(reading.seq_of == reading.seq_of[wrong[0][0]]) if wrong else []
+    others = [(int(row), head) for row in rows for head in range(got.shape[1]) if (int(row), head) not in wrong]
+    top = 0.0
+    for row, head in (*wrong, *others[:MOST_ROWS]):
+        with np.errstate(all="ignore"):
+            of_row = _moves(inputs, cache, reading, row, head).top
+        if (of_row > OVERFLOWS) == bool(np.isfinite(got[row, head]).all()):
+            return None
+        top = max(top, of_row)
+    overflows = top > OVERFLOWS
+    return (
+        f"scores meet exp as they are: one of {top:.4g} overflows, as all beyond {OVERFLOWS:.4g} do"
+        if overflows
+        else None
+    )
 
 
 def _moves(inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, row: int, head: int) -> _Moves:

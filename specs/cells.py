@@ -1,8 +1,4 @@
-"""Cells: what is offered of an operation, layout by layout and dtype by dtype, and what its cases may hold.
-
-Every sequence drawn from has fewer than 100 entries: into longer ranges Hypothesis mixes constants of the modules it
-finds, and the same seed would draw other cases after an unrelated edit.
-"""
+"""Cells: what is offered of an operation, layout by layout and dtype by dtype, and what its cases may hold."""
 
 from __future__ import annotations
 
@@ -31,7 +27,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "num_kv_heads": (1, 2, 3, 5),
     "group": (1, 2, 3, 4),
     "head_dim": (1, 3, 4, 8, 16, 24, 40),
-    "head_dim_v": (1, 4, 3, 16, 8, 24, 40),  # no order of head_dim: Hypothesis copies draws from one pool to its like
+    "head_dim_v": (1, 4, 3, 16, 8, 24, 40),  # in no order of head_dim: small cases have two widths, too
     "num_subspaces": (1, 2, 3, 8, 16, 64, 32),
     "sub_dim": (1, 2, 3, 4, 8),
     "num_centroids": (2, 3, 16, 256),
@@ -144,6 +140,10 @@ def once_a_cell(what: Callable[Concatenate[Cell, _P], _T]) -> Callable[Concatena
     return asked
 
 
+_EACH_SEQUENCE = {axis for name, row in FEATURES.items() if row.beside for axis in (name, *row.beside)}
+"""Features that every sequence of a batch is offered for itself: query tokens, and the trees that these may have."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One (operation, layout, dtype) of an offer, with what bounds its cases.
@@ -246,6 +246,12 @@ class Cell:
             pool = [v for v in pool if v not in ON_DEMAND.get(axis, ())]
         if only is not None:
             pool = [v for v in pool if v in set(only)]
+        if only is None and axis in _EACH_SEQUENCE and FEATURES[axis].off not in pool:
+            asked, off = " and ".join(map(repr, predicates)), FEATURES[axis].off
+            raise OfferError(
+                f"{self.op} on {self.layout} in {self.dtype}: {axis} {asked} leaves out {off!r}, which is all that a "
+                "sequence of one token has"
+            )
         if not pool:
             asked = " and ".join(map(repr, predicates))
             among = "" if only is None else f" among {', '.join(map(str, only))}"

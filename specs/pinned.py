@@ -457,7 +457,7 @@ FLOAT32_COUNTS = 1 << 24
 def sparse_pool(cell: Cell) -> tuple[Case, ...]:
     """Cases whose cache has more elements than 31 bits count, where that is offered: of the largest pages, told in all
     forms of page tables, and of pages so small that their numbers need more than 24 bits; and one of a type of two
-    bytes or more, of more of which than 32 bits count."""
+    bytes or more, which 32 bits do not count the bytes of."""
     if cell.row.contiguous:
         return ()
     large = _sparse(cell, _sizes(cell, -1))
@@ -519,7 +519,7 @@ def long_contexts(cell: Cell) -> tuple[Case, ...]:
 
 
 def contexts_beyond_16_bits(cell: Cell) -> tuple[Case, ...]:
-    """One sequence of more tokens than 16 bits count, by a ninth, in the narrowest dtype of a layout; none where the
+    """One sequence of more tokens than 16 bits count, by an eighth, in the narrowest dtype of a layout; none where the
     cache is too large."""
     if cell.static or not is_narrowest(cell):
         return ()

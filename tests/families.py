@@ -36,7 +36,7 @@ BACKENDS = ("numpy", "torch")
 
 FAMILIES = (*data.ARITHMETIC_FAMILIES, *families.FAMILIES)
 SEEDS = (0, 1, 2)
-EFFORT = replace(EFFORTS["quick"], examples=8, static_examples=4, seconds=3600.0, shrink_calls=0)
+EFFORT = replace(EFFORTS["quick"], examples=8, static_examples=4, seconds=3600.0, shrink_calls=0, longer=True)
 
 INTRO = f"""# What each family of contents alone shows
 

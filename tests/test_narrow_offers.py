@@ -18,7 +18,7 @@ from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
-from kvconform.tests.power import CASCADE, LAYOUTS, LONGEST, RANKS, SPLITS, STRIDED, UPDATE_LONGEST
+from kvconform.tests.power import BOUND, CASCADE, LAYOUTS, LONGEST, RANKS, SPLITS, STRIDED, UPDATE_LONGEST
 
 EFFORT = replace(EFFORTS["quick"], examples=16, static_examples=3, each_family=0, seconds=3600.0, longer=True)
 OPTIONS = Options(EFFORT)
@@ -179,3 +179,18 @@ def test_nothing_is_left_out_where_everything_is_offered_but_a_second_layout_vie
         free_alone = {LONGEST, UPDATE_LONGEST} if static else set()  # of a shape of their own, and a large one
         assert left == {law for law in left if "31_bits" in law} | free_alone | {LAYOUTS, STRIDED, SPLITS}
         assert {outcome for law, (outcome, _) in of_wide(static).items() if law not in left} == {CONFORMS}
+
+
+@pytest.mark.parametrize(
+    ("offer", "said"),
+    [
+        ({"q_lens": {2, 3}}, "q_lens {2, 3} leaves out 1, which is all that a sequence of one token has"),
+        (
+            {"q_lens": {1, 3}, "tree_mask": {"drawn"}},
+            "tree_mask {'drawn'} leaves out 'none', which is all that a sequence of one token has",
+        ),
+    ],
+)
+def test_an_offer_without_what_a_sequence_of_one_token_has_is_refused_in_a_sentence(offer, said):
+    found = outcomes({"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, **offer}})
+    assert found[BOUND] == (NOT_REACHED, f"paged_decode on nhd in float32: {said}")

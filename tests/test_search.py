@@ -17,7 +17,9 @@ from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.search import MOST_BARREN, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
+from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Violation
+from kvconform.specs.case import Case
 from kvconform.specs.strategies import simplest
 from kvconform.suites.law import Law
 
@@ -100,7 +102,7 @@ def test_what_is_pinned_is_tried_where_nothing_that_is_drawn_is_evidence():
     searcher.begin(1)
     for cell in searcher.run(law):
         assert (cell.outcome, cell.examples, cell.idle) == (CONFORMS, 1, MOST_BARREN[False])
-        assert cell.message == f"1/{cell.planned}, since others that were drawn are no evidence"
+        assert cell.message == f"1/{cell.planned}, since others that were drawn cannot be judged or are no evidence"
 
 
 def test_cases_that_are_no_evidence_are_drawn_again():
@@ -205,3 +207,57 @@ def test_each_cell_says_whether_its_own_case_alone_conforms(tmp_path, wrong, sai
     red = violations(find(str(tmp_path / "counts.py")), "merge_alternates_k_and_v")
     assert {cell.dtype: cell.alone for cell in red} == said
     assert all((cell.rerun is None) == (cell.alone is None) for cell in red)
+
+
+def decode_subject(attend):
+    """An implementation of paged_decode on one layout of float32, in caches that hold numbers where no token is."""
+    conventions = numpy_ref.CONVENTIONS | {"dead": {"zero", "finite"}}
+    told = {"OFFERS": {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}}}, "CONVENTIONS": conventions}
+    told |= {"ARITHMETIC": numpy_ref.ARITHMETIC, "attest": numpy_ref.attest}
+    return Subject(SimpleNamespace(**told, paged_decode=attend), "some", "some.py")
+
+
+def test_a_case_that_is_asked_for_is_the_one_that_is_shown():
+    def shifted(*arguments, **options):
+        out, lse = numpy_ref.paged_decode(*arguments, **options)
+        return out + 1, lse
+
+    case = Case(op="paged_decode", layout="nhd", dtype="float32", seed=7, head_dim=3, kv_lens=(4, 2))
+    searcher = Searcher(decode_subject(shifted), Options(EFFORTS["quick"], case=case))
+    searcher.begin(1)
+    (cell,) = searcher.run(all_laws()[DECODE])
+    assert Case.from_json(cell.counterexample) == case
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 8, 10])
+def test_a_mistake_is_not_named_for_cases_that_one_was_made_smaller_through_or_that_raised(seed):
+    """On the smallest cases the newest token is lost; on others it is something else, or an exception."""
+
+    def small_ones_lose_a_token(q, cache, block_table, kv_lens, **options):
+        if q.shape[2] > 4:
+            raise KeyError("large")
+        lost = q.shape[2] == 1
+        lens = np.maximum(kv_lens - lost, 0).astype(kv_lens.dtype)
+        out, lse = numpy_ref.paged_decode(q, cache, block_table, lens, **options)
+        return out if lost else out * np.float32(1.01), lse
+
+    searcher = Searcher(decode_subject(small_ones_lose_a_token), Options(EFFORTS["quick"], seed))
+    searcher.begin(1)
+    (cell,) = searcher.run(all_laws()[DECODE])
+    assert (cell.outcome, cell.looks_like) == (VIOLATES, None)
+
+
+def test_drawn_cases_of_which_most_lie_outside_the_domain_are_said_to():
+    subject = Subject(numpy_ref, "numpy_ref", "numpy_ref.py")
+
+    def plain_alone(subject, case):
+        if case.family != "plain":
+            raise OutsideDomain("too large")
+
+    searcher = Searcher(subject, Options(EFFORTS["quick"], dtypes=("float32",)))
+    searcher.begin(1)
+    (cell,) = searcher.run(Law("plain_is_seen", "merge_states", plain_alone))
+    assert cell.outcome == CONFORMS
+    assert not cell.idle
+    said = "since others that were drawn cannot be judged or are no evidence"
+    assert cell.message == f"{cell.examples}/{cell.planned}, {said}"

@@ -85,6 +85,6 @@ def test_of_rows_that_are_no_numbers_it_is_told_whether_exp_of_a_score_overflows
     want = decode.expected(x, cache, Profile(), right)["out"]
     got = np.full_like(want.want, np.nan, dtype=np.float32)
     said = suspect(x, cache, right, want, got)
-    assert (said or "").startswith("scores meet exp as they are: of one of ") == overflows
+    assert (said or "").startswith("scores meet exp as they are: one of ") == overflows
     got = np.zeros_like(got)
     assert "exp" not in (suspect(x, cache, right, want, got) or "")  # rows of numbers have overflown nowhere
