@@ -76,8 +76,8 @@ def _overflow(
     inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, got: Array, wrong: list[tuple[int, int]]
 ) -> str | None:
     """That exp of raw scores overflows, where rows of a sequence that have such a score are no numbers; others are."""
-    rows = np.flatnonzero(reading.seq_of == reading.seq_of[wrong[0][0]]) if wrong else []
-    others = [(int(row), head) for row in rows for head in range(got.shape[1]) if (int(row), head) not in wrong]
+    rows = np.flatnonzero(reading.seq_of == reading.seq_of[wrong[0][0]]).tolist() if wrong else []
+    others = [(row, head) for row in rows for head in range(got.shape[1]) if (row, head) not in wrong]
     top = 0.0
     for row, head in (*wrong, *others[:MOST_ROWS]):
         with np.errstate(all="ignore"):
