@@ -85,7 +85,7 @@ def _misread(name: str) -> Change:
     def change(inputs: PagedInputs, right: Reading) -> Reading:
         arrays = {field: array.astype(np.int64) for field, array in inputs.told()["block_table"].items()}
         pages = WRONG_READERS[name].read(arrays, inputs.case.page_size)
-        return replace(right, tables=(matrix(pages.k),) * 2, lens=np.array(pages.kv_lens, np.int64))
+        return replace(right, tables=(matrix(pages.k),) * 2, lens=np.array(pages.kv_lens, np.int64), misread=True)
 
     return change
 

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from kvconform.oracles import memory
+from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.memory import Cache
 from kvconform.oracles.verdict import Exact
 from kvconform.specs.data import Array
@@ -33,6 +34,7 @@ class Reading:
     first    the first position of a sequence that is read
     scales   k_scale and v_scale, or None
     counts   what of that which lies beside codes is counted
+    misread  whether the tables are those of a wrong reader, which may lead anywhere
     """
 
     row: Layout
@@ -43,6 +45,7 @@ class Reading:
     first: int = field(default=0, kw_only=True)
     scales: tuple[Array | None, Array | None] = field(default=(None, None), kw_only=True)
     counts: tuple[str, ...] = field(default=(SCALE, ZERO), kw_only=True)
+    misread: bool = field(default=False, kw_only=True)
 
     @classmethod
     def of(cls, inputs: PagedInputs) -> Self:
@@ -155,12 +158,17 @@ def _written(
 
 
 def slots_of(inputs: PagedInputs, reading: Reading, seqs: list[int], side: int) -> Array:
-    """The slots that are read for K, or for V, of several sequences, one after another."""
+    """The slots that are read for K, or for V, of several sequences, one after another.
+
+    Raises OutsideDomain where a table that is misread leads to a page that is none: nobody knows what is there.
+    """
     lens = np.maximum(reading.lens[seqs] - reading.first, 0)
     seq, starts = np.repeat(seqs, lens), np.repeat(np.cumsum(lens) - lens, lens)
     position = reading.first + np.arange(len(seq)) - starts
     size, table = inputs.case.page_size, reading.tables[side]
     page = table[seq, np.minimum(position // size, table.shape[1] - 1)].astype(np.int64)
+    if reading.misread and ((page < 0) | (page >= inputs.sizes["page"])).any():
+        raise OutsideDomain(f"a page is read that is none of {inputs.sizes['page']}")
     return np.asarray(page * size + position % size)
 
 

@@ -713,7 +713,7 @@ ALONE: dict[str, tuple[str, ...]] = {
     UPDATED: (
         "exp_of_0_is_not_1",
         "new_tokens_are_seen_by_older_queries",
-        "new_tokens_are_not_seen_by_themselves",
+        "wide_groups_have_no_window",
     ),
     UPDATE_REPEATS: (
         "order_of_many_splits_varies",
