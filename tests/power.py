@@ -609,18 +609,17 @@ ALONE: dict[str, tuple[str, ...]] = {
         "append_is_read_one_call_late",
         "scale_is_that_of_the_last_append",
     ),
-    LONG: (
-        "pages_past_the_512th_are_not_in_the_table",
-        "positions_are_compared_in_float16",
-        "tiles_are_counted_in_a_byte",
+    **dict.fromkeys(
+        (LONG, UPDATE_LONG),
+        (
+            "pages_past_the_512th_are_not_in_the_table",
+            "positions_are_compared_in_float16",
+            "tiles_are_counted_in_a_byte",
+        ),
     ),
-    UPDATE_LONG: (
-        "pages_past_the_512th_are_not_in_the_table",
-        "positions_are_compared_in_float16",
-        "tiles_are_counted_in_a_byte",
+    **dict.fromkeys(
+        (LONGEST, UPDATE_LONGEST), ("positions_are_16_bits", "lengths_are_16_bits", "logits_have_room_for_65536_keys")
     ),
-    UPDATE_LONGEST: ("positions_are_16_bits", "lengths_are_16_bits", "logits_have_room_for_65536_keys"),
-    LONGEST: ("positions_are_16_bits", "lengths_are_16_bits", "logits_have_room_for_65536_keys"),
     APPEND: (
         "append_clears_the_page",
         "append_clears_the_slot_to_its_stride",

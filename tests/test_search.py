@@ -261,3 +261,15 @@ def test_drawn_cases_of_which_most_lie_outside_the_domain_are_said_to():
     assert not cell.idle
     said = "since others that were drawn cannot be judged or are no evidence"
     assert cell.message == f"{cell.examples}/{cell.planned}, {said}"
+
+
+@pytest.mark.parametrize("op", ["append", "copy_pages"])
+def test_a_pool_of_4_gib_is_left_to_longer_runs_and_one_of_2_gib_is_not(op):
+    offer = {"layout": {"nhd"}, "dtype": {"int8", "float16"}, "pool": {"dense", "sparse"}}
+    subject = Subject(SimpleNamespace(OFFERS={op: offer}, CONVENTIONS=numpy_ref.CONVENTIONS), "some", "some.py")
+    law = all_laws()[f"{op}_counts_elements_beyond_31_bits"]
+    assert [cell.dtype for cell, _ in planned(subject, law, Options(EFFORTS["quick"]))] == ["int8"]
+    (row,) = left_out(subject, law, Options(EFFORTS["quick"]))
+    said = "left to default and thorough: a pool of 4 GiB and more is looked through, as one of 2 GiB was"
+    assert (row.dtype, row.message) == ("float16", said)
+    assert len(planned(subject, law, Options(EFFORTS["default"]))) == 2

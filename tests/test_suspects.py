@@ -88,3 +88,15 @@ def test_of_rows_that_are_no_numbers_it_is_told_whether_exp_of_a_score_overflows
     assert (said or "").startswith("scores meet exp as they are: one of ") == overflows
     got = np.zeros_like(got)
     assert "exp" not in (suspect(x, cache, right, want, got) or "")  # rows of numbers have overflown nowhere
+
+
+def test_nan_beside_a_right_row_of_as_large_a_score_is_no_overflow_of_exp():
+    x = inputs(replace(CASE, family="steep", sm_scale=1.0))
+    cache = paged.filled(x, CASE.dead)
+    right = DecodeReading.right(x, declared({}))
+    want = decode.expected(x, cache, Profile(), right)["out"]
+    got = want.want.astype(np.float32)
+    got[0] = np.nan
+    assert "meet exp" in suspect(x, cache, right, want, got)
+    got[0, 1:] = want.want[0, 1:]
+    assert suspect(x, cache, right, want, got) is None
