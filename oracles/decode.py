@@ -219,7 +219,7 @@ def attended(
     lam   what the screen multiplies the root of a sum of squares with; None: there is none
     """
     row_size = inputs.case.num_q_heads * kv[1].values.shape[-1]
-    groups = _of_like_lengths(reading, row_size)
+    groups = of_like_lengths(reading, row_size)
     parts = [_attended(inputs, kv, profile, reading, seqs, lam) for seqs in groups]
     if len(parts) == 1:
         return parts[0]
@@ -236,7 +236,7 @@ def all_of(reading: DecodeReading) -> Array:
     return np.arange(len(reading.lens))
 
 
-def _of_like_lengths(reading: DecodeReading, row_size: int) -> list[Array]:
+def of_like_lengths(reading: DecodeReading, row_size: int) -> list[Array]:
     """The sequences in groups that are bounded at once, so that few are padded to one that is far longer.
 
     row_size   elements of a key for one query row, in all its heads

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles.decode import KV, DecodeReading, all_of, batch, biases, lens_of
+from kvconform.oracles.decode import KV, DecodeReading, batch, biases, lens_of, of_like_lengths
 from kvconform.oracles.verdict import Expected, Interval
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.data import Array
@@ -43,7 +43,7 @@ def without(feature: str, reading: DecodeReading) -> DecodeReading:
     return replace(reading, **WITHOUT[feature])
 
 
-def shown(inputs: PagedInputs, kv: KV, reading: DecodeReading, want: Expected) -> tuple[str, ...]:
+def shown(inputs: PagedInputs, kv: KV, reading: DecodeReading, want: Mapping[str, Interval]) -> tuple[str, ...]:
     """The features of a Case that show: a kernel that ignores one, and is exact otherwise, is not what is expected.
 
     reading   the right one;  kv: what it reads
@@ -51,27 +51,35 @@ def shown(inputs: PagedInputs, kv: KV, reading: DecodeReading, want: Expected) -
     on = features_on(inputs.case)
     if not on:
         return ()
-    k, v = (one.values for one in batch(kv, reading, all_of(reading)))
-    with np.errstate(all="ignore"):
-        ignorant = {feature: _exact(inputs.q, k, v, without(feature, reading)) for feature in on}
-        return tuple(
-            feature
-            for feature, seen in ignorant.items()
-            if any(one.unmet(seen[name].astype(np.float32)).any() for name, one in want.items())
-        )
+    readings, found = {feature: without(feature, reading) for feature in on}, set[str]()
+    for seqs in of_like_lengths(reading, inputs.case.num_q_heads * kv[1].values.shape[-1]):
+        rows = np.isin(reading.seq_of, seqs)
+        q, (k, v) = inputs.q[rows], (one.values for one in batch(kv, reading, seqs))
+        of_rows = {name: _of_rows(one, rows) for name, one in want.items()}
+        for feature in [one for one in on if one not in found]:
+            with np.errstate(all="ignore"):
+                got = _exact(q, k, v, readings[feature], seqs)
+                if any(one.unmet(got[name].astype(np.float32)).any() for name, one in of_rows.items()):
+                    found.add(feature)
+    return tuple(feature for feature in on if feature in found)
 
 
-def _exact(q: Array, k: Array, v: Array, reading: DecodeReading) -> dict[str, Array]:
-    """out and lse of a batch, without a bound; NaN where a key that is read makes them so.
+def _of_rows(one: Interval, rows: Array) -> Interval:
+    """Of some query rows."""
+    return replace(one, want=one.want[rows], error=one.error[rows])
+
+
+def _exact(q: Array, k: Array, v: Array, reading: DecodeReading, seqs: Array) -> dict[str, Array]:
+    """out and lse of some sequences, without a bound; NaN where a key that is read makes them so.
 
     k, v   [num_q_rows, heads, longest, dim], where as many neighbouring q heads share each
     """
-    bias = biases(reading, all_of(reading))
+    bias, rows = biases(reading, seqs), np.isin(reading.seq_of, seqs)
     weight, of_sink, top = _weights(q, k, bias, reading)
     total = weight.sum(-1)
     values = np.where((bias != -np.inf)[:, :1, :, None], v, 0.0)  # what is masked is so for every head
     out = _summed(weight, values) / (total + of_sink)[..., None]
-    lse = top + np.log(total + np.where(reading.without_sink[:, None], 0.0, of_sink))
+    lse = top + np.log(total + np.where(reading.without_sink[rows][:, None], 0.0, of_sink))
     return {"out": np.where((total + of_sink == 0)[..., None], 0.0, out), "lse": lse / reading.lse_unit}
 
 
@@ -113,8 +121,7 @@ def unseen_pages(inputs: PagedInputs, kv: KV, reading: DecodeReading, want: Mapp
             seen = np.zeros(len(counts), bool)
             for name, got in left.items():
                 if name in want:
-                    of_rows = replace(want[name], want=want[name].want[rows], error=want[name].error[rows])
-                    seen |= of_rows.unmet(got.astype(np.float32)).reshape(len(got), -1).any(1)
+                    seen |= _of_rows(want[name], rows).unmet(got.astype(np.float32)).reshape(len(got), -1).any(1)
             unseen += int((counts & ~seen).sum())
     return unseen
 

@@ -287,8 +287,8 @@ def test_long_sequences_are_bounded_apart_as_in_one_batch(monkeypatch, features)
     one = case(dtype="float32", kv_lens=(1027, 4, 0, 1025, 1024), **features)
     x, kv = read(one)
     reading = DecodeReading.right(x, declared({"empty_with_sink": "lse_of_empty"}))
-    assert [list(group) for group in decode._of_like_lengths(reading, 1)] == [[0, 1, 2, 3, 4]]
-    assert [list(group) for group in decode._of_like_lengths(reading, 1000)] == [[0, 3, 4], [1, 2]]
+    assert [list(group) for group in decode.of_like_lengths(reading, 1)] == [[0, 1, 2, 3, 4]]
+    assert [list(group) for group in decode.of_like_lengths(reading, 1000)] == [[0, 3, 4], [1, 2]]
 
     def bounded(padded):
         monkeypatch.setattr(decode, "PADDED", padded)
