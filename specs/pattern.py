@@ -238,11 +238,12 @@ def measure(line: Line, totals: Mapping[str, int], inner: Mapping[str, int], pad
 
 
 def _cut(line: Line, cut: Cut, total: int, inner: Mapping[str, int], sizes: dict[str, int]) -> None:
+    if len(cut.parts) == 1:
+        sizes[cut.parts[0]] = total
+        return
     known = {part: int(part) for part in cut.parts if part.isdigit()}
     known |= {part: inner[part] for part in cut.parts if part in inner}
     free = [part for part in cut.parts if part not in known]
-    if len(cut.parts) == 1:
-        known, free = {}, list(cut.parts)
     product = math.prod(known.values())
     if len(free) > 1 or (not free and product != total) or total % product:
         named = ", ".join(part if part == str(size) else f"{part} = {size}" for part, size in known.items())

@@ -115,7 +115,7 @@ def parts_of(static):
 
 def takes_parts(cell):
     """Whether so many parts are merged there, of however many sequences, and of a sequence any part may be attended."""
-    shorter = [cell.takes(kv_lens=(n,)) for n in range(LONGEST_PART)]
+    shorter = [cell.takes(kv_lens=(n,)) for n in range(LONGEST_PART)] if cell.predicates("kv_lens") else []
     shorter_too = shorter == sorted(shorter, reverse=True)
     return shorter_too and cell.takes(num_parts=(parts_of(cell.static),)) and not cell.predicates("num_seqs")
 
