@@ -152,9 +152,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             backend=searcher.subject.backend,
             attested=attested,
             conventions={k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in conventions},
+            whole_cells=state.options.effort.whole_cells,
             cells={key: row.to_json() for key, row in plan.items()},
         )
-        searcher.closed |= shares.others(plan.values())
+        searcher.closed |= shares.others(plan.values(), state.options.effort.whole_cells)
         searcher.begin(sum(key not in searcher.closed for key in plan))
 
 

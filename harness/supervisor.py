@@ -196,7 +196,7 @@ class _Book:
             self.listener.planned(run)
             if first:
                 run.processes = shares.num_shares(run.cells.values(), row["attested"], self.how.processes)
-                self.owner = shares.deal(run.cells.values(), run.processes)
+                self.owner = shares.deal(run.cells.values(), run.processes, row["whole_cells"])
                 self._others = [self._pool.submit(_Share(self, i).run) for i in range(1, run.processes)]
         return run.processes
 

@@ -257,7 +257,7 @@ def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():
         for dtype in ("float32", "float16", "bfloat16", "int8")
     ]
     left_out = Booked("x", "append", "*", "*", "one", NOT_OFFERED)
-    owner = shares.deal([left_out, *cells], 4)
+    owner = shares.deal([left_out, *cells], 4, None)
     assert list(owner) == [cell.key for cell in cells]
     assert set(owner.values()) == set(range(4))
     units = {}
@@ -267,3 +267,12 @@ def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():
     sizes = Counter(owner.values())
     assert sizes[0] == max(sizes.values())
     assert all(sizes[share] >= shares.LEAST_CELLS / 2 for share in range(4))
+
+
+@pytest.mark.parametrize("whole_cells", [None, 8])
+def test_a_share_that_starts_later_is_lighter_by_what_a_start_costs_in_cells_that_try_so_much(whole_cells):
+    layouts = [f"layout_{i}" for i in range(120)]
+    cells = [Booked("x", "append", layout, "int8", law) for law in "abc" for layout in layouts]
+    sizes = Counter(shares.deal(cells, 2, whole_cells).values())
+    tries = 1 if whole_cells is None else whole_cells / len(layouts)  # of the cases of its law, each cell
+    assert (sizes[0] - sizes[1]) * tries == pytest.approx(shares.START_CELLS, abs=2 * 3 * tries)  # two layouts
