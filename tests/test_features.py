@@ -14,6 +14,7 @@ from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.faulty import FaultySubject
 from kvconform.harness.laws import all_laws
 from kvconform.harness.plan import Options
+from kvconform.harness.power import EFFORT
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.oracles import keys, paged
@@ -321,8 +322,7 @@ TREE_MISTAKES = {
 
 @pytest.mark.parametrize("fault", TREE_MISTAKES)
 def test_a_wrong_reading_of_a_tree_is_named(reference, fault):
-    effort = replace(EFFORTS["default"], examples=24, seconds=3600.0)
-    options = Options(effort, layouts=("nhd",), dtypes=("float32",), laws=(BOUND,))
+    options = Options(EFFORT, layouts=("nhd",), dtypes=("float32",), laws=(BOUND,))
     searcher = Searcher(FaultySubject(reference, FEATURE_FAULTS[fault]), options)
     searcher.begin(1)
     (cell,) = searcher.run(all_laws()[BOUND])
@@ -382,7 +382,7 @@ def ran(subject, *names):
     """Every law of attention in one cell, or some: that of the bound in as many cases as show every feature."""
     found = []
     for law in (law for law in all_laws().values() if law.op == "paged_decode" and law.name in (names or all_laws())):
-        effort = replace(EFFORTS["default"], examples=24 if law.name == BOUND else 8, seconds=3600.0)
+        effort = EFFORT if law.name == BOUND else replace(EFFORT, examples=8)
         searcher = Searcher(subject, Options(effort, ops=("paged_decode",), layouts=("nhd",), dtypes=("float32",)))
         searcher.begin(1)
         found += searcher.run(law)
