@@ -37,9 +37,9 @@ class Effort:
     longer: bool = True
 
 
-MANY_SEQS = (1, 3, 9, 17, 49)
-"""Sequences of a call where there is time: what is worked out beside a call costs hardly more for a large batch, and
-more of the time is the implementation's. 49: more than a warp has threads."""
+MANY_SEQS = (1, 2, 9, 16, 49)
+"""Sequences of a call where there is time: in a large batch, most of it is the implementation's. 16: a whole block of
+them; 49: more than a warp has threads."""
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(

@@ -27,7 +27,7 @@ _OF_CELLS = ("kv_scales",)
 """Axes along which not every cell of an offer draws what the offer takes."""
 
 EFFORT = replace(EFFORTS["default"], examples=24, seconds=3600.0, num_seqs=NUM_SEQS)
-"""Counts decide; nothing is cut short. What fewer and smaller cases see, `default` does."""
+"""Counts decide; nothing is cut short."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def deal(cells: Iterable[Booked], num: int, whole_cells: int | None) -> dict[str
     for cell in tried:
         sizes[_unit(cell)] += Fraction(min(every[cell.law], whole_cells or every[cell.law]), every[cell.law])
     share_of: dict[Unit, int] = {}
-    load = [Fraction(0), *[Fraction(START_CELLS)] * (num - 1)]
+    start = min(Fraction(START_CELLS), sum(sizes.values(), Fraction()) / (2 * num))  # none is left without any
+    load = [Fraction(0), *[start] * (num - 1)]
     for unit in sorted(sizes, key=sizes.__getitem__, reverse=True):
         share_of[unit] = load.index(min(load))
         load[share_of[unit]] += sizes[unit]

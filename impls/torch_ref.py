@@ -194,7 +194,7 @@ def _places(view: View, table: Table, seq: Tensor, position: Tensor) -> tuple[Te
 def _rows(view: View, pages: Tensor, slots: Tensor) -> Tensor:
     """[*pages, head, dim] of one part, in elements of its tensor."""
     memory, slot = _bits(view.tensor), view.tensor.shape[2]
-    tokens = memory[:, 0][pages, slots] if len(memory[0]) == 1 else memory[pages, slots // slot, slots % slot]
+    tokens = memory[:, 0][pages, slots] if memory.shape[1] == 1 else memory[pages, slots // slot, slots % slot]
     rows = tokens.flatten(-4, -3).flatten(-2)  # of [heads, head, dims, dim]
     return rows[..., : view.num_heads, : view.head_dim].view(view.tensor.dtype)
 

@@ -196,7 +196,8 @@ of the one sequence that is not short."""
 @once_a_cell
 def sizes_beside(cell: Cell) -> tuple[Case, ...]:
     """Cases in which any two of these sizes meet, and each of them each feature that is offered: a path that is taken
-    for long sequences, wide groups or many query tokens alone may lack one.
+    for long sequences, wide groups or many query tokens alone may lack one. No more than two sequences of a batch have
+    several query tokens.
 
     None where shapes are compiled, or where a page is all that a sequence has.
     """
@@ -490,7 +491,7 @@ def _sparse(cell: Cell, sizes: dict[str, Any]) -> tuple[Case, ...]:
 
 
 def _of_small_pages(cell: Cell) -> tuple[Case, ...]:
-    """One of pages of one slot and of so many dims that there are hardly more pages than float32 tells apart."""
+    """One of pages of one slot and of so few dims that there are more pages than float32 tells apart."""
     sizes = _sizes(cell, 0)
     if sizes["page_size"] != 1 or "head_dim" not in sizes:
         return ()
@@ -507,7 +508,7 @@ def _of_small_pages(cell: Cell) -> tuple[Case, ...]:
 LONG = 8192 + 3
 """Tokens of a long context: no whole number of pages, tiles or splits."""
 
-_LONG_DIMS = {"read_out": 48, "needle": 16, "zero_sum": 16}
+_LONG_DIMS = {"read_out": 64, "needle": 16, "zero_sum": 16}
 """Contents of long contexts -> their dims, at most: weights of pages that are spread among many show the more in one.
 
 Of 32 one page of 4 tokens is inside the bound of a kernel that declares nothing of its arithmetic; of 16 each is.

@@ -56,15 +56,24 @@ def test_unseen_pages_are_those_that_the_definition_without_them_does_not_betray
     assert evidence.unseen_pages(x, kv, right, {}) == counted
 
 
-def test_among_48_dims_each_page_of_a_long_context_shows_and_among_4_none_does():
+def test_among_64_dims_each_page_of_a_long_context_shows_and_among_4_none_does():
     def unseen(head_dim, page_size, **several):
         shape = {"kv_lens": (8195, 5), "family": "read_out", "page_size": page_size, "head_dim": head_dim}
         return evidence.unseen_pages(*judged(SILENT, **shape, **several))
 
-    assert unseen(48, 4) == 0
-    assert unseen(48, 16, num_splits=7, group=4) == 0
+    assert unseen(64, 4) == 0
+    assert unseen(64, 16, num_splits=7, group=4) == 0
     for sinks in ("none", "drawn"):  # one that is left out of lse would betray every page
         assert unseen(4, 16, sinks=sinks) > 500
+
+
+@pytest.mark.parametrize("padded", [-1, decode.PADDED], ids=["one length at a time", "all at once"])
+@pytest.mark.parametrize("q_lens", [(1, 3), (3, 1)], ids=["of the shorter", "of the longer"])
+def test_a_feature_shows_where_one_sequence_alone_shows_it(monkeypatch, padded, q_lens):
+    """Those of like lengths are asked together, the longest first."""
+    monkeypatch.setattr(decode, "PADDED", padded)
+    x, kv, right, want = judged(SILENT, kv_lens=(40, 5), q_lens=q_lens, window=50, family="sharp")
+    assert evidence.shown(x, kv, right, want) == ("q_lens",)
 
 
 @pytest.mark.parametrize("features", [{"window": 2}, {"soft_cap": 2.0}, {"alibi_slopes": "drawn"}])

@@ -95,6 +95,7 @@ def test_usual_sizes_meet_each_other_and_each_feature_in_a_pinned_case(reference
     cell = cell_of(reference)
     assert set(sizes_beside(cell)) <= set(all_laws()[BOUND].pinned(cell))
     made = [case for case in sizes_beside(cell) if (max(case.q_lens, default=1) > 2) == many]
+    assert all(sum(n > 1 for n in case.q_lens) == (2 if case.q_lens else 0) for case in made if many)
     shown = {"sinks": ("drawn",), "soft_cap": (2.0,), "alibi_slopes": ("drawn",)}
     sizes = BESIDE[many] | shown | ({"tree_mask": ("drawn",)} if many else {})
 

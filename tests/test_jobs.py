@@ -269,10 +269,18 @@ def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():
     assert all(sizes[share] >= shares.LEAST_CELLS / 2 for share in range(4))
 
 
-@pytest.mark.parametrize("whole_cells", [None, 8])
-def test_a_share_that_starts_later_is_lighter_by_what_a_start_costs_in_cells_that_try_so_much(whole_cells):
+@pytest.mark.parametrize(("whole_cells", "laws"), [(None, "abc"), (8, "abcdefghijklmnopqrstuvwxyz")])
+def test_a_share_that_starts_later_is_lighter_by_what_a_start_costs_in_cells_that_try_so_much(whole_cells, laws):
     layouts = [f"layout_{i}" for i in range(120)]
-    cells = [Booked("x", "append", layout, "int8", law) for law in "abc" for layout in layouts]
+    cells = [Booked("x", "append", layout, "int8", law) for law in laws for layout in layouts]
     sizes = Counter(shares.deal(cells, 2, whole_cells).values())
     tries = 1 if whole_cells is None else whole_cells / len(layouts)  # of the cases of its law, each cell
-    assert (sizes[0] - sizes[1]) * tries == pytest.approx(shares.START_CELLS, abs=2 * 3 * tries)  # two layouts
+    two_layouts = 2 * len(laws) * tries
+    assert (sizes[0] - sizes[1]) * tries == pytest.approx(shares.START_CELLS, abs=two_layouts)
+    assert two_layouts < shares.START_CELLS
+
+
+def test_no_share_is_empty_where_cells_try_little():
+    cells = [Booked("x", "append", f"layout_{i}", "int8", "one_law") for i in range(360)]
+    sizes = Counter(shares.deal(cells, 4, 8).values())
+    assert min(sizes[share] for share in range(4)) >= 360 / 8
