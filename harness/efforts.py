@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvconform.specs.cells import NUM_SEQS
-
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
@@ -18,7 +16,6 @@ class Effort:
     examples          drawn cases a cell
     static_examples   the same where shapes are shared, because each call is slow
     geometries        shapes that such a cell is drawn from, because each is compiled
-    num_seqs          sequences that a drawn call of any other cell has
     whole_cells       of a law with more cells than these, each cell tries a part of as much; None: every cell tries all
     each_family       cases of each family of contents that a law sees at least, over all of its cells
     longer            whether laws are tried where each of their cases takes long (`Law.longer`)
@@ -31,26 +28,17 @@ class Effort:
     geometries: int
     shrink_calls: int
     seconds: float
-    num_seqs: tuple[int, ...] = NUM_SEQS
     whole_cells: int | None = None
     each_family: int = 3
     longer: bool = True
 
 
-MANY_SEQS = (1, 2, 9, 16, 49)
-"""Sequences of a call where there is time: in a large batch, most of it is the implementation's. 16: a whole block of
-them; 49: more than a warp has threads."""
-
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0, whole_cells=8, longer=False
     ),
-    "default": Effort(
-        examples=24, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0, num_seqs=MANY_SEQS
-    ),
-    "thorough": Effort(
-        examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0, num_seqs=MANY_SEQS
-    ),
+    "default": Effort(examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0),
+    "thorough": Effort(examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0),
 }
 
 DEFAULT_EFFORT = "quick"

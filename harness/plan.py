@@ -149,8 +149,7 @@ def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
     """What is offered of a law's operation, with what is offered of others that it calls."""
     key = (id(subject), law.op, law.operations)
     if key not in options.alike:
-        drawn = options.effort.geometries, options.effort.num_seqs
-        alone = cells(law.op, subject.offers[law.op], subject.conventions, *drawn)
+        alone = cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries)
         options.alike[key] = [
             replace(cell, also=tuple(_claims(subject, op, cell) for op in law.operations)) for cell in alone
         ]

@@ -15,7 +15,7 @@ from kvconform.harness.faulty import FaultySubject
 from kvconform.harness.plan import Options, planned
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
-from kvconform.specs.cells import NUM_SEQS, Cell
+from kvconform.specs.cells import Cell
 from kvconform.specs.offers import holds
 from kvconform.specs.operations import OPERATIONS
 from kvconform.suites.law import Law
@@ -26,7 +26,7 @@ OP = "paged_decode"
 _OF_CELLS = ("kv_scales",)
 """Axes along which not every cell of an offer draws what the offer takes."""
 
-EFFORT = replace(EFFORTS["default"], examples=24, seconds=3600.0, num_seqs=NUM_SEQS)
+EFFORT = replace(EFFORTS["default"], examples=24, seconds=3600.0)
 """Counts decide; nothing is cut short."""
 
 

@@ -273,17 +273,3 @@ def test_a_pool_of_4_gib_is_left_to_longer_runs_and_one_of_2_gib_is_not(op):
     said = "left to default and thorough: a pool of 4 GiB and more is looked through, as one of 2 GiB was"
     assert (row.dtype, row.message) == ("float16", said)
     assert len(planned(subject, law, Options(EFFORTS["default"]))) == 2
-
-
-@pytest.mark.parametrize("profile", ["quick", "default"])
-def test_a_run_draws_the_batches_of_its_profile(profile):
-    subject, effort, seen = Subject(numpy_ref, "numpy_ref", "numpy_ref.py"), EFFORTS[profile], set()
-
-    def passes(subject, case):
-        seen.add(len(case.kv_lens))
-
-    law = Law("all_pass", "paged_decode", passes)
-    searcher = Searcher(subject, Options(replace(effort, examples=60), layouts=("nhd",), dtypes=("float32",)))
-    searcher.begin(1)
-    searcher.run(law)
-    assert seen == set(effort.num_seqs)
