@@ -11,8 +11,12 @@ from kvconform.specs.families import CLAIMS
 
 CONFORMS, VIOLATES, EXPECTED = "conforms", "violates", "expected"
 NOT_OFFERED, NOT_REACHED, BLOCKED = "not offered", "not reached", "blocked"
+LEFT = "left to longer runs"
 CRASHED, TIMED_OUT = "crashed", "timed out"
-OUTCOMES = (CONFORMS, VIOLATES, EXPECTED, NOT_OFFERED, NOT_REACHED, BLOCKED, CRASHED, TIMED_OUT)
+OUTCOMES = (CONFORMS, VIOLATES, EXPECTED, NOT_OFFERED, LEFT, NOT_REACHED, BLOCKED, CRASHED, TIMED_OUT)
+
+UNTRIED = frozenset({NOT_OFFERED, LEFT})
+"""Outcomes of cells that a run does not try, and owes nobody."""
 
 BAD = frozenset({VIOLATES, CRASHED, TIMED_OUT})
 
@@ -25,6 +29,11 @@ DOUBTFUL = "doubtful"
 """Label, beside its outcome, of a cell that passes where chance alone explains badly what was seen."""
 
 SIMPLEST = DEFAULTS["family"]
+
+
+def key_of(op: str, layout: str, dtype: str, law: str) -> str:
+    """Identity of a cell under a law, within one implementation."""
+    return f"{op}/{layout}/{dtype}/{law}"
 
 
 @dataclass
@@ -87,7 +96,7 @@ class Booked:
     @property
     def key(self) -> str:
         """Identity within one implementation."""
-        return f"{self.op}/{self.layout}/{self.dtype}/{self.law}"
+        return key_of(self.op, self.layout, self.dtype, self.law)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kvconform.harness.adapters import AdapterError, adapters_in, nearest
+from kvconform.harness.booking import key_of
 from kvconform.specs.case import Case, CaseError
 from kvconform.specs.cells import Cell, vocabulary
 from kvconform.specs.offers import flaw, inside, members
@@ -60,6 +61,12 @@ class Expectation:
     def covers(self, law: str, case: Case) -> bool:
         """Whether a violation of this law by this Case is the known one."""
         return law in self.laws and case.op == self.witness.op and inside(self.when, case)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the cells that its witness belongs to."""
+        case = self.witness
+        return [key_of(case.op, case.layout, case.dtype, law) for law in self.laws]
 
     def covers_all(self, law: Law, cell: Cell) -> bool:
         """Whether every Case of a cell that the law could draw lies in the region."""

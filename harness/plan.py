@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from kvconform.harness.booking import NOT_OFFERED, Booked
+from kvconform.harness.booking import LEFT, NOT_OFFERED, UNTRIED, Booked
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, Effort
 from kvconform.harness.subject import Subject
+from kvconform.harness.turns import met
 from kvconform.specs.case import Case
 from kvconform.specs.cells import Cell, cells, offers_cell
 from kvconform.specs.operations import OPERATIONS, ROUNDED
@@ -36,6 +37,10 @@ COMMAND = Lines()
 """Those of the command line."""
 
 
+EACH_ONCE = "it is tried in another dtype of this layout, and in this dtype of another layout"
+"""Why a short run leaves out a cell of a law that has many."""
+
+
 @dataclass
 class Options:
     """What a run asks for, whoever started it.
@@ -45,6 +50,7 @@ class Options:
     case                          judge this Case alone
     explains                      whether what violates is named, and made small
     lines                         how what is found is shown again, by whoever started the run
+    kept                          keys of cells that a short run does not leave to longer ones
     asked                         (subject, law), by identity -> them and their cells
     alike                         (subject, by identity, operations of a law) -> their cells: laws share them
     """
@@ -58,8 +64,14 @@ class Options:
     case: Case | None = None
     explains: bool = True
     lines: Lines = COMMAND
+    kept: set[str] = field(default_factory=set)
     asked: dict[tuple[int, int], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     alike: dict[Any, list[Cell]] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Do not leave these cells to longer runs: the witness of an expectation is tried in each run."""
+        self.kept.update(keys)
+        self.asked.clear()
 
     def rerun(self, impl: str) -> str:
         """The line that runs all of this again."""
@@ -105,12 +117,12 @@ def _because(subject: Subject, word: str, axis: str) -> str:
 
 def planned(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
     """The cells of a law that are to be tried, none where it is not offered."""
-    return [(cell, booked) for cell, booked in _asked(subject, law, options) if booked.outcome != NOT_OFFERED]
+    return [(cell, booked) for cell, booked in _asked(subject, law, options) if booked.outcome not in UNTRIED]
 
 
 def left_out(subject: Subject, law: Law, options: Options) -> list[Booked]:
-    """The cells of a law for which a second operation that it needs is not offered."""
-    return [booked for _, booked in _asked(subject, law, options) if booked.outcome == NOT_OFFERED]
+    """The cells of a law that are not, each with why."""
+    return [booked for _, booked in _asked(subject, law, options) if booked.outcome in UNTRIED]
 
 
 def _asked(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booked]]:
@@ -130,19 +142,35 @@ def _ask(subject: Subject, law: Law, options: Options) -> list[tuple[Cell, Booke
             booked = Booked(subject.name, cell.op, cell.layout, cell.dtype, law.name)
             lacking = [op for op in law.operations if not _offers_too(subject, op, cell)]
             said = law.silence(cell) or (f"needs {' and '.join(lacking)} there too" if lacking else "")
-            said = said or _left_to_longer_runs(law, cell, options)
             if said:
                 booked.outcome, booked.message = NOT_OFFERED, said
             asked.append((cell, booked))
+    _leave_to_longer_runs(law, [row for row in asked if row[1].outcome not in UNTRIED], options)
     return asked
 
 
-def _left_to_longer_runs(law: Law, cell: Cell, options: Options) -> str:
-    """Why a law is not tried on a cell by a run that is short, or nothing; one case alone is, whatever it costs."""
-    if options.effort.longer or options.case is not None or not law.longer(cell):
-        return ""
-    longer = " and ".join(name for name, effort in EFFORTS.items() if effort.longer)
-    return f"left to {longer}: {law.longer(cell)}"
+def _leave_to_longer_runs(law: Law, asked: list[tuple[Cell, Booked]], options: Options) -> None:
+    """Book on which cells a law is not tried by a run that is short, and why; one case alone is, whatever it costs."""
+    if options.case is not None:
+        return
+    if not options.effort.longer:
+        for cell, booked in asked:
+            _leave(booked, law.longer(cell), lambda effort: effort.longer)
+    few = options.effort.whole_cells
+    if few is None or law.every_cell:
+        return
+    asked = [(cell, booked) for cell, booked in asked if booked.outcome not in UNTRIED]
+    tried = met([cell for cell, _ in asked], few, law.name)
+    for place, (_, booked) in enumerate(asked):
+        if place not in tried and booked.key not in options.kept:
+            _leave(booked, EACH_ONCE, lambda effort: effort.whole_cells is None)
+
+
+def _leave(booked: Booked, why: str, to: Callable[[Effort], bool]) -> None:
+    """Book that a cell is left to the profiles that try it, if there is a reason."""
+    if why:
+        longer = " and ".join(name for name, effort in EFFORTS.items() if to(effort))
+        booked.outcome, booked.message = LEFT, f"left to {longer}: {why}"
 
 
 def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
@@ -158,7 +186,7 @@ def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
 
 def offered(subject: Subject, laws: Mapping[str, Law], effort: Effort) -> dict[str, list[str]]:
     """Law -> `layout/dtype` of each cell that an implementation answers for, whatever a run restricts itself to."""
-    options = Options(replace(effort, longer=True))
+    options = Options(replace(effort, longer=True, whole_cells=None))
     return {
         law.name: [f"{cell.layout}/{cell.dtype}" for cell, _ in planned(subject, law, options)] for law in laws.values()
     }

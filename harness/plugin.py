@@ -7,7 +7,7 @@ command line: pytest's 5 becomes 3.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from kvconform.harness import booking, shares, where_time_goes
 from kvconform.harness.adapters import AdapterError, nearest
-from kvconform.harness.booking import BAD, DOUBTFUL, NOT_OFFERED, Booked, attested, paste, paste_doubt
+from kvconform.harness.booking import BAD, DOUBTFUL, NOT_OFFERED, UNTRIED, Booked, attested, paste, paste_doubt
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.plan import left_out, not_offered, planned
@@ -156,7 +156,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             cells={key: row.to_json() for key, row in plan.items()},
         )
         searcher.closed |= shares.others(plan.values(), state.options.effort.whole_cells)
-        searcher.begin(sum(key not in searcher.closed for key in plan))
+        searcher.begin(_tries(state, searcher, plan))
+
+
+def _tries(state: State, searcher: Searcher, plan: Mapping[str, Booked]) -> int:
+    """Cases that are to be tried, about, of a plan without what is closed."""
+    cells = Counter(row.law for key, row in plan.items() if key not in searcher.closed and row.outcome not in UNTRIED)
+    return sum(num * searcher.tries_of(LAWS[law]) for law, num in cells.items())
 
 
 def _plan(state: State, searcher: Searcher) -> dict[str, Booked]:

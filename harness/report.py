@@ -20,9 +20,11 @@ from kvconform.harness.booking import (
     CONFORMS,
     DOUBTFUL,
     EXPECTED,
+    LEFT,
     NOT_OFFERED,
     NOT_REACHED,
     OUTCOMES,
+    UNTRIED,
     Booked,
     Run,
     attested,
@@ -42,6 +44,7 @@ _STYLE = {
     EXPECTED: "yellow",
     DOUBTFUL: "yellow",
     NOT_OFFERED: "dim",
+    LEFT: "dim",
     NOT_REACHED: "red",
 } | dict.fromkeys(BAD, "bold red")
 SHOWN_CELLS = 3
@@ -76,7 +79,7 @@ class Bars:
         """Show how much there is to do."""
         if id(run) in self._tasks:  # by another child; two may have one name
             return
-        total = sum(cell.outcome != NOT_OFFERED for cell in run.cells.values())
+        total = sum(cell.outcome not in UNTRIED for cell in run.cells.values())
         self._tasks[id(run)] = self._progress.add_task(run.name, total=total)
         if not self._console.is_terminal:
             self._console.print(f"{run.name}: {total} cells ...")
@@ -159,7 +162,7 @@ def details(run: Run) -> list[Text]:
 
 def footer(run: Run) -> str:
     """Speed and resolution of one run."""
-    cells = [c for c in run.cells.values() if c.outcome != NOT_OFFERED]
+    cells = [c for c in run.cells.values() if c.outcome not in UNTRIED]
     examples, inside = sum(c.examples for c in cells), sum(c.inside_seconds for c in cells)
     busy = sum(c.seconds for c in cells)
     line = f"{run.name}: {examples} examples in {run.seconds:.1f} s"
@@ -177,6 +180,8 @@ def footer(run: Run) -> str:
         line += f"; {time_line(run.time)}"
     turns = sum(c.planned < c.whole for c in cells)
     line += f"; {turns} cells take turns, each with a part of the cases" if turns else ""
+    left = sum(c.outcome == LEFT for c in run.cells.values())
+    line += f"; {left} cells are left to longer runs" if left else ""
     cut = sum(c.message.startswith("cut short") for c in cells)
     return line + (f"; {cut} cells cut short by the time limit" if cut else "")
 

@@ -66,6 +66,7 @@ class Searcher:
     expectations_file   known violations, or None; `expectations_beside`: found beside the adapter, not named by the run
     closed              keys of cells that an earlier child has booked
     book                where booked cells are put
+    tries, tries_left   cases that cells are to try, and those behind the cell in hand
     spent               seconds that its cells have taken
     witnesses           law -> counterexamples of earlier cells
     """
@@ -79,8 +80,8 @@ class Searcher:
     book: Callable[[Booked], None] = lambda booked: None
     witnesses: dict[str, list[Case]] = field(default_factory=dict)
     expectations: tuple[Expectation, ...] = ()
-    num_cells: int = 1
-    cells_left: int = 1
+    tries: int = 1
+    tries_left: int = 1
     spent: float = 0.0
 
     def read_expectations(self, laws: Mapping[str, Law]) -> None:
@@ -92,6 +93,7 @@ class Searcher:
             cells = offered(self.subject, laws, self.options.effort)
             for expectation in self.expectations:
                 expectation.require_a_cell(cells)
+            self.options.keep(key for expectation in self.expectations for key in expectation.keys)
 
     @cached_property
     def diagnoses(self) -> Diagnoses:
@@ -99,36 +101,45 @@ class Searcher:
         seconds = SHARE * self.options.effort.seconds
         return Diagnoses(self.subject, self.journal, self.closed, self.expectations, seconds)
 
-    def begin(self, num_cells: int) -> None:
-        """Start the clock that cells share."""
-        self.num_cells = self.cells_left = max(1, num_cells)
+    def begin(self, tries: int) -> None:
+        """Start the clock that so many tries of cases share."""
+        self.tries = self.tries_left = max(1, tries)
         self.spent = 0.0
+
+    def tries_of(self, law: Law) -> int:
+        """Cases that a cell of a law tries, about: as many as its first one does; one where that is wrong to offer."""
+        every = planned(self.subject, law, self.options)
+        with suppress(OfferError):
+            for cell, _ in every[:1]:
+                families = cell.families(law.families) if law.drawn else ()
+                return Turn(0, len(every), self.options.effort, cell.static).planned(law.pinned_cases(cell), families)
+        return 1
 
     def run(self, law: Law) -> list[Booked]:
         """Try a law on each of its cells."""
         done = []
-        every = planned(self.subject, law, self.options)
+        every, tries = planned(self.subject, law, self.options), self.tries_of(law)
         for place, (cell, booked) in enumerate(every):
             if booked.key in self.closed:
                 continue
             start = time.monotonic()
+            self.tries_left = max(0, self.tries_left - tries)
             _Trial(self, law, cell, booked, Turn(place, len(every), self.options.effort, cell.static)).run()
             self.spent += time.monotonic() - start
-            self.cells_left = max(1, self.cells_left - 1)
             self.journal.write("booked", cell=booked.to_json(), attested=self.subject.attested())
             self.book(booked)
             done.append(booked)
         return done
 
     def until(self) -> float:
-        """time.monotonic() at which the next cell's time is up: cells end at an even pace, behind a head start.
+        """time.monotonic() at which the time of the cell in hand is up: tries end at an even pace, behind a head start.
 
         The head start is for first cells, which compile; a cell that took less leaves the rest to those after it. Only
         time of this implementation counts: in one pytest session several take turns, law by law.
         """
-        seconds, done = self.options.effort.seconds, self.num_cells - self.cells_left
+        seconds, done = self.options.effort.seconds, self.tries - self.tries_left
         head_start = seconds * HEAD_START
-        return time.monotonic() + head_start + (seconds - head_start) * (done + 1) / self.num_cells - self.spent
+        return time.monotonic() + head_start + (seconds - head_start) * done / self.tries - self.spent
 
 
 class _Trial:

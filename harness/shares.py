@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from kvconform.harness.booking import NOT_OFFERED, Booked
+from kvconform.harness.booking import UNTRIED, Booked
 from kvconform.specs.dtypes import width
 
 ENV_SHARE = "KVCONFORM_SHARE"
@@ -32,7 +32,7 @@ def _unit(cell: Booked) -> Unit:
 
 
 def _tried(cells: Iterable[Booked]) -> list[Booked]:
-    return [cell for cell in cells if cell.outcome != NOT_OFFERED]
+    return [cell for cell in cells if cell.outcome not in UNTRIED]
 
 
 def num_shares(cells: Iterable[Booked], attested: Mapping[str, Any], most: int) -> int:

@@ -1,14 +1,17 @@
-"""What one of many cells of a law tries: of its pinned cases and of what is drawn a part, each cell another one.
+"""What a short run tries of a law with many cells: in which of them, and in each of these another part of the cases.
 
 Kernels are generic in layout and dtype, so that what one cell has shown, others need not show again in a short run. No
-cell is without a case, and over all cells of a law nothing is left out: each pinned case is tried in `whole_cells` of
-them, and as many cases are drawn, of each family no fewer than a law owes, as so many cells would have drawn.
+pair is left out: a law meets each layout and each dtype, and each layout meets each dtype in the laws that are tried in
+every cell (`Law.every_cell`). No cell that is tried is without a case, and over all of them nothing is left out: each
+pinned case is tried in `whole_cells` of them, and as many cases are drawn, of each family no fewer than a law owes, as
+so many cells would have drawn.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeVar
@@ -17,6 +20,7 @@ import numpy as np
 
 from kvconform.harness.efforts import Effort
 from kvconform.specs import data
+from kvconform.specs.cells import Cell
 
 _T = TypeVar("_T")
 
@@ -25,6 +29,32 @@ _T = TypeVar("_T")
 def _shuffled(count: int) -> tuple[int, ...]:
     """So many places in another order, always the same: cells that stand a dtype apart, or a layout, share no parts."""
     return tuple(int(i) for i in np.argsort(data.hashes(count, "turns", np.arange(count)), kind="stable"))
+
+
+def met(cells: Sequence[Cell], least: int, by: str) -> set[int]:
+    """Places of some cells among which each layout is and each dtype, `least` of them if there are as many.
+
+    by   what it depends on which of the dtypes of a layout: the law
+    """
+    places: dict[str, list[int]] = {}
+    for place, cell in enumerate(cells):
+        places.setdefault(cell.layout, []).append(place)
+    order = np.argsort(data.hashes(zlib.crc32(by.encode()), "met", np.arange(len(cells))), kind="stable")
+    rank = {int(place): n for n, place in enumerate(order)}
+    found: list[int] = []
+    tried: Counter[str] = Counter()
+
+    def take(some: Iterable[int]) -> None:
+        found.append(min(some, key=lambda place: (tried[cells[place].dtype], rank[place])))
+        tried[cells[found[-1]].dtype] += 1
+
+    for some in sorted(places.values(), key=len):  # who has a choice evens out what those without one leave
+        take(some)
+    while left := set(rank) - set(found):
+        if len(found) >= least and all(tried[cells[place].dtype] for place in left):
+            break
+        take(left)
+    return set(found)
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,7 @@ class Turn:
 
     def pinned(self, cases: tuple[_T, ...]) -> tuple[_T, ...]:
         """Its part of the pinned cases; of those of all, each next one begins where this ends."""
-        return self._part(cases, self._share(len(cases)))
+        return self._part(cases, self._tries(len(cases)))
 
     def families(self, families: tuple[str, ...]) -> Mapping[str, int]:
         """Family -> cases of it that this cell owes; none where it draws as chance will.
@@ -91,20 +121,21 @@ class Turn:
         """
         least = self.effort.each_family * len(families)
         if not self.whole:
-            count = max(self._share(self.examples), 0 if self.static else -(-least // self.of))
-            return Counter(self._part(families, count))
+            owed = max(self._tries(self.examples), 0 if self.static else least)
+            return Counter(self._part(families, owed))
         enough = self.of * self.examples >= least
         each = 1 + -(-self.effort.each_family // self.of)  # the first is the simplest
         return {} if self.static or enough else dict.fromkeys(families, each)
 
-    def _share(self, whole: int) -> int:
-        """Of so many cases, how many this cell tries."""
-        if self.effort.whole_cells is None:
-            return whole
-        return min(whole, max(1, -(-whole * self.effort.whole_cells // self.of)))
+    def _tries(self, cases: int) -> int:
+        """Of so many cases, how many tries all cells have together: one each at least."""
+        whole = self.of if self.effort.whole_cells is None else min(self.of, self.effort.whole_cells)
+        return max(self.of, whole * cases) if cases else 0
 
-    def _part(self, some: tuple[_T, ...], count: int) -> tuple[_T, ...]:
-        return tuple(some[(self._rank * count + i) % len(some)] for i in range(count))
+    def _part(self, some: tuple[_T, ...], tries: int) -> tuple[_T, ...]:
+        """Its part of so many tries, which go round and round."""
+        begin, end = (rank * tries // self.of for rank in (self._rank, self._rank + 1))
+        return tuple(some[i % len(some)] for i in range(begin, end))
 
     @property
     def _rank(self) -> int:

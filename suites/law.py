@@ -101,6 +101,7 @@ class Law:
     rows       condition on the layout without which it says nothing
     cells      condition on what is offered of a cell without which it says nothing
     longer     why short runs leave a cell to longer ones, or nothing
+    every_cell whether short runs try it in each cell, not in each layout and each dtype alone (harness/turns.py)
     pinned     cases of a cell that are tried before anything is drawn
     drawn      whether anything is drawn beside them
     """
@@ -115,6 +116,7 @@ class Law:
     rows: Callable[[Layout], bool] = lambda row: True
     cells: Callable[[Cell], bool] = lambda cell: True
     longer: Callable[[Cell], str] = lambda cell: ""
+    every_cell: bool = False
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
     drawn: bool = True
 

@@ -49,7 +49,7 @@ def _of_dead(cell):
     return (*_of_evicted(cell), *loud_garbage(cell))
 
 
-@law("paged_decode", pinned=_pinned)
+@law("paged_decode", pinned=_pinned, every_cell=True)
 def test_decode_is_within_the_bound(subject, case):
     """out and lse lie where a correct kernel of the declared arithmetic can land."""
     require_decoded(subject, case)

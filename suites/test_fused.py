@@ -19,7 +19,7 @@ def _pinned(cell):
     return (*every_bit_pattern(cell), *large(cell))
 
 
-@law("merge_kv", pinned=_pinned)
+@law("merge_kv", pinned=_pinned, every_cell=True)
 def test_merge_alternates_k_and_v(subject, case):
     """Row 2h of the fused tensor is K of head h, row 2h + 1 is V of head h."""
     x = inputs(case)
@@ -50,13 +50,13 @@ def test_merging_commutes_with_sharding_heads(subject, case):
         )
 
 
-@law("extract_k", pinned=_pinned)
+@law("extract_k", pinned=_pinned, every_cell=True)
 def test_extract_k_reads_the_even_rows(subject, case):
     """extract_k returns K of a tensor fused by the definition."""
     _extract(subject, case, K)
 
 
-@law("extract_v", pinned=_pinned)
+@law("extract_v", pinned=_pinned, every_cell=True)
 def test_extract_v_reads_the_odd_rows(subject, case):
     """extract_v returns V of a tensor fused by the definition."""
     _extract(subject, case, V)

@@ -10,7 +10,7 @@ from kvconform.suites.calls import BUFFERS, LEFT_OVER, ORDINARY, appending, gath
 from kvconform.suites.law import law
 
 
-@law("append", families=("plain", "bits"), only=ORDINARY, pinned=large)
+@law("append", families=("plain", "bits"), only=ORDINARY, pinned=large, every_cell=True)
 def test_append_writes_exactly_its_slots(subject, case):
     """Every addressed byte is the token's, every other byte is what it was; slot -1 writes nothing."""
     x = inputs(case)
@@ -84,7 +84,7 @@ def _pinned(cell):
     return (*table_forms(cell), *large(cell))
 
 
-@law("gather", families=("plain", "bits"), only={"buffers": BUFFERS}, pinned=_pinned)
+@law("gather", families=("plain", "bits"), only={"buffers": BUFFERS}, pinned=_pinned, every_cell=True)
 def test_gather_reads_the_live_tokens_in_order(subject, case):
     """Sequence after sequence, each token from the page and slot that the block table gives it."""
     x = inputs(case)

@@ -18,7 +18,7 @@ def takes_shards(cell):
     return cell.takes(num_kv_heads=(1,)) and any(cell.takes(num_kv_heads=(n,)) for n in HEADS)
 
 
-@law("copy_pages", families=("bits",), pinned=lambda cell: (*high_pages(cell), *large(cell)))
+@law("copy_pages", families=("bits",), pinned=lambda cell: (*high_pages(cell), *large(cell)), every_cell=True)
 def test_copy_pages_copies_whole_pages(subject, case):
     """Each target holds what its source held before the call, whatever else is copied; every other page stays."""
     x = inputs(case)
@@ -96,7 +96,7 @@ def of_4_gib(cell):
     return "" if is_narrowest(cell) else "a pool of 4 GiB and more is looked through, as one of 2 GiB was"
 
 
-@law("append", families=("bits",), pinned=sparse_pool, drawn=False, longer=of_4_gib)
+@law("append", families=("bits",), pinned=sparse_pool, drawn=False, longer=of_4_gib, every_cell=True)
 def test_append_counts_elements_beyond_31_bits(subject, case):
     """In a cache of 2**31 elements and more, tokens lie where they belong and nothing else was written."""
     x = inputs(case)
@@ -106,7 +106,7 @@ def test_append_counts_elements_beyond_31_bits(subject, case):
         raise Violation(said)
 
 
-@law("gather", families=("bits",), pinned=sparse_pool, drawn=False)
+@law("gather", families=("bits",), pinned=sparse_pool, drawn=False, every_cell=True)
 def test_gather_counts_elements_beyond_31_bits(subject, case):
     """In a cache of 2**31 elements and more, tokens are read from where they lie."""
     x = inputs(case)
@@ -114,7 +114,7 @@ def test_gather_counts_elements_beyond_31_bits(subject, case):
     require_tokens(subject.call(case, "gather", **gathering(x, cache)), x, "gather of a sparse pool")
 
 
-@law("copy_pages", families=("bits",), pinned=sparse_pool, drawn=False, longer=of_4_gib)
+@law("copy_pages", families=("bits",), pinned=sparse_pool, drawn=False, longer=of_4_gib, every_cell=True)
 def test_copy_pages_counts_elements_beyond_31_bits(subject, case):
     """In a cache of 2**31 elements and more, pages are copied from one end to the other; nothing else was written."""
     x = inputs(case)

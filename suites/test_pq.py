@@ -65,7 +65,7 @@ def _encode(subject, case, x, codebooks):
     return pq.loaded(got, (*x.shape[:2], len(codebooks)), case.dtype)
 
 
-@law("pq_encode", pinned=_hardly_nearer)
+@law("pq_encode", pinned=_hardly_nearer, every_cell=True)
 def test_pq_encode_chooses_the_nearest_centroid(subject, case):
     """Each code is of a centroid that no other one is surely nearer than; where nothing rounds, the lowest of those."""
     x = inputs(case)
@@ -83,7 +83,7 @@ def _every_centroid(cell):
     return tuple(pinned(cell, family="bits", q_dtype=one, **sizes) for one in cell.allowed("q_dtype")) if fits else ()
 
 
-@law("pq_decode", pinned=_every_centroid)
+@law("pq_decode", pinned=_every_centroid, every_cell=True)
 def test_pq_decode_gives_the_centroids_bit_for_bit(subject, case):
     """Centroids side by side, NaN payloads and all; the code of every subspace picks from that subspace's own."""
     x = inputs(case)
@@ -111,7 +111,7 @@ def _require_appended(x, before, got, codes):
     require(got, want)
 
 
-@law("pq_append", pinned=lambda cell: (*_of_million(cell), *_hardly_nearer(cell)))
+@law("pq_append", pinned=lambda cell: (*_of_million(cell), *_hardly_nearer(cell)), every_cell=True)
 def test_pq_append_writes_the_nearest_codes(subject, case):
     """The slot of each token and head holds the code of a nearest centroid in each subspace."""
     x = inputs(case)
@@ -176,7 +176,7 @@ def _bounds(subject, x, cache):
     return _expected(subject, x, cache)[0]
 
 
-@law("pq_decode_attention", pinned=_of_million)
+@law("pq_decode_attention", pinned=_of_million, every_cell=True)
 def test_pq_attention_is_within_the_bound(subject, case):
     """out and lse lie where a correct kernel of the declared arithmetic can land, over codes and residual together."""
     x = inputs(case)

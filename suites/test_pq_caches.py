@@ -11,7 +11,7 @@ from kvconform.suites.law import law
 SIZES = ("layout", "dtype", "page_size", "num_layers", "num_seqs", "num_kv_heads", "residual")
 
 
-@law("page_manager")
+@law("page_manager", every_cell=True)
 def test_a_page_has_the_owners_that_it_was_given(subject, case):
     """No page is given out twice or lost, and what nobody owns is neither freed nor shared, whatever came before."""
     made = subject.make(case, "page_manager", num_pages=case.num_pages)
@@ -36,6 +36,7 @@ def _million(cell):
     families=("plain",),
     pinned=_million,
     only={"residual": (1, 3, 8, 4)},
+    every_cell=True,
 )
 def test_a_cache_is_a_list_of_tokens(subject, case):
     """After every append, counts and attention are those of all tokens, the oldest in codes: none lost or doubled."""

@@ -489,7 +489,7 @@ def test_decode_reaches_high_pages(subject, case):
     require_decoded(subject, case)
 
 
-@law("paged_decode", pinned=sparse_pool, drawn=False)
+@law("paged_decode", pinned=sparse_pool, drawn=False, every_cell=True)
 def test_decode_counts_elements_beyond_31_bits(subject, case):
     """In a cache of 2**31 elements and more, keys and values are read from where they lie."""
     require_decoded(subject, case)

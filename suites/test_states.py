@@ -24,7 +24,7 @@ def _parts(subject, case):
     return x.outs, given, given.astype(np.float64) * unit, unit
 
 
-@law("merge_states", pinned=large)
+@law("merge_states", pinned=large, every_cell=True)
 def test_merge_is_within_the_bound(subject, case):
     """out and lse are those of attention over all parts, each weighted by exp(lse)."""
     outs, given, nats, unit = _parts(subject, case)

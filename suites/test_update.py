@@ -53,7 +53,7 @@ def _update(subject, x, cache, *, buffers=None, **changed):
     return {name: got[name] for name in LOCATE if name in got}, got["cache"]
 
 
-@law("append_decode", pinned=lambda cell: (*mixtures(cell), *large(cell), *high_pages(cell)))
+@law("append_decode", pinned=lambda cell: (*mixtures(cell), *large(cell), *high_pages(cell)), every_cell=True)
 def test_update_writes_exactly_the_newest_tokens(subject, case):
     """The newest tokens lie in the slots that the block table gives them; every other byte is what it was."""
     x = inputs(case)
@@ -70,7 +70,7 @@ def _pinned(cell):
     return (*mixtures(cell), *schedule(cell), *table_forms(cell), *sizes)
 
 
-@law("append_decode", pinned=_pinned)
+@law("append_decode", pinned=_pinned, every_cell=True)
 def test_update_attends_to_what_it_has_written(subject, case):
     """out and lse are attention over the updated cache: a new token is seen from itself and from newer ones."""
     _require_attended(subject, case)

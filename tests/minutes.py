@@ -12,6 +12,8 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
+from kvconform.harness.booking import UNTRIED
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -37,7 +39,7 @@ def of_report(report: Path) -> list[tuple[str, ...]]:
     read = json.loads(report.read_text(encoding="utf-8"))
     rows = []
     for impl in read["impls"]:
-        cells = [cell for cell in read["cells"] if cell["impl"] == impl["impl"] and cell["outcome"] != "not offered"]
+        cells = [cell for cell in read["cells"] if cell["impl"] == impl["impl"] and cell["outcome"] not in UNTRIED]
         attested = impl["attested"]
         judged = (str(len(cells)), str(sum(cell["examples"] for cell in cells)))
         rows.append(

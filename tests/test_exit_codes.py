@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kvconform.harness.adapters import AdapterError, find
-from kvconform.harness.booking import CONFORMS, CRASHED, NOT_OFFERED, NOT_REACHED, TIMED_OUT, VIOLATES
+from kvconform.harness.booking import CONFORMS, CRASHED, NOT_REACHED, TIMED_OUT, UNTRIED, VIOLATES
 from kvconform.specs.dtypes import DTYPES
 
 HERE = Path(__file__).resolve().parent
@@ -42,13 +42,13 @@ class Ended:
     @property
     def cells(self) -> dict[str, str]:
         """`operation/layout/dtype` -> outcome, of what was offered."""
-        cells = [cell for cell in self.report["cells"] if cell["outcome"] != NOT_OFFERED]
+        cells = [cell for cell in self.report["cells"] if cell["outcome"] not in UNTRIED]
         return {f"{cell['op']}/{cell['layout']}/{cell['dtype']}": cell["outcome"] for cell in cells}
 
     @property
     def bad(self) -> list[dict[str, Any]]:
         """The cells that do not conform."""
-        return [cell for cell in self.report["cells"] if cell["outcome"] not in (CONFORMS, NOT_OFFERED)]
+        return [cell for cell in self.report["cells"] if cell["outcome"] not in (CONFORMS, *UNTRIED)]
 
 
 def ended(command: list[str], folder: Path, **environment: str) -> Ended:

@@ -13,10 +13,12 @@ from kvconform.harness.booking import (
     CONFORMS,
     CRASHED,
     EXPECTED,
+    LEFT,
     NOT_OFFERED,
     NOT_REACHED,
     OUTCOMES,
     TIMED_OUT,
+    UNTRIED,
     VIOLATES,
     Booked,
     Run,
@@ -37,12 +39,13 @@ def run_of(*outcomes, **about):
     ("outcomes", "code"),
     [
         ([CONFORMS], 0),
-        ([CONFORMS, EXPECTED, NOT_OFFERED], 0),
+        ([CONFORMS, EXPECTED, NOT_OFFERED, LEFT], 0),
         ([CONFORMS, VIOLATES], 1),
         ([CONFORMS, CRASHED], 1),
         ([TIMED_OUT, NOT_REACHED], 1),
         ([CONFORMS, NOT_REACHED], 3),
         ([NOT_OFFERED], 3),
+        ([LEFT], 3),
         ([], 3),
     ],
 )
@@ -87,7 +90,7 @@ def test_the_table_counts_cells_and_has_no_column_for_what_never_occurred():
     assert "crashed" not in text
 
 
-@pytest.mark.parametrize("outcome", [o for o in OUTCOMES if o not in (CONFORMS, NOT_OFFERED, BLOCKED)])
+@pytest.mark.parametrize("outcome", [o for o in OUTCOMES if o not in (CONFORMS, *UNTRIED, BLOCKED)])
 def test_every_cell_that_is_not_plainly_fine_is_printed(outcome):
     assert f"kernel {outcome}" in printed(run_of(CONFORMS, outcome))
 

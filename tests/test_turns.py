@@ -6,16 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvconform.harness.booking import CONFORMS, VIOLATES, Run
+from kvconform.harness.booking import CONFORMS, LEFT, VIOLATES, Booked, Run
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
-from kvconform.harness.plan import Options
+from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.report import footer
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
-from kvconform.harness.turns import Turn
+from kvconform.harness.turns import Turn, met
 from kvconform.impls import numpy_ref
 from kvconform.oracles.verdict import Violation
+from kvconform.specs.cells import Cell
+from kvconform.specs.conventions import declared
+from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import high_pages, pinned
 from kvconform.suites.law import Law
 from kvconform.tests.power import BOUND
@@ -85,12 +88,116 @@ def test_a_run_that_owes_no_family_draws_as_many_cases_as_it_says():
     assert [turn.planned((), FAMILIES) for turn in some] == [QUICK.examples]
 
 
+GRID = tuple((layout, dtype) for layout in LAYOUTS for dtype in ("float32", "float16", "bfloat16", "int8"))
+RAGGED = (*GRID, ("packed", "uint8"), ("packed_hd64", "uint8"), ("mla", "bfloat16"), ("mla", "float32"))
+
+
+def cells_of(grid):
+    return [SimpleNamespace(layout=layout, dtype=dtype) for layout, dtype in grid]
+
+
+@pytest.mark.parametrize("law", ["one_law", "another_law", "a_third"])
+@pytest.mark.parametrize("grid", [RAGGED, GRID, GRID[:12], GRID[:9], GRID[::4], GRID[:4]], ids=len)
+def test_what_a_law_meets_is_each_layout_and_each_dtype_and_a_few_cells_at_least(grid, law):
+    cells = cells_of(grid)
+    chosen = [cells[place] for place in met(cells, FEW, law)]
+    layouts, dtypes = {layout for layout, _ in grid}, {dtype for _, dtype in grid}
+    assert {cell.layout for cell in chosen} == layouts
+    assert {cell.dtype for cell in chosen} == dtypes
+    assert min(FEW, len(grid)) <= len(chosen) <= max(FEW, len(layouts) + len(dtypes))
+
+
+def test_dtypes_are_met_alike_where_each_layout_has_them_all():
+    cells = cells_of(GRID)
+    assert set(Counter(cells[place].dtype for place in met(cells, FEW, "one_law")).values()) == {2}
+
+
+def test_laws_meet_a_layout_in_different_dtypes():
+    places = set(range(len(GRID)))
+    assert {place for law in range(24) for place in met(cells_of(GRID), FEW, f"law_{law}")} == places
+
+
+SOME_LAW = Law("all_is_well", "append", lambda subject, case: None)
+DTYPES = tuple(sorted(WIDE["append"]["dtype"]))
+ALL_KEPT = {f"append/{layout}/{dtype}/{SOME_LAW.name}" for layout in LAYOUTS for dtype in DTYPES}
+
+
+def plan_of(law, effort=QUICK, **options):
+    """The cells that are tried, and those that are not with outcome and message."""
+    adapter = SimpleNamespace(OFFERS=WIDE, CONVENTIONS=numpy_ref.CONVENTIONS, append=numpy_ref.append)
+    subject, asked = Subject(adapter, "some", "some.py"), Options(effort, **options)
+    tried = {(cell.layout, cell.dtype) for cell, _ in planned(subject, law, asked)}
+    return tried, {(row.layout, row.dtype): (row.outcome, row.message) for row in left_out(subject, law, asked)}
+
+
+EVERY_CELL = plan_of(replace(SOME_LAW, every_cell=True))
+
+
+def test_a_law_that_says_so_is_tried_in_every_cell():
+    tried, left = EVERY_CELL
+    assert {layout for layout, _ in tried} == set(LAYOUTS)
+    assert {dtype for _, dtype in tried} == set(DTYPES)
+    assert len(tried) > 2 * len(LAYOUTS)
+    assert left == {}
+
+
+def test_a_short_run_leaves_to_longer_ones_what_is_met_elsewhere_and_says_so():
+    tried, left = plan_of(SOME_LAW)
+    assert len(tried) == len(LAYOUTS)
+    assert tried < EVERY_CELL[0]
+    assert set(left) == EVERY_CELL[0] - tried
+    why = "it is tried in another dtype of this layout, and in this dtype of another layout"
+    assert set(left.values()) == {(LEFT, f"left to default and thorough: {why}")}
+    run = Run("some", cells={str(at): Booked("some", "append", *at, SOME_LAW.name, LEFT) for at in left})
+    assert f"; {len(left)} cells are left to longer runs" in footer(run)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"effort": EFFORTS["default"]}, {"effort": EFFORTS["thorough"]}, {"kept": ALL_KEPT}],
+    ids=["default", "thorough", "kept"],
+)
+def test_no_cell_is_left_to_longer_runs(options):
+    assert plan_of(SOME_LAW, **options) == EVERY_CELL
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_who_asks_for_a_dtype_has_all_of_its_cells(dtype):
+    assert plan_of(SOME_LAW, dtypes=(dtype,)) == ({at for at in EVERY_CELL[0] if dtype in at}, {})
+
+
+def test_who_asks_for_a_few_layouts_has_all_of_their_cells():
+    assert plan_of(SOME_LAW, layouts=LAYOUTS[:2]) == ({at for at in EVERY_CELL[0] if at[0] in LAYOUTS[:2]}, {})
+
+
+def test_a_case_of_a_cell_that_is_left_to_longer_runs_is_replayed_by_a_short_one():
+    at = min(plan_of(SOME_LAW)[1])
+    case = SOME_LAW.simplest(Cell("append", *at, WIDE["append"], declared({})))
+    assert plan_of(SOME_LAW, case=case) == ({at}, {})
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_each_operation_has_a_law_that_is_tried_in_every_cell(op):
+    assert any(law.every_cell and law.drawn for law in all_laws().values() if law.op == op)
+
+
+def test_time_is_shared_out_by_what_cells_try():
+    adapter = SimpleNamespace(OFFERS=WIDE, CONVENTIONS=numpy_ref.CONVENTIONS, append=numpy_ref.append)
+    searcher = Searcher(Subject(adapter, "some", "some.py"), Options(replace(QUICK, seconds=100.0)))
+    two = [replace(SOME_LAW, name=f"with_{n}", pinned=lambda cell, n=n: some_pinned(cell)[:n]) for n in (0, 4)]
+    assert [searcher.tries_of(law) for law in two] == [6, 6 + 4]  # each of 8 cells
+    searcher.begin(10)
+    before = searcher.until()
+    searcher.tries_left = 4
+    assert searcher.until() - before == pytest.approx(60.0 * 6 / 10, abs=1.0)
+
+
 def searched(law, effort=QUICK, seconds=3600.0, offers=WIDE, **options):
-    """What is booked of a law on an adapter that has two dozen cells."""
+    """What is booked of a law, tried in every cell, on an adapter that has two dozen of them."""
     adapter = SimpleNamespace(OFFERS=offers, CONVENTIONS=numpy_ref.CONVENTIONS, append=numpy_ref.append)
     searcher = Searcher(Subject(adapter, "some", "some.py"), Options(replace(effort, seconds=seconds), **options))
     searcher.begin(1)
-    return searcher.run(law)
+    return searcher.run(replace(law, every_cell=True))
 
 
 def some_pinned(cell):
@@ -99,14 +206,17 @@ def some_pinned(cell):
 
 
 def test_a_cell_tries_what_it_is_booked_for_and_says_that_it_takes_turns():
-    cells = searched(Law("all_is_well", "append", lambda subject, case: None, pinned=some_pinned))
+    law = replace(SOME_LAW, families=("plain", "bits"), pinned=some_pinned)
+    cells = searched(law)
     assert len(cells) > FEW
     assert {cell.outcome for cell in cells} == {CONFORMS}
-    assert {cell.examples for cell in cells} == {cell.planned for cell in cells} == {2 + 3}
+    assert [cell.examples for cell in cells] == [cell.planned for cell in cells]
+    assert {cell.planned for cell in cells} <= {1 + 2, 1 + 3, 2 + 2, 2 + 3}
+    assert sum(cell.planned for cell in cells) == FEW * (4 + 6)
     assert {cell.whole for cell in cells} == {4 + 6}
     run = Run("some", cells={cell.key: cell for cell in cells})
     assert f"; {len(cells)} cells take turns, each with a part of the cases" in footer(run)
-    alone = searched(Law("all_is_well", "append", lambda subject, case: None, pinned=some_pinned), layouts=("nhd",))
+    alone = searched(law, layouts=("nhd",))
     assert {(cell.examples, cell.planned, cell.whole) for cell in alone} == {(10, 10, 10)}
     assert "turns" not in footer(Run("some", cells={cell.key: cell for cell in alone}))
 
