@@ -61,7 +61,8 @@ class Diagnoses:
         """The cells to diagnose: the operations of a law, in the layout and dtype where it violates."""
         for op in dict.fromkeys((law.op, *law.operations)):
             if op in OPS and op in self.subject.offers and unasked(op) not in self.closed:
-                every = cells(op, self.subject.offers[op], self.subject.conventions, cell.num_geometries)
+                drawn = cell.num_geometries, cell.num_seqs
+                every = cells(op, self.subject.offers[op], self.subject.conventions, *drawn)
                 alike = (one for one in every if (one.layout, one.dtype) == (cell.layout, cell.dtype))
                 yield from (one for one in alike if is_observable(one))
 

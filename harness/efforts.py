@@ -6,7 +6,12 @@ Counts decide; time is only a ceiling, shared out among the cells of an implemen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kvconform.specs.cells import NUM_SEQS
+from kvconform.specs.operations import OPERATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +21,8 @@ class Effort:
     examples          drawn cases a cell
     static_examples   the same where shapes are shared, because each call is slow
     geometries        shapes that such a cell is drawn from, because each is compiled
+    num_seqs          sequences that a drawn call of any other cell has
+    attention         what else holds of operations that attend
     whole_cells       of a law with more cells than these, each cell tries a part of as much; None: every cell tries all
     each_family       cases of each family of contents that a law sees at least, over all of its cells
     longer            whether laws are tried where each of their cases takes long (`Law.longer`)
@@ -28,17 +35,39 @@ class Effort:
     geometries: int
     shrink_calls: int
     seconds: float
+    num_seqs: tuple[int, ...] = NUM_SEQS
+    attention: Mapping[str, Any] = field(default_factory=dict)
     whole_cells: int | None = None
     each_family: int = 3
     longer: bool = True
 
+    def of(self, op: str) -> Effort:
+        """How hard one operation is tried."""
+        return replace(self, **self.attention) if OPERATIONS[op].attends else self
+
+
+BATCHES = {"examples": 24, "num_seqs": (1, 3, 9, 17, 65)}
+"""Of attention where there is time: fewer calls of more sequences. What is worked out beside a call costs hardly more
+for a large batch, so that more of the time is the implementation's. 65: more than two warps have threads.
+
+Of attention alone: what else takes sequences costs as much for each of them, or, of product quantisation, far more.
+"""
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0, whole_cells=8, longer=False
     ),
-    "default": Effort(examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0),
-    "thorough": Effort(examples=400, static_examples=60, geometries=4, shrink_calls=2000, seconds=7200.0),
+    "default": Effort(
+        examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0, attention=BATCHES
+    ),
+    "thorough": Effort(
+        examples=400,
+        static_examples=60,
+        geometries=4,
+        shrink_calls=2000,
+        seconds=7200.0,
+        attention=BATCHES | {"examples": 240},
+    ),
 }
 
 DEFAULT_EFFORT = "quick"

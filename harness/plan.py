@@ -177,7 +177,8 @@ def _cells(subject: Subject, law: Law, options: Options) -> list[Cell]:
     """What is offered of a law's operation, with what is offered of others that it calls."""
     key = (id(subject), law.op, law.operations)
     if key not in options.alike:
-        alone = cells(law.op, subject.offers[law.op], subject.conventions, options.effort.geometries)
+        effort = options.effort.of(law.op)
+        alone = cells(law.op, subject.offers[law.op], subject.conventions, effort.geometries, effort.num_seqs)
         options.alike[key] = [
             replace(cell, also=tuple(_claims(subject, op, cell) for op in law.operations)) for cell in alone
         ]

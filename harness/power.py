@@ -26,8 +26,8 @@ OP = "paged_decode"
 _OF_CELLS = ("kv_scales",)
 """Axes along which not every cell of an offer draws what the offer takes."""
 
-EFFORT = replace(EFFORTS["default"], examples=24, seconds=3600.0)
-"""Counts decide; nothing is cut short."""
+EFFORT = replace(EFFORTS["default"], examples=24, attention={}, seconds=3600.0)
+"""Counts decide; nothing is cut short. What small batches see, large ones do."""
 
 
 @dataclass(frozen=True)

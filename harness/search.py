@@ -112,19 +112,21 @@ class Searcher:
         with suppress(OfferError):
             for cell, _ in every[:1]:
                 families = cell.families(law.families) if law.drawn else ()
-                return Turn(0, len(every), self.options.effort, cell.static).planned(law.pinned_cases(cell), families)
+                turn = Turn(0, len(every), self.options.effort.of(law.op), cell.static)
+                return turn.planned(law.pinned_cases(cell), families)
         return 1
 
     def run(self, law: Law) -> list[Booked]:
         """Try a law on each of its cells."""
         done = []
         every, tries = planned(self.subject, law, self.options), self.tries_of(law)
+        effort = self.options.effort.of(law.op)
         for place, (cell, booked) in enumerate(every):
             if booked.key in self.closed:
                 continue
             start = time.monotonic()
             self.tries_left = max(0, self.tries_left - tries)
-            _Trial(self, law, cell, booked, Turn(place, len(every), self.options.effort, cell.static)).run()
+            _Trial(self, law, cell, booked, Turn(place, len(every), effort, cell.static)).run()
             self.spent += time.monotonic() - start
             self.journal.write("booked", cell=booked.to_json(), attested=self.subject.attested())
             self.book(booked)

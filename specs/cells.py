@@ -110,6 +110,10 @@ STATIC_GEOMETRIES = 3
 """How many geometries a static cell is drawn from, unless a run asks for fewer."""
 
 
+NUM_SEQS = (1, 2, 3, 4, 9)
+"""Sequences of a drawn call, unless a run asks for others; 9: more than whoever hands out eight at a time expects."""
+
+
 def vocabulary(axis: str) -> tuple[str, ...]:
     """The words that an axis of a Case is drawn from; none where it is a number."""
     named: dict[str, Iterable[str]] = {"op": OPERATIONS, "layout": LAYOUTS, "dtype": (*DTYPES, *PACKED)}
@@ -151,6 +155,7 @@ class Cell:
     offer            the operation's entry of OFFERS
     conventions      the adapter's conventions, completed (specs/conventions.py)
     num_geometries   how many shapes a static offer is drawn from
+    num_seqs         how many sequences a call of any other offer is drawn with
     also             claims of further operations that a law calls on the same Case
     """
 
@@ -160,6 +165,7 @@ class Cell:
     offer: Mapping[str, Any]
     conventions: Mapping[str, Any]
     num_geometries: int = STATIC_GEOMETRIES
+    num_seqs: tuple[int, ...] = NUM_SEQS
     also: tuple[Mapping[str, Any], ...] = ()
     _memo: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -437,12 +443,16 @@ def all_hold(predicates: list[Any], value: Any) -> bool:
 
 
 def cells(
-    op: str, offer: Mapping[str, Any], conventions: Mapping[str, Any], num_geometries: int = STATIC_GEOMETRIES
+    op: str,
+    offer: Mapping[str, Any],
+    conventions: Mapping[str, Any],
+    num_geometries: int = STATIC_GEOMETRIES,
+    num_seqs: tuple[int, ...] = NUM_SEQS,
 ) -> list[Cell]:
     """The cells of one entry of OFFERS, in the order of the tables."""
     operation = OPERATIONS[op]
     return [
-        Cell(op, row.name, dtype, offer, conventions, num_geometries)
+        Cell(op, row.name, dtype, offer, conventions, num_geometries, num_seqs)
         for row in operation.layouts
         for dtype in operation.dtypes
         if offers_cell(op, offer, row, dtype)

@@ -22,7 +22,6 @@ from kvconform.specs.operations import OPERATIONS
 
 _QUARTER = tuple(range(16))
 _FEW = 40  # of each half that lengths are drawn from
-_NUM_SEQS = (1, 2, 3, 4, 9)  # 9: more than whoever hands out eight at a time expects
 
 TILES = (16, 32, 64, 128)
 """Tokens that kernels take at a time: a length beside each is drawn now and then where lengths are free."""
@@ -167,7 +166,7 @@ class _Drawn:
 
 def _num_seqs(cell: Cell) -> tuple[int, ...]:
     limits = cell.predicates("num_seqs") if "kv_lens" in cell.axes else []
-    some = tuple(n for n in (*_NUM_SEQS, *(n for limit in limits for n in members(limit))) if all_hold(limits, n))
+    some = tuple(n for n in (*cell.num_seqs, *(n for limit in limits for n in members(limit))) if all_hold(limits, n))
     if not some:
         raise OfferError(f"{cell.op} on {cell.layout}: no num_seqs to draw from {' and '.join(map(repr, limits))}")
     return tuple(dict.fromkeys(some))

@@ -1,6 +1,7 @@
 """What is planned and counted: no cell is dropped in silence, and no case that shows nothing counts."""
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from kvconform.harness.adapters import find
 from kvconform.harness.booking import CONFORMS, NOT_OFFERED, VIOLATES, paste
 from kvconform.harness.cli import all_laws
-from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.efforts import BATCHES, EFFORTS
 from kvconform.harness.journal import Journal, read
 from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.search import MOST_BARREN, Searcher
@@ -20,6 +21,7 @@ from kvconform.impls import numpy_ref
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.case import Case
+from kvconform.specs.cells import NUM_SEQS
 from kvconform.specs.strategies import simplest
 from kvconform.suites.law import Law
 
@@ -273,3 +275,36 @@ def test_a_pool_of_4_gib_is_left_to_longer_runs_and_one_of_2_gib_is_not(op):
     said = "left to default and thorough: a pool of 4 GiB and more is looked through, as one of 2 GiB was"
     assert (row.dtype, row.message) == ("float16", said)
     assert len(planned(subject, law, Options(EFFORTS["default"]))) == 2
+
+
+SIZES = {"layout": {"nhd"}, "dtype": {"float32"}}
+
+
+def _sequences_of(law, profile, offer=SIZES):
+    """How many sequences the cases of a law have that are drawn."""
+    law, seen = all_laws()[law], Counter()
+    subject = Subject(SimpleNamespace(OFFERS={law.op: offer}, CONVENTIONS={}), "some", "some.py")
+    options = Options(replace(EFFORTS[profile], seconds=3600.0))
+    counted = replace(law, check=lambda subject, case: seen.update([len(case.kv_lens)]), pinned=lambda cell: ())
+    searcher = Searcher(subject, options)
+    searcher.begin(1)
+    (cell,) = searcher.run(counted)
+    assert cell.examples == seen.total() >= options.effort.of(law.op).examples
+    return set(seen)
+
+
+@pytest.mark.parametrize("law", ["decode_is_within_the_bound", "update_attends_to_what_it_has_written"])
+def test_where_there_is_time_attention_is_drawn_in_large_batches(law):
+    assert _sequences_of(law, "default") == set(BATCHES["num_seqs"])
+    assert _sequences_of(law, "quick") <= set(NUM_SEQS)
+    assert max(BATCHES["num_seqs"]) > 2 * 32 > max(NUM_SEQS)
+
+
+def test_no_batch_is_larger_than_an_offer_allows():
+    few = SIZES | {"num_seqs": {"max": 20}}
+    assert max(_sequences_of("decode_is_within_the_bound", "default", few)) == 17
+
+
+def test_what_moves_tokens_is_drawn_in_small_batches_whatever_the_profile():
+    assert _sequences_of("append_writes_exactly_its_slots", "default") == set(NUM_SEQS)
+    assert EFFORTS["default"].of("pq_decode_attention").num_seqs == NUM_SEQS
