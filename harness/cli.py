@@ -22,7 +22,7 @@ import kvconform
 from kvconform.harness import report
 from kvconform.harness.adapters import ROOT, AdapterError, Found, everything, find, nearest, of_backend
 from kvconform.harness.booking import USAGE_EXIT
-from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, STALL_SECONDS
+from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, HOW_HARD, STALL_SECONDS
 from kvconform.harness.laws import all_laws
 from kvconform.harness.plan import CACHE_DTYPES
 from kvconform.harness.supervisor import supervise_all, usable_cores
@@ -124,8 +124,8 @@ def commands() -> None:
     kvconform numerics                     how much of its error bound each correct kernel uses
     kvconform power                        which faults the suite sees, by which law, and how soon
 
-    Exit codes: 0 every offered cell conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage or a
-    bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
+    Exit codes: 0 every cell that is tried conforms or is expected; 1 something violates, crashes or hangs; 2 bad usage
+    or a bad adapter; 3 nothing ran, less ran than was promised, or a named implementation is blocked.
     """
 
 
@@ -166,9 +166,7 @@ def _shared(command: Any) -> Any:
 @click.option("--layout", "layouts", multiple=True, metavar="LAYOUT", help="Only this layout; may be repeated.")
 @click.option("--dtype", "dtypes", multiple=True, metavar="DTYPE", help="Only caches of this type; may be repeated.")
 @click.option("--law", "laws", multiple=True, metavar="LAW", help="Only this law; may be repeated.")
-@click.option(
-    "--profile", default=DEFAULT_EFFORT, show_default=True, metavar="|".join(EFFORTS), help="How hard to try."
-)
+@click.option("--profile", default=DEFAULT_EFFORT, show_default=True, metavar="|".join(EFFORTS), help=HOW_HARD)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every drawn case.")
 @click.option(
     "--jobs",

@@ -1,7 +1,7 @@
 """How hard a run tries: the rows behind `--profile quick|default|thorough`.
 
-Counts decide; time is only a ceiling, shared out among the cells of an implementation and printed as `cut short
-23/40` where it was reached. Where a law has many cells, they take turns: harness/turns.py.
+Counts decide; time is only a ceiling, shared out among the cells of an implementation by what each tries, and printed
+as `cut short 23/40` where it was reached. Where a law has many cells, some are tried and take turns: harness/turns.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ class Effort:
     static_examples   the same where shapes are shared, because each call is slow
     geometries        shapes that such a cell is drawn from, because each is compiled
     num_seqs          sequences that a drawn call of any other cell has
-    attention         what else holds of operations that attend
-    whole_cells       of a law with more cells than these, each cell tries a part of as much; None: every cell tries all
+    attention         what else holds of operations that attend, of examples and num_seqs
+    whole_cells       of a law with more cells than these, so many at least are tried, and each tries a part of as much
+                      as these would; None: every cell tries all
     each_family       cases of each family of contents that a law sees at least, over all of its cells
     longer            whether laws are tried where each of their cases takes long (`Law.longer`)
     shrink_calls      calls spent on making a counterexample small
@@ -36,7 +37,7 @@ class Effort:
     shrink_calls: int
     seconds: float
     num_seqs: tuple[int, ...] = NUM_SEQS
-    attention: Mapping[str, Any] = field(default_factory=dict)
+    attention: Mapping[str, Any] = field(default_factory=dict, hash=False)
     whole_cells: int | None = None
     each_family: int = 3
     longer: bool = True
@@ -69,6 +70,9 @@ EFFORTS: dict[str, Effort] = {
         attention=BATCHES | {"examples": 240},
     ),
 }
+
+HOW_HARD = "How hard to try: quick leaves most dtypes of a layout to other laws, default and thorough leave out none."
+"""Of the option that names a row."""
 
 DEFAULT_EFFORT = "quick"
 """The row of a run that names none."""

@@ -50,7 +50,7 @@ class Options:
     case                          judge this Case alone
     explains                      whether what violates is named, and made small
     lines                         how what is found is shown again, by whoever started the run
-    kept                          keys of cells that a short run does not leave to longer ones
+    kept                          (implementation, key) of cells that are tried although others of their law would do
     asked                         (subject, law), by identity -> them and their cells
     alike                         (subject, by identity, operations of a law) -> their cells: laws share them
     """
@@ -64,13 +64,13 @@ class Options:
     case: Case | None = None
     explains: bool = True
     lines: Lines = COMMAND
-    kept: set[str] = field(default_factory=set)
+    kept: set[tuple[str, str]] = field(default_factory=set)
     asked: dict[tuple[int, int], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     alike: dict[Any, list[Cell]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    def keep(self, keys: Iterable[str]) -> None:
-        """Do not leave these cells to longer runs: the witness of an expectation is tried in each run."""
-        self.kept.update(keys)
+    def keep(self, impl: str, keys: Iterable[str]) -> None:
+        """Try these cells although others of their law would do: those that a witness of an expectation belongs to."""
+        self.kept.update((impl, key) for key in keys)
         self.asked.clear()
 
     def rerun(self, impl: str) -> str:
@@ -160,9 +160,9 @@ def _leave_to_longer_runs(law: Law, asked: list[tuple[Cell, Booked]], options: O
     if few is None or law.every_cell:
         return
     asked = [(cell, booked) for cell, booked in asked if booked.outcome not in UNTRIED]
-    tried = met([cell for cell, _ in asked], few, law.name)
+    tried = met([cell for cell, _ in asked], few, f"{options.seed}/{law.name}", law.telling)
     for place, (_, booked) in enumerate(asked):
-        if place not in tried and booked.key not in options.kept:
+        if place not in tried and (booked.impl, booked.key) not in options.kept:
             _leave(booked, EACH_ONCE, lambda effort: effort.whole_cells is None)
 
 

@@ -16,7 +16,7 @@ import pytest
 from kvconform.harness import booking, shares, where_time_goes
 from kvconform.harness.adapters import AdapterError, nearest
 from kvconform.harness.booking import BAD, DOUBTFUL, NOT_OFFERED, UNTRIED, Booked, attested, paste, paste_doubt
-from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS
+from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, HOW_HARD
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.plan import left_out, not_offered, planned
 from kvconform.harness.search import Searcher
@@ -56,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="implementation: built-in name, path to an adapter, or dotted module",
     )
-    add("--kv-profile", choices=list(EFFORTS), help=f"how hard to try (default: {DEFAULT_EFFORT})")
+    add("--kv-profile", choices=list(EFFORTS), help=f"{HOW_HARD.rstrip('.').lower()} (default: {DEFAULT_EFFORT})")
     add("--kv-seed", type=int, metavar="N", help="seed of every drawn case (default: 0)")
     add("--kv-op", action="append", metavar="OP", help="only this operation")
     add("--kv-layout", action="append", metavar="LAYOUT", help="only this layout")
@@ -131,7 +131,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Book what is not offered, read the expectations, and write the plan."""
+    """Read the expectations, book what is not tried, and write the plan."""
     state = session.config.stash[STATE]
     if not state.judging:
         return

@@ -93,7 +93,7 @@ class Searcher:
             cells = offered(self.subject, laws, self.options.effort)
             for expectation in self.expectations:
                 expectation.require_a_cell(cells)
-            self.options.keep(key for expectation in self.expectations for key in expectation.keys)
+            self.options.keep(self.subject.name, (key for one in self.expectations for key in one.keys))
 
     @cached_property
     def diagnoses(self) -> Diagnoses:
@@ -107,13 +107,17 @@ class Searcher:
         self.spent = 0.0
 
     def tries_of(self, law: Law) -> int:
-        """Cases that a cell of a law tries, about: as many as its first one does; one where that is wrong to offer."""
+        """Cases that a cell of a law tries, about: as many as its first one, and one where that cannot be told.
+
+        Cases of a law that draws none are large: they count for as many as are drawn elsewhere.
+        """
         every = planned(self.subject, law, self.options)
-        with suppress(OfferError):
+        with suppress(Exception):  # it is booked when the law is tried
             for cell, _ in every[:1]:
                 families = cell.families(law.families) if law.drawn else ()
                 turn = Turn(0, len(every), self.options.effort.of(law.op), cell.static)
-                return turn.planned(law.pinned_cases(cell), families)
+                tries = turn.planned(law.pinned_cases(cell), families)
+                return tries if law.drawn else max(tries, turn.examples)
         return 1
 
     def run(self, law: Law) -> list[Booked]:

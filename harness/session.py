@@ -42,7 +42,7 @@ class State:
     """What this session knows.
 
     searchers   implementation -> what tries laws on it
-    booked      everything booked so far, not offered laws included
+    booked      everything booked so far, cells included that are not tried
     judging     whether any law was collected (a session of benchmarks, or of the host's own tests, judges nothing)
     sampler     what looks where the time goes, where that was asked for;  time: what it saw
     """

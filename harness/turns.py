@@ -2,16 +2,16 @@
 
 Kernels are generic in layout and dtype, so that what one cell has shown, others need not show again in a short run. No
 pair is left out: a law meets each layout and each dtype, and each layout meets each dtype in the laws that are tried in
-every cell (`Law.every_cell`). No cell that is tried is without a case, and over all of them nothing is left out: each
-pinned case is tried in `whole_cells` of them, and as many cases are drawn, of each family no fewer than a law owes, as
-so many cells would have drawn.
+every cell (`Law.every_cell`); another seed takes other cells. No cell that is tried is without a case, and over all of
+them nothing is left out: each pinned case that they all have is tried in `whole_cells` of them, and as many cases are
+drawn, of each family no fewer than a law owes, as so many cells would have drawn.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeVar
@@ -31,10 +31,11 @@ def _shuffled(count: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(data.hashes(count, "turns", np.arange(count)), kind="stable"))
 
 
-def met(cells: Sequence[Cell], least: int, by: str) -> set[int]:
+def met(cells: Sequence[Cell], least: int, by: str, telling: Callable[[Cell], bool] = lambda cell: True) -> set[int]:
     """Places of some cells among which each layout is and each dtype, `least` of them if there are as many.
 
-    by   what it depends on which of the dtypes of a layout: the law
+    by        what it depends on which of the dtypes of a layout: the seed of a run, and the law
+    telling   one of which a layout is met in, if it has one
     """
     places: dict[str, list[int]] = {}
     for place, cell in enumerate(cells):
@@ -49,7 +50,7 @@ def met(cells: Sequence[Cell], least: int, by: str) -> set[int]:
         tried[cells[found[-1]].dtype] += 1
 
     for some in sorted(places.values(), key=len):  # who has a choice evens out what those without one leave
-        take(some)
+        take([place for place in some if telling(cells[place])] or some)
     while left := set(rank) - set(found):
         if len(found) >= least and all(tried[cells[place].dtype] for place in left):
             break

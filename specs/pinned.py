@@ -1,4 +1,4 @@
-"""Pinned cases: what a law tries in every cell before anything is drawn, since chance would not bring it."""
+"""Pinned cases: what a law tries whatever is drawn, since chance would not bring it."""
 
 from __future__ import annotations
 

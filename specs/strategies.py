@@ -169,7 +169,7 @@ def _num_seqs(cell: Cell) -> tuple[int, ...]:
     some = tuple(n for n in (*cell.num_seqs, *(n for limit in limits for n in members(limit))) if all_hold(limits, n))
     if not some:
         raise OfferError(f"{cell.op} on {cell.layout}: no num_seqs to draw from {' and '.join(map(repr, limits))}")
-    return tuple(dict.fromkeys(some))
+    return tuple(sorted(set(some)))
 
 
 @st.composite  # once: Hypothesis reads the source of what it decorates

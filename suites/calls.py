@@ -26,9 +26,9 @@ from kvconform.oracles.verdict import (
 )
 from kvconform.specs import data, trees
 from kvconform.specs.case import Case
-from kvconform.specs.cells import POOL
+from kvconform.specs.cells import POOL, Cell
 from kvconform.specs.data import FLAT, Array
-from kvconform.specs.dtypes import FORMATS
+from kvconform.specs.dtypes import FORMATS, is_floating
 from kvconform.specs.families import is_screened
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import SCALES
@@ -48,6 +48,11 @@ Bounds = Callable[[], Mapping[str, Interval]]
 
 LEFT_OVER = "bits"
 """Unaddressed bytes hold random bit patterns: any change of any of them shows."""
+
+
+def may_be_nan(cell: Cell) -> bool:
+    """Whether what is dead may be NaN there: elsewhere laws about it say less."""
+    return is_floating(cell.dtype)
 
 
 def appending(x: PagedInputs, cache: Mapping[str, Array]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a law is: a check of (subject, case), bound to one operation and run over every cell that is offered.
+"""What a law is: a check of (subject, case), bound to one operation and run over cells that are offered.
 
 A suite writes the check as a test function and decorates it; the decorated function is an ordinary pytest test that
 takes the `subject` fixture, and its row is in `LAWS`.
@@ -102,6 +102,7 @@ class Law:
     cells      condition on what is offered of a cell without which it says nothing
     longer     why short runs leave a cell to longer ones, or nothing
     every_cell whether short runs try it in each cell, not in each layout and each dtype alone (harness/turns.py)
+    telling    cells of a layout of which short runs try one, where there are any, rather than another
     pinned     cases of a cell that are tried before anything is drawn
     drawn      whether anything is drawn beside them
     """
@@ -117,6 +118,7 @@ class Law:
     cells: Callable[[Cell], bool] = lambda cell: True
     longer: Callable[[Cell], str] = lambda cell: ""
     every_cell: bool = False
+    telling: Callable[[Cell], bool] = lambda cell: True
     pinned: Callable[[Cell], tuple[Case, ...]] = lambda cell: ()
     drawn: bool = True
 

@@ -23,7 +23,15 @@ from kvconform.specs.pinned import (
     table_forms,
     wide_windows,
 )
-from kvconform.suites.calls import attend, attention, cached, require_attention, require_decoded, require_repeated
+from kvconform.suites.calls import (
+    attend,
+    attention,
+    cached,
+    may_be_nan,
+    require_attention,
+    require_decoded,
+    require_repeated,
+)
 from kvconform.suites.law import law
 
 
@@ -60,6 +68,7 @@ def test_decode_is_within_the_bound(subject, case):
     only={"dead": ("finite", "nan", "inf")},
     pinned=_of_dead,
     wants=lambda conventions: set(conventions["dead"]) - {"zero"},
+    telling=may_be_nan,
 )
 def test_decode_ignores_dead_slots(subject, case):
     """What lies in slots that no sequence reads changes no bit of the result."""

@@ -71,7 +71,7 @@ def test_append_leaves_one_of_several_tokens_whole(subject, case):
     require_any(got["cache"], [paged.expect_append(x, before, r, padding) for r in readings], "tokens that may stay")
 
 
-@law("append", families=("bits",), pinned=high_pages, drawn=False)
+@law("append", families=("bits",), pinned=high_pages, drawn=False, every_cell=True)
 def test_append_reaches_high_pages(subject, case):
     """Tokens of pages whose numbers need more than 16 bits lie where they belong."""
     x = inputs(case)
@@ -97,7 +97,7 @@ def test_gather_reads_the_live_tokens_in_order(subject, case):
         subject.saw_nothing()
 
 
-@law("gather", families=("bits",), pinned=high_pages, drawn=False)
+@law("gather", families=("bits",), pinned=high_pages, drawn=False, every_cell=True)
 def test_gather_reaches_high_pages(subject, case):
     """Tokens of pages whose numbers need more than 16 bits are read from where they lie."""
     x = inputs(case)

@@ -25,6 +25,7 @@ from kvconform.suites.calls import (
     bounds_of,
     bounds_of_filled,
     cached,
+    may_be_nan,
     require_agreement,
     require_attention,
     require_both,
@@ -86,6 +87,7 @@ def may_move_in_the_batch(cell):
 @law(
     "paged_decode",
     only={**APART, "dead": ("finite", "nan", "zero")},
+    telling=may_be_nan,
 )
 def test_decode_does_not_see_its_neighbours(subject, case):
     """Other contents of the other sequences, NaN where dead slots may hold it, change no bit of a row."""
@@ -483,7 +485,7 @@ def test_decode_agrees_across_layouts(subject, case):
     require_agreement(subject, inputs(case), PagedInputs(other), f"in {other.layout}", bitwise=bitwise)
 
 
-@law("paged_decode", pinned=high_pages, drawn=False)
+@law("paged_decode", pinned=high_pages, drawn=False, every_cell=True)
 def test_decode_reaches_high_pages(subject, case):
     """Pages whose numbers need more than 16 bits are attended to where they lie."""
     require_decoded(subject, case)

@@ -32,6 +32,7 @@ from kvconform.suites.calls import (
     attend,
     bounds_of,
     exp_of_0,
+    may_be_nan,
     require_attention,
     require_both,
     require_repeated,
@@ -172,7 +173,7 @@ def test_update_does_not_see_what_its_buffers_held(subject, case):
 # --- what also holds of attention over a cache that is there; other splits, views, layouts and page sizes are not tried
 
 
-@law("append_decode", only={**APART, "dead": ("finite", "nan", "zero")})
+@law("append_decode", only={**APART, "dead": ("finite", "nan", "zero")}, telling=may_be_nan)
 def test_update_does_not_see_its_neighbours(subject, case):
     """Other old and new tokens of the other sequences, NaN where dead slots may hold it, change no bit of a row."""
     relations.does_not_see_its_neighbours(subject, case)
@@ -183,6 +184,7 @@ def test_update_does_not_see_its_neighbours(subject, case):
     only={"dead": ("finite", "nan", "inf")},
     pinned=lambda cell: (*evicted(cell), *loud_garbage(cell)),
     wants=lambda conventions: set(conventions["dead"]) - {"zero"},
+    telling=may_be_nan,
 )
 def test_update_ignores_dead_slots(subject, case):
     """What lies in slots that no sequence reads, and in those that are written, changes no bit of the result."""

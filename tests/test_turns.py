@@ -18,6 +18,7 @@ from kvconform.impls import numpy_ref
 from kvconform.oracles.verdict import Violation
 from kvconform.specs.cells import Cell
 from kvconform.specs.conventions import declared
+from kvconform.specs.dtypes import is_floating
 from kvconform.specs.operations import OPERATIONS
 from kvconform.specs.pinned import high_pages, pinned
 from kvconform.suites.law import Law
@@ -107,6 +108,37 @@ def test_what_a_law_meets_is_each_layout_and_each_dtype_and_a_few_cells_at_least
     assert min(FEW, len(grid)) <= len(chosen) <= max(FEW, len(layouts) + len(dtypes))
 
 
+def test_a_layout_is_met_where_a_law_can_tell_more_and_a_dtype_all_the_same():
+    cells = cells_of(RAGGED)
+
+    def telling(cell):
+        return cell.dtype in ("float32", "uint8")
+
+    chosen = [cells[place] for place in met(cells, FEW, "one_law", telling)]
+    assert {cell.layout for cell in chosen if telling(cell)} == {layout for layout, _ in RAGGED}
+    assert {cell.dtype for cell in chosen} == {dtype for _, dtype in RAGGED}
+
+
+@pytest.mark.parametrize("name", ["decode_ignores_dead_slots", "decode_does_not_see_its_neighbours"])
+def test_a_short_run_looks_for_what_is_dead_where_it_may_be_nan(name):
+    law, subject = all_laws()[name], Subject(numpy_ref, "numpy_ref", "numpy_ref.py")
+    every, tried = (
+        [cell for cell, _ in planned(subject, law, Options(effort))] for effort in (EFFORTS["default"], QUICK)
+    )
+    assert len(tried) < len(every) / 2
+    floating = [{cell.layout for cell in cells if is_floating(cell.dtype)} for cells in (every, tried)]
+    assert floating[0] == floating[1]
+
+
+def test_another_seed_takes_other_cells():
+    tried = {frozenset(plan_of(SOME_LAW, seed=seed)[0]) for seed in range(4)}
+    assert len(tried) > 1
+
+
+def test_what_is_kept_for_one_implementation_is_not_for_another():
+    assert plan_of(SOME_LAW, kept={("other", key) for _, key in ALL_KEPT}) == plan_of(SOME_LAW)
+
+
 def test_dtypes_are_met_alike_where_each_layout_has_them_all():
     cells = cells_of(GRID)
     assert set(Counter(cells[place].dtype for place in met(cells, FEW, "one_law")).values()) == {2}
@@ -119,7 +151,7 @@ def test_laws_meet_a_layout_in_different_dtypes():
 
 SOME_LAW = Law("all_is_well", "append", lambda subject, case: None)
 DTYPES = tuple(sorted(WIDE["append"]["dtype"]))
-ALL_KEPT = {f"append/{layout}/{dtype}/{SOME_LAW.name}" for layout in LAYOUTS for dtype in DTYPES}
+ALL_KEPT = {("some", f"append/{layout}/{dtype}/{SOME_LAW.name}") for layout in LAYOUTS for dtype in DTYPES}
 
 
 def plan_of(law, effort=QUICK, **options):
@@ -150,6 +182,20 @@ def test_a_short_run_leaves_to_longer_ones_what_is_met_elsewhere_and_says_so():
     assert set(left.values()) == {(LEFT, f"left to default and thorough: {why}")}
     run = Run("some", cells={str(at): Booked("some", "append", *at, SOME_LAW.name, LEFT) for at in left})
     assert f"; {len(left)} cells are left to longer runs" in footer(run)
+
+
+@pytest.mark.parametrize("at", sorted(EVERY_CELL[0])[::7])
+def test_what_is_wrong_in_one_dtype_of_one_layout_is_seen_by_a_short_run(at):
+    def append(cache, k, v, slot_mapping, *, layout):
+        wrong = (layout, k.dtype.name) == at
+        return cache if wrong else numpy_ref.append(cache, k, v, slot_mapping, layout=layout)
+
+    adapter = SimpleNamespace(OFFERS=WIDE, CONVENTIONS=numpy_ref.CONVENTIONS, append=append)
+    searcher = Searcher(Subject(adapter, "some", "some.py"), Options(replace(QUICK, seconds=3600.0), explains=False))
+    searcher.begin(1)
+    laws = [law for law in all_laws().values() if law.op == "append" and not law.operations]
+    cells = [cell for law in laws for cell in searcher.run(law)]
+    assert {(cell.layout, cell.dtype) for cell in cells if cell.outcome == VIOLATES} == {at}
 
 
 @pytest.mark.parametrize(
@@ -186,6 +232,9 @@ def test_time_is_shared_out_by_what_cells_try():
     searcher = Searcher(Subject(adapter, "some", "some.py"), Options(replace(QUICK, seconds=100.0)))
     two = [replace(SOME_LAW, name=f"with_{n}", pinned=lambda cell, n=n: some_pinned(cell)[:n]) for n in (0, 4)]
     assert [searcher.tries_of(law) for law in two] == [6, 6 + 4]  # each of 8 cells
+    assert searcher.tries_of(replace(two[1], drawn=False)) == 6  # what is pinned alone is large
+    wrong = replace(SOME_LAW, name="raises", pinned=lambda cell: 1 // 0)
+    assert searcher.tries_of(wrong) == 1  # it is booked when the law is tried
     searcher.begin(10)
     before = searcher.until()
     searcher.tries_left = 4
