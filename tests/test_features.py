@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 
 from kvconform.faults.of_features import FEATURE_FAULTS
 from kvconform.harness.adapters import find
-from kvconform.harness.booking import CONFORMS, NOT_OFFERED
+from kvconform.harness.booking import CONFORMS, NOT_OFFERED, VIOLATES
 from kvconform.harness.efforts import EFFORTS
 from kvconform.harness.faulty import FaultySubject
 from kvconform.harness.laws import all_laws
@@ -328,6 +329,33 @@ def test_a_wrong_reading_of_a_tree_is_named(reference, fault):
     searcher.begin(1)
     (cell,) = searcher.run(all_laws()[BOUND])
     assert cell.looks_like == TREE_MISTAKES[fault]
+
+
+def _without_cap_behind_the_32nd(reference):
+    """A kernel that forgets the soft cap where a second warp of sequences is launched."""
+    right = reference.adapter.paged_decode
+
+    def paged_decode(q, *arguments, soft_cap=None, q_lens=None, **options):
+        out, lse = right(q, *arguments, soft_cap=soft_cap, q_lens=q_lens, **options)
+        kv_lens = arguments[2]
+        behind = np.repeat(np.arange(len(kv_lens)), 1 if q_lens is None else q_lens) >= 32
+        if soft_cap is not None and behind.any():
+            other = right(q, *arguments, q_lens=q_lens, **options)
+            for mine, without in zip((out, lse), other, strict=True):
+                mine[behind] = without[behind]
+        return out, lse
+
+    offer = {"layout": {"nhd"}, "dtype": {"float32"}, "soft_cap": {0.0, 2.0}, "q_lens": {"min": 1}}
+    return Subject(SimpleNamespace(OFFERS={"paged_decode": offer}, paged_decode=paged_decode), "some", "some.py")
+
+
+@pytest.mark.parametrize(("profile", "outcome"), [("quick", CONFORMS), ("default", VIOLATES)])
+def test_what_meets_a_feature_in_a_large_batch_alone_is_seen_by_longer_runs(reference, profile, outcome):
+    effort = replace(EFFORTS[profile], seconds=3600.0)
+    searcher = Searcher(_without_cap_behind_the_32nd(reference), Options(effort, laws=(BOUND,), explains=False))
+    searcher.begin(1)
+    (cell,) = searcher.run(all_laws()[BOUND])
+    assert cell.outcome == outcome
 
 
 @pytest.mark.parametrize(
