@@ -115,7 +115,7 @@ class Searcher:
         with suppress(Exception):  # it is booked when the law is tried
             for cell, _ in every[:1]:
                 families = cell.families(law.families) if law.drawn else ()
-                turn = Turn(0, len(every), self.options.effort.of(law.op), cell.static)
+                turn = Turn(0, len(every), self.options.effort.of(law.op), cell.static, law.every_cell)
                 tries = turn.planned(law.pinned_cases(cell), families)
                 return tries if law.drawn else max(tries, turn.examples)
         return 1
@@ -130,7 +130,7 @@ class Searcher:
                 continue
             start = time.monotonic()
             self.tries_left = max(0, self.tries_left - tries)
-            _Trial(self, law, cell, booked, Turn(place, len(every), effort, cell.static)).run()
+            _Trial(self, law, cell, booked, Turn(place, len(every), effort, cell.static, law.every_cell)).run()
             self.spent += time.monotonic() - start
             self.journal.write("booked", cell=booked.to_json(), attested=self.subject.attested())
             self.book(booked)

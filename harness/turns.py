@@ -65,12 +65,14 @@ class Turn:
     place, of   which of how many cells of its law it is
     effort      how hard the run tries
     static      whether each of its calls is slow
+    alike       whether each cell tries as many as any other: what no other law tries there, one alone may miss
     """
 
     place: int
     of: int
     effort: Effort
     static: bool = False
+    alike: bool = False
 
     @property
     def examples(self) -> int:
@@ -111,8 +113,9 @@ class Turn:
         return len(self.pinned(pinned)) + drawn
 
     def pinned(self, cases: tuple[_T, ...]) -> tuple[_T, ...]:
-        """Its part of the pinned cases; of those of all, each next one begins where this ends."""
-        return self._part(cases, self._tries(len(cases)))
+        """Its part of the pinned cases, which are shuffled, since those that show the same stand side by side."""
+        mixed = cases if self.whole else tuple(cases[place] for place in _shuffled(len(cases)))
+        return self._part(mixed, self._tries(len(cases)))
 
     def families(self, families: tuple[str, ...]) -> Mapping[str, int]:
         """Family -> cases of it that this cell owes; none where it draws as chance will.
@@ -122,7 +125,7 @@ class Turn:
         """
         least = self.effort.each_family * len(families)
         if not self.whole:
-            owed = max(self._tries(self.examples), 0 if self.static else least)
+            owed = max(self._tries(self.examples), 0 if self.static else self._rounded(least))
             return Counter(self._part(families, owed))
         enough = self.of * self.examples >= least
         each = 1 + -(-self.effort.each_family // self.of)  # the first is the simplest
@@ -131,10 +134,13 @@ class Turn:
     def _tries(self, cases: int) -> int:
         """Of so many cases, how many tries all cells have together: one each at least."""
         whole = self.of if self.effort.whole_cells is None else min(self.of, self.effort.whole_cells)
-        return max(self.of, whole * cases) if cases else 0
+        return self._rounded(max(self.of, whole * cases)) if cases else 0
+
+    def _rounded(self, tries: int) -> int:
+        return -(-tries // self.of) * self.of if self.alike else tries
 
     def _part(self, some: tuple[_T, ...], tries: int) -> tuple[_T, ...]:
-        """Its part of so many tries, which go round and round."""
+        """Its part of so many tries, which go round and round: each next one begins where this ends."""
         begin, end = (rank * tries // self.of for rank in (self._rank, self._rank + 1))
         return tuple(some[i % len(some)] for i in range(begin, end))
 
