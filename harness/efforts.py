@@ -47,9 +47,9 @@ class Effort:
         return replace(self, **self.attention) if OPERATIONS[op].attends else self
 
 
-BATCHES = {"examples": 24, "num_seqs": (1, 3, 9, 17, 65)}
+BATCHES = {"examples": 24, "num_seqs": (1, 3, 9, 17, 49)}
 """Of attention where there is time: fewer calls of more sequences. What is worked out beside a call costs hardly more
-for a large batch, so that more of the time is the implementation's. 65: more than two warps have threads.
+for a large batch, so that more of the time is the implementation's. 49: more than a warp has threads.
 
 Of attention alone: what else takes sequences costs as much for each of them, or, of product quantisation, far more.
 """
