@@ -305,6 +305,15 @@ def test_no_batch_is_larger_than_an_offer_allows():
     assert max(_sequences_of("decode_is_within_the_bound", "default", few)) == 17
 
 
+@pytest.mark.parametrize("limit", [{"min": 2}, {"min": 2, "max": 4}, {2, 17}], ids=str)
+def test_the_simplest_batch_is_the_smallest_that_is_offered_whatever_the_profile(limit):
+    law = all_laws()[DECODE]
+    subject = Subject(SimpleNamespace(OFFERS={law.op: SIZES | {"num_seqs": limit}}, CONVENTIONS={}), "some", "some.py")
+    for profile in ("quick", "default"):
+        ((cell, _),) = planned(subject, law, Options(EFFORTS[profile]))
+        assert len(law.simplest(cell).kv_lens) == 2
+
+
 def test_what_moves_tokens_is_drawn_in_small_batches_whatever_the_profile():
     assert _sequences_of("append_writes_exactly_its_slots", "default") == set(NUM_SEQS)
     assert EFFORTS["default"].of("pq_decode_attention").num_seqs == NUM_SEQS

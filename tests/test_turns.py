@@ -9,6 +9,7 @@ import pytest
 from kvconform.harness.booking import CONFORMS, LEFT, VIOLATES, Booked, Run
 from kvconform.harness.cli import all_laws
 from kvconform.harness.efforts import EFFORTS
+from kvconform.harness.expectations import Expectation
 from kvconform.harness.plan import Options, left_out, planned
 from kvconform.harness.report import footer
 from kvconform.harness.search import Searcher
@@ -219,6 +220,19 @@ def test_what_is_wrong_in_one_dtype_of_one_layout_is_seen_by_a_short_run(at):
 )
 def test_no_cell_is_left_to_longer_runs(options):
     assert plan_of(SOME_LAW, **options) == EVERY_CELL
+
+
+def test_the_cell_of_an_expectations_witness_is_tried_by_a_short_run():
+    adapter = SimpleNamespace(OFFERS=WIDE, CONVENTIONS=numpy_ref.CONVENTIONS, append=numpy_ref.append)
+    law, subject = all_laws()["append_writes_nothing_out_of_range"], Subject(adapter, "some", "some.py")
+    left = {(row.layout, row.dtype) for row in left_out(subject, law, Options(QUICK)) if row.outcome == LEFT}
+    layout, dtype = min(left)
+    witness = law.simplest(Cell("append", layout, dtype, WIDE["append"], subject.conventions))
+    searcher = Searcher(subject, Options(QUICK))
+    searcher.expectations = (Expectation("some", (law.name,), "known", witness),)
+    assert (layout, dtype) not in {(cell.layout, cell.dtype) for cell, _ in planned(subject, law, searcher.options)}
+    searcher.read_expectations(all_laws())
+    assert (layout, dtype) in {(cell.layout, cell.dtype) for cell, _ in planned(subject, law, searcher.options)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
