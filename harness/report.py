@@ -181,7 +181,7 @@ def footer(run: Run) -> str:
     turns = sum(c.planned < c.whole for c in cells)
     line += f"; {turns} cells take turns, each with a part of the cases" if turns else ""
     left = sum(c.outcome == LEFT for c in run.cells.values())
-    line += f"; {left} cells are left to longer runs" if left else ""
+    line += f"; {left} {'cells are' if left > 1 else 'cell is'} left to longer runs" if left else ""
     cut = sum(c.message.startswith("cut short") for c in cells)
     return line + (f"; {cut} cells cut short by the time limit" if cut else "")
 

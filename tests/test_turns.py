@@ -197,6 +197,7 @@ def test_a_short_run_leaves_to_longer_ones_what_is_met_elsewhere_and_says_so():
     assert set(left.values()) == {(LEFT, f"left to default and thorough: {why}")}
     run = Run("some", cells={str(at): Booked("some", "append", *at, SOME_LAW.name, LEFT) for at in left})
     assert f"; {len(left)} cells are left to longer runs" in footer(run)
+    assert "; 1 cell is left to longer runs" in footer(Run("some", cells=dict([*run.cells.items()][:1])))
 
 
 @pytest.mark.parametrize("at", sorted(EVERY_CELL[0])[::7])
