@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvconform.harness import shares
-from kvconform.harness.booking import NOT_OFFERED, UNTRIED, Booked
+from kvconform.harness.booking import LEFT, NOT_OFFERED, UNTRIED, Booked
 from kvconform.harness.supervisor import usable_cores
 from kvconform.specs.dtypes import width
 from kvconform.tests.test_exit_codes import ROGUE, TREE, _without_times, impls, kvconform
@@ -257,7 +257,8 @@ def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():
         for dtype in ("float32", "float16", "bfloat16", "int8")
     ]
     left_out = Booked("x", "append", "*", "*", "one", NOT_OFFERED)
-    owner = shares.deal([left_out, *cells], 4, None)
+    left = Booked("x", "append", "nhd", "float32", "tried_elsewhere", LEFT)
+    owner = shares.deal([left_out, left, *cells], 4, None)
     assert list(owner) == [cell.key for cell in cells]
     assert set(owner.values()) == set(range(4))
     units = {}

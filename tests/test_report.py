@@ -95,6 +95,13 @@ def test_every_cell_that_is_not_plainly_fine_is_printed(outcome):
     assert f"kernel {outcome}" in printed(run_of(CONFORMS, outcome))
 
 
+def test_progress_counts_the_cells_that_are_tried():
+    console = Console(record=True, width=200, force_terminal=False)
+    with report.Bars(console) as bars:
+        bars.planned(run_of(CONFORMS, VIOLATES, NOT_OFFERED, LEFT))
+    assert "kernel: 2 cells ..." in console.export_text()
+
+
 def test_the_footer_gives_speed_and_the_share_inside_the_implementation():
     text = report.footer(run_of(CONFORMS, CONFORMS))
     assert "6 examples in 2.0 s, 3 examples/s, 50% of the time inside the implementation" in text
