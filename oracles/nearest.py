@@ -7,8 +7,6 @@ exact (few bits on a common grid), E is 0 and nothing rounds: the least distance
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -31,11 +29,13 @@ def nearest(x: Array, codebooks: Array, profile: Profile) -> Choice:
     """
     cut = x.astype(np.float64).reshape(*x.shape[:2], len(codebooks), 1, codebooks.shape[-1])
     book = codebooks.astype(np.float64)
-    distance = _over_dims(lambda a, b: np.square(a - b), cut, book)
-    size = _over_dims(lambda a, b: np.square(np.abs(a) + np.abs(b)), cut, book)
+    distance, size = _distance(cut, book), _size(np.abs(cut[..., 0, :]), np.abs(book))
     require_range("a distance", size, profile.qk_accumulator, share=0.5)
-    error = np.where(_is_exact(cut, book, size, profile)[..., None], 0.0, _error(distance, size, cut, book, profile))
-    allowed = distance - error <= (distance + error).min(-1, keepdims=True)
+    error = _error(distance, size, cut, book, profile)
+    error[_is_exact(cut, book, size, profile)] = 0.0
+    ends = distance + error
+    least = ends.min(-1, keepdims=True)
+    allowed = np.subtract(distance, error, out=ends) <= least
     lowest = np.arange(distance.shape[-1]) == distance.argmin(-1)[..., None]
     exact = ~error.any(-1, keepdims=True)
     return Choice(np.where(exact, lowest, allowed), distance, error, by_axes(*AXES))
@@ -52,21 +52,33 @@ def _error(distance: Floats, size: Floats, cut: Floats, book: Floats, profile: P
     operands = (1 + unit(profile.q_format)) ** 2 * (1 + unit(profile.k_format)) ** 2 * (1 + profile.qk_error)
     arithmetic = (1 + u) ** (depth + 4)
     cancels = profile.expands_distance or operands > 1
-    relative: Floats = (operands * arithmetic - 1) * (size if cancels else distance)
     lost = (5 * depth + 4) * underflow(profile.qk_accumulator, profile)
     of_operands = operand_underflow(profile.q_format, profile) + operand_underflow(profile.k_format, profile)
-    held = of_operands * _over_dims(lambda a, b: np.abs(a) + np.abs(b), cut, book) if of_operands else 0.0
-    error: Floats = relative + 2 * lost + 4 * held
+    error: Floats = (operands * arithmetic - 1) * (size if cancels else distance)
+    error += 2 * lost + 4 * of_operands * np.abs(cut).sum(-1)
+    error += 4 * of_operands * np.abs(book).sum(-1)
     return error
 
 
-def _over_dims(term: Callable[[Floats, Floats], Floats], cut: Floats, book: Floats) -> Floats:
-    """The sum over dims of what each adds: one dim at a time, since of all together there are as many numbers as
-    centroids times tokens."""
-    total = term(cut[..., 0], book[..., 0])
+def _distance(cut: Floats, book: Floats) -> Floats:
+    """The sum over dims of (x - c)^2: one dim at a time, since of all together there are as many numbers as centroids
+    times tokens."""
+    total = np.square(cut[..., 0] - book[..., 0])
+    step = np.empty_like(total)
     for dim in range(1, cut.shape[-1]):
-        total += term(cut[..., dim], book[..., dim])
+        np.subtract(cut[..., dim], book[..., dim], out=step)
+        total += np.square(step, out=step)
     return total
+
+
+def _size(x: Floats, c: Floats) -> Floats:
+    """The sum over dims of (|x| + |c|)^2, as squares and a product, since nothing cancels in it."""
+    rows = np.moveaxis(x, 2, 0)
+    products = rows.reshape(len(rows), -1, x.shape[-1]) @ np.swapaxes(c, 1, 2)
+    size: Floats = 2 * np.moveaxis(products.reshape(*rows.shape[:-1], -1), 0, 2)
+    size += np.square(x).sum(-1)[..., None]
+    size += np.square(c).sum(-1)
+    return size
 
 
 def _is_exact(cut: Floats, book: Floats, size: Floats, profile: Profile) -> npt.NDArray[np.bool_]:
