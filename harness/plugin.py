@@ -153,6 +153,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             attested=attested,
             conventions={k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in conventions},
             whole_cells=state.options.effort.whole_cells,
+            sets_environment=state.sets_environment,
             cells={key: row.to_json() for key, row in plan.items()},
         )
         searcher.closed |= shares.others(plan.values(), state.options.effort.whole_cells)

@@ -43,6 +43,7 @@ class State:
 
     searchers   implementation -> what tries laws on it
     booked      everything booked so far, cells included that are not tried
+    sets_environment   whether adapters changed what modules may read that they import
     judging     whether any law was collected (a session of benchmarks, or of the host's own tests, judges nothing)
     sampler     what looks where the time goes, where that was asked for;  time: what it saw
     """
@@ -51,6 +52,7 @@ class State:
     searchers: dict[str, Searcher] = field(default_factory=dict)
     booked: list[Booked] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
+    sets_environment: bool = False
     judging: bool = False
     sampler: Sampler | None = None
     time: dict[str, float] = field(default_factory=dict)
@@ -150,9 +152,11 @@ def _add(config: pytest.Config, state: State, found: Found) -> None:
         raise BlockedError(f"{found.name} is blocked: {found.blocked}")
     if found.name in state.searchers:
         raise AdapterError(f"two implementations are called {found.name!r}: give one of them another NAME")
-    closed = os.environ.get(ENV_CLOSED, "")
+    closed, before = os.environ.get(ENV_CLOSED, ""), dict(os.environ)
+    adapter = found.load()
+    state.sets_environment |= before != dict(os.environ)
     state.searchers[found.name] = Searcher(
-        Subject(found.load(), found.name, found.file, found.ref),
+        Subject(adapter, found.name, found.file, found.ref),
         state.options,
         journal=state.journal,
         closed=frozenset(json.loads(Path(closed).read_text(encoding="utf-8"))) if closed else frozenset(),

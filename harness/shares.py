@@ -2,10 +2,14 @@
 
 A share is made of whole layouts and widths of a dtype: cells of these have the same shapes, so that what is compiled is
 compiled once, and a counterexample found in one is tried on the next. Which cell fails does not depend on shares.
+
+The first process writes the plan. The others import meanwhile what the adapter requires, and nothing of the adapter
+itself, which may take a device for itself as it is imported: only the first one can tell that it does not.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,11 +22,15 @@ from kvconform.specs.dtypes import width
 ENV_SHARE = "KVCONFORM_SHARE"
 """Number of the file that a child reads its share from once it has written its plan; unset: everything is its own."""
 
+ENV_EARLY = "KVCONFORM_EARLY"
+"""Modules that a child imports, in one word with commas, before it reads its share and does anything else."""
+
 LEAST_CELLS = 24
 """Cells for which one more process is worth its start."""
 
 START_CELLS = 12
-"""Cells, of those that try all cases of their laws, that one process is done with while another one starts."""
+"""Cells, of those that try all cases of their laws, that the first process is done with while another one imports the
+adapter and plans."""
 
 Unit = tuple[str, int]
 
@@ -72,14 +80,32 @@ def told(share: int, num: int) -> bytes:
     return f"{share}/{num}\n".encode()
 
 
+def is_wanted() -> bool:
+    """Whether this child has something to do; one that is started early waits, with its imports made, to be told.
+
+    Raises what an import raises: the child ends, and another one leaves that to the adapter.
+    """
+    modules = os.environ.pop(ENV_EARLY, None)
+    if modules is None:
+        return True
+    for name in filter(None, modules.split(",")):
+        importlib.import_module(name)
+    os.environ[ENV_SHARE] = _read(os.environ[ENV_SHARE])
+    return bool(os.environ[ENV_SHARE])
+
+
+def _read(number: str) -> str:
+    with os.fdopen(int(number), "r", encoding="ascii") as said:
+        return said.readline().strip()
+
+
 def others(cells: Iterable[Booked], whole_cells: int | None) -> frozenset[str]:
     """Keys of the cells that other processes try, as whoever started this one says; waits until that is said.
 
     whole_cells   as in `deal`
     """
-    number = os.environ.pop(ENV_SHARE, "")
-    if not number:
+    said = os.environ.pop(ENV_SHARE, "")
+    if not said:
         return frozenset()
-    with os.fdopen(int(number), "rb") as said:
-        share, num = map(int, said.readline().split(b"/"))
+    share, num = map(int, (said if "/" in said else _read(said)).split("/"))
     return frozenset(key for key, owner in deal(cells, num, whole_cells).items() if owner != share)

@@ -6,7 +6,8 @@ operation: what stands behind the third in the plan is not tried. The exit code 
 `os._exit(0)`): a run is over when `done` stands in the journal.
 
 Where cores are idle, the cells of one implementation are shared out among several children (harness/shares.py). The
-first writes the plan, and is told then which cells are its own. How a cell ends does not depend on their number.
+first writes the plan, and is told then which cells are its own; the others start beside it, and wait for that. How a
+cell ends does not depend on their number.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -157,6 +159,9 @@ class _Book:
     """What is booked of one implementation, by the threads that each follow one of its children.
 
     over       set: the adapter cannot be judged
+    begun      set: the first child has a slot, which no other one may take from it
+    dealt      set: the plan is known, and whose each cell is, or there will be none
+    early      whether it makes no difference that modules are imported before the adapter is
     closed     cells that are booked;  dead: those that a child died in
     owner      cell -> its share, in the order of the plan
     attested   share -> what its child attested last
@@ -165,40 +170,40 @@ class _Book:
     def __init__(self, run: Run, listener: Listener, how: _How, stop: threading.Event) -> None:
         self.run, self.listener, self.how, self.stop = run, listener, how, stop
         self.lock = threading.RLock()
-        self.over = threading.Event()
+        self.over, self.begun, self.dealt = threading.Event(), threading.Event(), threading.Event()
+        self.early = True
         self.closed: set[str] = set()
         self.dead: set[str] = set()
         self.owner: dict[str, int] = {}
         self.attested: dict[int, dict[str, Any]] = {}
         self.seen: Counter[str] = Counter()
-        self._others: list[Future[None]] = []
-        self._pool = ThreadPoolExecutor(max_workers=max(1, how.processes - 1))
 
     def fill(self) -> None:
-        """Follow the first child, and those that it turns out to be worth."""
-        with self._pool:
+        """Follow the first child, and those beside it that the plan turns out to be worth."""
+        with ThreadPoolExecutor(max_workers=self.how.processes) as pool:
+            others = [pool.submit(_Share(self, share).run) for share in range(1, self.how.processes)]
             try:
                 _Share(self, 0).run()
-                _all_of(self._others)
+                self.dealt.set()
+                _all_of(others)
             except BaseException:
                 self.over.set()
                 raise
         self.run.time = time_shares(self.seen)
 
-    def planned(self, row: Mapping[str, Any]) -> int:
-        """Take the plan, and start the other children when it comes for the first time; how many there are in all."""
+    def planned(self, row: Mapping[str, Any]) -> None:
+        """Take the plan, and deal its cells when it comes for the first time."""
         run = self.run
         with self.lock:
             run.name, run.backend, run.conventions = row["impl"], row["backend"], row["conventions"]
-            first = not run.cells
             for key, cell in row["cells"].items():
                 run.cells.setdefault(key, Booked(**cell))
             self.listener.planned(run)
-            if first:
+            if not self.dealt.is_set():
                 run.processes = shares.num_shares(run.cells.values(), row["attested"], self.how.processes)
                 self.owner = shares.deal(run.cells.values(), run.processes, row["whole_cells"])
-                self._others = [self._pool.submit(_Share(self, i).run) for i in range(1, run.processes)]
-        return run.processes
+                self.early = not row["sets_environment"]
+                self.dealt.set()
 
     def attest(self, share: int, said: dict[str, Any]) -> None:
         """Take what a child's adapter attests: counts are added up."""
@@ -257,20 +262,36 @@ class _Share:
 
     def run(self) -> None:
         """Start children in a slot until one is done, the adapter is refused, or nothing is left to try."""
-        while not self.how.slots.acquire(timeout=POLL_SECONDS):
-            if self.book.stop.is_set():
-                raise _Interrupted
-            if self.book.over.is_set():
-                return
+        if self.share:
+            self._wait(self.book.begun)
+        if not self._wait_for(partial(self.how.slots.acquire, timeout=POLL_SECONDS)):
+            return
+        self.book.begun.set()
         try:
             self._run()
         finally:
             self.how.slots.release()
 
+    def _wait(self, event: threading.Event) -> None:
+        self._wait_for(partial(event.wait, POLL_SECONDS))
+
+    def _wait_for(self, come: Callable[[], bool]) -> bool:
+        """Wait for what comes, each time for a moment; False where there is nothing to wait for any more."""
+        while not come():
+            if self.book.stop.is_set():
+                raise _Interrupted
+            if self.book.over.is_set():
+                return False
+        return True
+
     def _run(self) -> None:
         while not self.book.over.is_set():
+            if self.book.dealt.is_set() and self.share >= self.book.run.processes:
+                return  # nothing is left for it
             watch = self._watch()
-            if watch.error is not None:
+            if watch.early:  # it ended, or will not do
+                self._wait(self.book.dealt)
+            elif watch.error is not None:
                 trace = "\n" + watch.error["trace"] if os.environ.get("KVCONFORM_DEBUG") else ""
                 self.book.fail(watch.error["code"], watch.error["message"] + trace)
             elif watch.done:
@@ -284,6 +305,7 @@ class _Share:
 
     def _watch(self) -> _Watch:
         how, self.starts = self.how, self.starts + 1
+        early = self.share > 0 and not self.book.dealt.is_set()
         closed, path, log = (
             how.folder / f"{name}-{self.share}-{self.starts}" for name in ("closed.json", "journal.jsonl", "log")
         )
@@ -308,6 +330,8 @@ class _Share:
             shares.ENV_SHARE: str(read),
             **{str(k): str(v) for k, v in how.found.literals["ENV"].items()},
         }
+        if early:
+            environment[shares.ENV_EARLY] = ",".join(how.found.literals["REQUIRES"])
         if how.found.module and not how.found.is_builtin:
             environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p and Path(p).resolve() != ROOT)
         with log.open("wb") as file, open(write, "wb", buffering=0) as tells:
@@ -323,8 +347,10 @@ class _Share:
                 )
             finally:
                 os.close(read)
-            watch = _Watch(child, path, log, STARTING_FACTOR * how.stall, tells)
+            watch = _Watch(child, path, log, STARTING_FACTOR * how.stall, tells, early)
             try:
+                if not early and self.share:
+                    self._tell(watch)
                 self._follow(watch)
             finally:
                 _kill(child)
@@ -339,12 +365,17 @@ class _Share:
         beat = time.monotonic()
         while True:
             ended = watch.child.poll() is not None
+            if watch.early and self.book.dealt.is_set():
+                if ended or not self.book.early or self.share >= self.book.run.processes:
+                    return
+                self._tell(watch)
+                watch.early, beat = False, time.monotonic()
             for row in watch.read():
                 beat = time.monotonic()
                 self._take(watch, row)
             if ended or watch.done:  # a thread that a kernel left behind may keep the process alive
                 return
-            if time.monotonic() - beat > watch.patience:
+            if time.monotonic() - beat > watch.patience and not watch.early:
                 watch.stalled = True
                 return
             if self.book.stop.wait(POLL_SECONDS):
@@ -356,10 +387,10 @@ class _Share:
     def _take(self, watch: _Watch, row: dict[str, Any]) -> None:
         kind = row["kind"]
         if kind == "plan":
-            num = self.book.planned(row)
+            self.book.planned(row)
             self.book.attest(self.share, row["attested"])
-            with suppress(OSError):  # it may have died since
-                watch.tells.write(shares.told(self.share, num))
+            if not self.share:
+                self._tell(watch)
         elif kind == "case":
             if watch.key != row["key"]:
                 watch.examples = 0
@@ -378,6 +409,10 @@ class _Share:
             watch.done = True
             with self.book.lock:
                 self.book.seen.update(row["seen"])
+
+    def _tell(self, watch: _Watch) -> None:
+        with suppress(OSError):  # it may have died since
+            watch.tells.write(shares.told(self.share, self.book.run.processes))
 
     def _bury(self, watch: _Watch) -> None:
         """Book the cell that a child died in."""
@@ -417,15 +452,15 @@ class _Watch:
     """One child and what its journal has said.
 
     patience   seconds of silence after which it is taken to hang
-    tells      where it learns its share
+    tells      where it learns its share;  early: it waits for that with its imports made, and is no part of the run yet
     found      a violation that is being explained;  alone: by its case in a fresh import, not by probes
     """
 
     def __init__(
-        self, child: subprocess.Popen[bytes], path: Path, log: Path, patience: float, tells: RawIOBase
+        self, child: subprocess.Popen[bytes], path: Path, log: Path, patience: float, tells: RawIOBase, early: bool
     ) -> None:
         self.child, self._path, self._log, self._offset, self.patience = child, path, log, 0, patience
-        self.tells = tells
+        self.tells, self.early = tells, early
         self.key: str | None = None
         self.case: dict[str, Any] | None = None
         self.found: Booked | None = None

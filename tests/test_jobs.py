@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from kvconform.harness import shares
-from kvconform.harness.booking import LEFT, NOT_OFFERED, UNTRIED, Booked
-from kvconform.harness.supervisor import usable_cores
+from kvconform.harness.adapters import find
+from kvconform.harness.booking import CONFORMS, LEFT, NOT_OFFERED, UNTRIED, Booked
+from kvconform.harness.supervisor import supervise, usable_cores
 from kvconform.specs.dtypes import width
+from kvconform.tests.power import GATHER
 from kvconform.tests.test_exit_codes import ROGUE, TREE, _without_times, impls, kvconform
 
 NAMES = ("hangs", "violates", "is_blocked", "raises_at_import", "crashes", "conforms", "numpy_ref")
@@ -156,14 +159,25 @@ def append(cache, k, v, slot_mapping, *, layout):
 MANY = ("nhd", "hnd", "heads_first", "split_x", "token_slots", "kv_first_nhd", "kv_first_hnd", "page_first_nhd")
 
 
-def shared(folder: Path, *words: object, layouts=MANY, wrong=(), crashes=(), device="a CPU", before=(), more=""):
+def shared(
+    folder: Path,
+    *words: object,
+    layouts=MANY,
+    wrong=(),
+    crashes=(),
+    device="a CPU",
+    before=(),
+    first="",
+    more="",
+    **env,
+):
     """The report of a run of an adapter that appends as numpy_ref does, but where it is wrong or crashes."""
-    source = SHARED
+    source = first + SHARED
     for name, value in (("LAYOUTS", set(layouts)), ("WRONG", wrong), ("CRASHES", crashes), ("DEVICE", device)):
         source = source.replace(name, repr(value))
     (folder / "shared.py").write_text(source + more)
     impls = [word for name in (*before, "shared.py") for word in ("--impl", name)]
-    return kvconform(folder, "run", *impls, "--stall", 5, *words)
+    return kvconform(folder, "run", *impls, "--stall", 5, *words, **env)
 
 
 def processes(run) -> int:
@@ -247,6 +261,61 @@ def test_the_last_implementation_has_the_jobs_that_are_left(tmp_path):
     assert (processes(first), processes(last)) == (1, 2)
     assert len(list(tmp_path.glob("*.pid"))) == 1 + 3
     assert max(map(int, (tmp_path / "counts").read_text().split())) <= 2  # of three, one waits for its turn
+
+
+REQUIRING = """
+import os, sys
+from pathlib import Path
+
+REQUIRES = ("heavy",)
+
+with (Path(__file__).parent / "seen").open("a") as file:
+    file.write(f"{'heavy' in sys.modules} ")
+"""
+
+
+def requiring(folder, heavy, first=""):
+    """A run of an adapter that requires a module; which of its processes had imported that before the adapter."""
+    (folder / "heavy.py").write_text(heavy)
+    run = shared(folder, "--jobs", 2, first=first + REQUIRING, PYTHONPATH=str(folder))
+    assert (processes(run), run.code) == (2, 0), run.text
+    return sorted((folder / "seen").read_text().split())
+
+
+def test_a_further_process_imports_what_an_adapter_requires_before_it_is_known_whether_it_is_needed(tmp_path):
+    assert requiring(tmp_path, "") == ["False", "True"]
+
+
+def test_an_adapter_that_sets_what_modules_may_read_is_imported_before_them_in_each_process(tmp_path):
+    assert requiring(tmp_path, "", "import os\nos.environ['HEAVY'] = '1'\n") == ["False", "False"]
+
+
+@pytest.mark.parametrize("how", ["raise RuntimeError('heavy')", "import os; os._exit(3)"])
+def test_a_module_that_cannot_be_imported_is_the_adapters_to_import_or_not(how, tmp_path):
+    assert requiring(tmp_path, how) == ["False", "False"]
+
+
+class Deaf:
+    """Listens to nothing."""
+
+    def planned(self, run):
+        pass
+
+    def closed(self, run, cell):
+        pass
+
+
+def test_a_further_process_takes_no_slot_from_the_first_one():
+    slots, stop = threading.Semaphore(1), threading.Event()
+    give_up = threading.Timer(30, stop.set)
+    give_up.start()
+    try:
+        run = supervise(find("numpy_ref"), [f"--kv-law={GATHER}"], Deaf(), slots=slots, stop=stop, processes=2)
+    finally:
+        give_up.cancel()
+    assert run.processes == 2
+    assert {cell.outcome for cell in run.cells.values()} - {CONFORMS} <= UNTRIED
+    assert slots.acquire(blocking=False)
 
 
 def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():
