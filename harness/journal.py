@@ -2,7 +2,7 @@
 
 A kernel may print what it likes and exit how it likes; only this file is believed. Kinds of lines:
 
-    plan     {"impl", "backend", "conventions", "whole_cells", "attested", "sets_environment", "cells": {key: Booked}}
+    plan     {"impl", "backend", "conventions", "whole_cells", "attested", "steers_imports", "cells": {key: Booked}}
     case     {"key", "case"}                                              before each call
     named    {"mistake"}                                                  before a mistake is tried on a violation
     found    {"cell": Booked}                                             a red cell, before it is diagnosed by calls

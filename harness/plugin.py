@@ -153,7 +153,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             attested=attested,
             conventions={k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in conventions},
             whole_cells=state.options.effort.whole_cells,
-            sets_environment=state.sets_environment,
+            steers_imports=state.steers_imports,
             cells={key: row.to_json() for key, row in plan.items()},
         )
         searcher.closed |= shares.others(plan.values(), state.options.effort.whole_cells)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,8 @@ class State:
 
     searchers   implementation -> what tries laws on it
     booked      everything booked so far, cells included that are not tried
-    sets_environment   whether adapters changed what modules may read that they import
+    steers_imports   whether adapters changed as they were imported what decides which modules are found or what
+                these read: environment variables, or sys.path
     judging     whether any law was collected (a session of benchmarks, or of the host's own tests, judges nothing)
     sampler     what looks where the time goes, where that was asked for;  time: what it saw
     """
@@ -52,7 +54,7 @@ class State:
     searchers: dict[str, Searcher] = field(default_factory=dict)
     booked: list[Booked] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
-    sets_environment: bool = False
+    steers_imports: bool = False
     judging: bool = False
     sampler: Sampler | None = None
     time: dict[str, float] = field(default_factory=dict)
@@ -152,9 +154,9 @@ def _add(config: pytest.Config, state: State, found: Found) -> None:
         raise BlockedError(f"{found.name} is blocked: {found.blocked}")
     if found.name in state.searchers:
         raise AdapterError(f"two implementations are called {found.name!r}: give one of them another NAME")
-    closed, before = os.environ.get(ENV_CLOSED, ""), dict(os.environ)
+    closed, before = os.environ.get(ENV_CLOSED, ""), (dict(os.environ), sys.path[:])
     adapter = found.load()
-    state.sets_environment |= before != dict(os.environ)
+    state.steers_imports |= before != (dict(os.environ), sys.path)
     state.searchers[found.name] = Searcher(
         Subject(adapter, found.name, found.file, found.ref),
         state.options,

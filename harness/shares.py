@@ -3,7 +3,7 @@
 A share is made of whole layouts and widths of a dtype: cells of these have the same shapes, so that what is compiled is
 compiled once, and a counterexample found in one is tried on the next. Which cell fails does not depend on shares.
 
-The first process writes the plan. The others import meanwhile what the adapter requires, and nothing of the adapter
+The first process writes the plan. A second one imports meanwhile what the adapter requires, and nothing of the adapter
 itself, which may take a device for itself as it is imported: only the first one can tell that it does not.
 """
 
@@ -20,7 +20,7 @@ from kvconform.harness.booking import UNTRIED, Booked
 from kvconform.specs.dtypes import width
 
 ENV_SHARE = "KVCONFORM_SHARE"
-"""Number of the file that a child reads its share from once it has written its plan; unset: everything is its own."""
+"""Number of the file that a child reads its share from, or the share; unset: everything is its own."""
 
 ENV_EARLY = "KVCONFORM_EARLY"
 """Modules that a child imports, in one word with commas, before it reads its share and does anything else."""
@@ -59,7 +59,7 @@ def deal(cells: Iterable[Booked], num: int, whole_cells: int | None) -> dict[str
 
     whole_cells   of a law with more cells than these, each tries a part of as much (`Effort.whole_cells`)
 
-    The first one is at work while the others start.
+    The first one is at work while the others get ready.
     """
     tried = _tried(cells)
     every = Counter(cell.law for cell in tried)

@@ -6,8 +6,8 @@ operation: what stands behind the third in the plan is not tried. The exit code 
 `os._exit(0)`): a run is over when `done` stands in the journal.
 
 Where cores are idle, the cells of one implementation are shared out among several children (harness/shares.py). The
-first writes the plan, and is told then which cells are its own; the others start beside it, and wait for that. How a
-cell ends does not depend on their number.
+first writes the plan, and is told then which cells are its own; the second starts beside it, and waits for that. How
+a cell ends does not depend on their number.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ from kvconform.harness.where_time_goes import shares as time_shares
 
 MAX_DEATHS = 3
 """An operation in so many of whose cells children died is closed."""
+
+EARLY = 1
+"""The share whose process starts before it is known whether it is needed: one, since many may be started in vain."""
 
 POLL_SECONDS = 0.02
 
@@ -161,7 +164,7 @@ class _Book:
     over       set: the adapter cannot be judged
     begun      set: the first child has a slot, which no other one may take from it
     dealt      set: the plan is known, and whose each cell is, or there will be none
-    early      whether it makes no difference that modules are imported before the adapter is
+    early      whether it makes no difference that modules are imported before the adapter is, as far as can be seen
     closed     cells that are booked;  dead: those that a child died in
     owner      cell -> its share, in the order of the plan
     attested   share -> what its child attested last
@@ -202,7 +205,7 @@ class _Book:
             if not self.dealt.is_set():
                 run.processes = shares.num_shares(run.cells.values(), row["attested"], self.how.processes)
                 self.owner = shares.deal(run.cells.values(), run.processes, row["whole_cells"])
-                self.early = not row["sets_environment"]
+                self.early = not row["steers_imports"]
                 self.dealt.set()
 
     def attest(self, share: int, said: dict[str, Any]) -> None:
@@ -263,7 +266,7 @@ class _Share:
     def run(self) -> None:
         """Start children in a slot until one is done, the adapter is refused, or nothing is left to try."""
         if self.share:
-            self._wait(self.book.begun)
+            self._wait(self.book.begun if self.share == EARLY else self.book.dealt)
         if not self._wait_for(partial(self.how.slots.acquire, timeout=POLL_SECONDS)):
             return
         self.book.begun.set()
@@ -280,16 +283,20 @@ class _Share:
         while not come():
             if self.book.stop.is_set():
                 raise _Interrupted
-            if self.book.over.is_set():
+            if self.book.over.is_set() or self._is_idle():
                 return False
         return True
 
+    def _is_idle(self) -> bool:
+        """Whether it is known that there are no cells for it."""
+        return self.book.dealt.is_set() and self.share >= self.book.run.processes
+
     def _run(self) -> None:
         while not self.book.over.is_set():
-            if self.book.dealt.is_set() and self.share >= self.book.run.processes:
-                return  # nothing is left for it
+            if self._is_idle():
+                return
             watch = self._watch()
-            if watch.early:  # it ended, or will not do
+            if watch.early:  # it ended before it had a plan, or will not do: the next one is not early
                 self._wait(self.book.dealt)
             elif watch.error is not None:
                 trace = "\n" + watch.error["trace"] if os.environ.get("KVCONFORM_DEBUG") else ""
@@ -305,7 +312,7 @@ class _Share:
 
     def _watch(self) -> _Watch:
         how, self.starts = self.how, self.starts + 1
-        early = self.share > 0 and not self.book.dealt.is_set()
+        early = self.share == EARLY and not self.book.dealt.is_set()
         closed, path, log = (
             how.folder / f"{name}-{self.share}-{self.starts}" for name in ("closed.json", "journal.jsonl", "log")
         )
@@ -365,17 +372,17 @@ class _Share:
         beat = time.monotonic()
         while True:
             ended = watch.child.poll() is not None
-            if watch.early and self.book.dealt.is_set():
-                if ended or not self.book.early or self.share >= self.book.run.processes:
+            if watch.early and not watch.told and self.book.dealt.is_set():
+                if not self.book.early or self._is_idle():
                     return
                 self._tell(watch)
-                watch.early, beat = False, time.monotonic()
+                beat = time.monotonic()
             for row in watch.read():
                 beat = time.monotonic()
                 self._take(watch, row)
             if ended or watch.done:  # a thread that a kernel left behind may keep the process alive
                 return
-            if time.monotonic() - beat > watch.patience and not watch.early:
+            if time.monotonic() - beat > watch.patience and (watch.told or not watch.early):
                 watch.stalled = True
                 return
             if self.book.stop.wait(POLL_SECONDS):
@@ -387,6 +394,7 @@ class _Share:
     def _take(self, watch: _Watch, row: dict[str, Any]) -> None:
         kind = row["kind"]
         if kind == "plan":
+            watch.early = False
             self.book.planned(row)
             self.book.attest(self.share, row["attested"])
             if not self.share:
@@ -411,6 +419,7 @@ class _Share:
                 self.book.seen.update(row["seen"])
 
     def _tell(self, watch: _Watch) -> None:
+        watch.told = True
         with suppress(OSError):  # it may have died since
             watch.tells.write(shares.told(self.share, self.book.run.processes))
 
@@ -452,7 +461,8 @@ class _Watch:
     """One child and what its journal has said.
 
     patience   seconds of silence after which it is taken to hang
-    tells      where it learns its share;  early: it waits for that with its imports made, and is no part of the run yet
+    tells      where it learns its share;  told: whether it has
+    early      it waits for that with its imports made, and is no part of the run before it has a plan
     found      a violation that is being explained;  alone: by its case in a fresh import, not by probes
     """
 
@@ -460,7 +470,7 @@ class _Watch:
         self, child: subprocess.Popen[bytes], path: Path, log: Path, patience: float, tells: RawIOBase, early: bool
     ) -> None:
         self.child, self._path, self._log, self._offset, self.patience = child, path, log, 0, patience
-        self.tells, self.early = tells, early
+        self.tells, self.told, self.early = tells, False, early
         self.key: str | None = None
         self.case: dict[str, Any] | None = None
         self.found: Booked | None = None

@@ -74,8 +74,8 @@ def _distance(cut: Floats, book: Floats) -> Floats:
 def _size(x: Floats, c: Floats) -> Floats:
     """The sum over dims of (|x| + |c|)^2, as squares and a product, since nothing cancels in it."""
     rows = np.moveaxis(x, 2, 0)
-    products = rows.reshape(len(rows), -1, x.shape[-1]) @ np.swapaxes(c, 1, 2)
-    size: Floats = 2 * np.moveaxis(products.reshape(*rows.shape[:-1], -1), 0, 2)
+    products = rows.reshape(len(rows), rows.shape[1] * rows.shape[2], x.shape[-1]) @ np.swapaxes(c, 1, 2)
+    size: Floats = 2 * np.moveaxis(products.reshape(*rows.shape[:-1], c.shape[1]), 0, 2)
     size += np.square(x).sum(-1)[..., None]
     size += np.square(c).sum(-1)
     return size

@@ -282,15 +282,16 @@ def requiring(folder, heavy, first=""):
     return sorted((folder / "seen").read_text().split())
 
 
-def test_a_further_process_imports_what_an_adapter_requires_before_it_is_known_whether_it_is_needed(tmp_path):
+def test_a_second_process_imports_what_an_adapter_requires_before_it_is_known_whether_it_is_needed(tmp_path):
     assert requiring(tmp_path, "") == ["False", "True"]
 
 
-def test_an_adapter_that_sets_what_modules_may_read_is_imported_before_them_in_each_process(tmp_path):
-    assert requiring(tmp_path, "", "import os\nos.environ['HEAVY'] = '1'\n") == ["False", "False"]
+@pytest.mark.parametrize("steers", ["os.environ['HEAVY'] = '1'", "sys.path.insert(0, 'mine')"])
+def test_an_adapter_that_steers_imports_is_imported_before_what_it_requires_in_each_process(steers, tmp_path):
+    assert requiring(tmp_path, "", f"import os, sys\n{steers}\n") == ["False", "False"]
 
 
-@pytest.mark.parametrize("how", ["raise RuntimeError('heavy')", "import os; os._exit(3)"])
+@pytest.mark.parametrize("how", ["raise RuntimeError('heavy')", "import os, time; time.sleep(12); os._exit(3)"])
 def test_a_module_that_cannot_be_imported_is_the_adapters_to_import_or_not(how, tmp_path):
     assert requiring(tmp_path, how) == ["False", "False"]
 
@@ -305,9 +306,9 @@ class Deaf:
         pass
 
 
-def test_a_further_process_takes_no_slot_from_the_first_one():
+def test_a_second_process_takes_no_slot_from_the_first_one():
     slots, stop = threading.Semaphore(1), threading.Event()
-    give_up = threading.Timer(30, stop.set)
+    give_up = threading.Timer(120, stop.set)
     give_up.start()
     try:
         run = supervise(find("numpy_ref"), [f"--kv-law={GATHER}"], Deaf(), slots=slots, stop=stop, processes=2)
@@ -340,7 +341,7 @@ def test_shares_keep_what_shares_shapes_together_and_leave_nothing_out():
 
 
 @pytest.mark.parametrize(("whole_cells", "laws"), [(None, "abc"), (8, "abcdefghijklmnopqrstuvwxyz")])
-def test_a_share_that_starts_later_is_lighter_by_what_a_start_costs_in_cells_that_try_so_much(whole_cells, laws):
+def test_a_share_that_begins_later_is_lighter_by_what_that_costs_in_cells_that_try_so_much(whole_cells, laws):
     layouts = [f"layout_{i}" for i in range(120)]
     cells = [Booked("x", "append", layout, "int8", law) for law in laws for layout in layouts]
     sizes = Counter(shares.deal(cells, 2, whole_cells).values())

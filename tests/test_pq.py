@@ -138,6 +138,20 @@ def choice(x, centroids, **profile):
     return nearest(np.asarray(x, np.float32)[None, None], book, Profile(**profile)).allowed[0, 0, 0].tolist()
 
 
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (3, 2)])
+def test_the_error_of_a_distance_is_relative_to_the_sum_of_squared_sizes_where_that_cancels(shape):
+    rng = np.random.default_rng(0)
+    x, book = rng.normal(size=(*shape, 4 * 3)), rng.normal(size=(4, 5, 3))
+    judged = nearest(x, book, Profile(expands_distance=True, q_format="bfloat16"))
+    one, other = x.reshape(*shape, 4, 1, 3), book
+    size = np.square(np.abs(one) + np.abs(other)).sum(-1)
+    np.testing.assert_allclose(judged.distance, np.square(one - other).sum(-1), rtol=1e-12)
+    assert judged.allowed.shape == size.shape == (*shape, 4, 5)
+    if size.size:
+        ratio = judged.error / size
+        assert 2 * 2.0**-8 < ratio.min() <= ratio.max() < 2 * 2.0**-8 * 1.01
+
+
 def test_of_centroids_that_tie_exactly_the_lowest_is_the_nearest():
     assert choice([0.5], [[2.0], [1.0], [0.0], [1.0]]) == [False, True, False, False]
     assert choice([0.5, 0.5], [[1.0, 0.0], [0.0, 1.0]]) == [True, False]
