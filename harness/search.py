@@ -112,10 +112,10 @@ class Searcher:
         Cases of a law that draws none are large: they count for as many as are drawn elsewhere.
         """
         every = planned(self.subject, law, self.options)
-        with suppress(Exception):  # it is booked when the law is tried
+        with suppress(Exception):  # it is raised again when the law is tried, and costs that law alone
             for cell, _ in every[:1]:
                 families = cell.families(law.families) if law.drawn else ()
-                turn = Turn(0, len(every), self.options.effort.of(law.op), cell.static, law.every_cell)
+                turn = self._turn(law, cell, 0, len(every))
                 tries = turn.planned(law.pinned_cases(cell), families)
                 return tries if law.drawn else max(tries, turn.examples)
         return 1
@@ -124,18 +124,20 @@ class Searcher:
         """Try a law on each of its cells."""
         done = []
         every, tries = planned(self.subject, law, self.options), self.tries_of(law)
-        effort = self.options.effort.of(law.op)
         for place, (cell, booked) in enumerate(every):
             if booked.key in self.closed:
                 continue
             start = time.monotonic()
             self.tries_left = max(0, self.tries_left - tries)
-            _Trial(self, law, cell, booked, Turn(place, len(every), effort, cell.static, law.every_cell)).run()
+            _Trial(self, law, cell, booked, self._turn(law, cell, place, len(every))).run()
             self.spent += time.monotonic() - start
             self.journal.write("booked", cell=booked.to_json(), attested=self.subject.attested())
             self.book(booked)
             done.append(booked)
         return done
+
+    def _turn(self, law: Law, cell: Cell, place: int, of: int) -> Turn:
+        return Turn(place, of, self.options.effort.of(law.op), cell.static, law.every_cell)
 
     def until(self) -> float:
         """time.monotonic() at which the time of the cell in hand is up: tries end at an even pace, behind a head start.

@@ -423,16 +423,24 @@ class PagedInputs:
         means = scale_of_none(of_none, self.case.head_dim)
         return None if self.sm_scale == means and len(self.row.attended[K]) == 1 else self.sm_scale
 
-    def with_pages_renamed(self) -> PagedInputs:
-        """The same tokens under other page numbers: the pages' order reversed."""
-        other = PagedInputs(self.case)
-        num_pages = self.sizes["page"]
-        renamed = [np.where((table >= 0) & (table < num_pages), num_pages - 1 - table, table) for table in self.tables]
+    def with_pages_renamed(self, first: bool = True) -> PagedInputs:
+        """The same tokens under other page numbers: the pages' order reversed.
+
+        first   whether of the first page of each row, too; what is kept from call to call may look at no other
+        """
+        other, name_of = PagedInputs(self.case), np.arange(self.sizes["page"])
+        kept = [] if first else [number for table in self.tables for number in table[:, 0]]
+        moved = np.setdiff1d(name_of, kept)
+        name_of[moved] = moved[::-1]
+        renamed = [
+            np.where((table >= 0) & (table < len(name_of)), name_of[table % len(name_of)], table)
+            for table in self.tables
+        ]
         other.tables = tuple(new.astype(old.dtype) for new, old in zip(renamed, self.tables, strict=True))
         if "page" in scales.AXES[self.case.kv_scales]:
-            k, v = (None if scale is None else scale[::-1].copy() for scale in self.scales)
+            k, v = (None if scale is None else scale[name_of] for scale in self.scales)
             other.scales = k, v
-        other.null_page = None if self.null_page is None else num_pages - 1 - self.null_page
+        other.null_page = None if self.null_page is None else int(name_of[self.null_page])
         return other
 
     def in_parts(self, num_parts: int) -> PagedInputs:

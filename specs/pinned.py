@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -144,14 +144,18 @@ def _offered_near(cell: Cell, axis: str, least: int) -> int | None:
 
 
 def many_rows(cell: Cell) -> tuple[Case, ...]:
-    """One Case of more query tokens than a tile has rows, where so many are offered."""
+    """Cases of more query tokens than a tile has rows, where so many are offered: plain, in a window that is narrower
+    than these are, and in a tree of more than a word of 64 bits tells."""
     sizes, tokens = _sizes(cell, 0), 131
     lens = (tokens + 71, 7)
     told = query_tokens(cell, lens, tokens) if not cell.static and cell.takes(q_lens=(tokens,)) else {}
     if not told or cell.row.contiguous or not cell.takes(kv_lens=lens):
         return ()
     sizes["page_size"] = cell.allowed("page_size")[-1]
-    return (pinned(cell, family=_every_bit(cell), **(sizes | told | {"kv_lens": lens})),)
+    window = next(cell.taken("window", range(90, tokens)), 0)
+    features: dict[str, Any] = {"window": window, "tree_mask": next(iter(cell.allowed("tree_mask")[1:]), "none")}
+    shown = [{}, *({name: value} for name, value in features.items() if value != DEFAULTS[name])]
+    return tuple(pinned(cell, family=_every_bit(cell), **(sizes | told | more | {"kv_lens": lens})) for more in shown)
 
 
 def wide_windows(cell: Cell) -> tuple[Case, ...]:
@@ -173,9 +177,10 @@ BESIDE: tuple[dict[str, tuple[Any, ...]], ...] = (
         "group": (1, 8),
         "head_dim": (16, 64),
         "num_splits": (1, 32),
-        "longest": (35, 512, 515),
+        "longest": (35, 512, 1100),
         "q_lens": (1, 2),
-        "window": (0, 200),
+        "window": (0, 300),
+        "kv_scales": ("page", "tensor"),
     },
     {
         "num_seqs": (2, 17),
@@ -187,10 +192,36 @@ BESIDE: tuple[dict[str, tuple[Any, ...]], ...] = (
         "longest": (39, 67),
         "q_lens": (9, 37),
         "window": (0, 20),
+        "kv_scales": ("token", "none"),
+    },
+    {
+        "num_seqs": (2,),
+        "page_size": (32, 128),
+        "num_kv_heads": (2,),
+        "group": (1, 7),
+        "head_dim": (128, 136),
+        "num_splits": (1, 3),
+        "longest": (67, 131),
+        "q_lens": (1, 4),
+        "window": (0, 65),
+        "soft_cap": (0.0, 1.5),
+        "kv_scales": ("page", "head"),
+    },
+    {
+        "num_seqs": (2,),
+        "page_size": (16,),
+        "num_kv_heads": (1, 9),
+        "group": (17,),
+        "head_dim": (8,),
+        "num_splits": (1, 3),
+        "longest": (67, 131),
+        "q_lens": (1, 4),
+        "window": (0, 65),
+        "kv_scales": ("head", "none"),
     },
 )
 """Usual sizes, most of them beyond those that are drawn, by which kernels choose among their paths; `longest`: tokens
-of the one sequence that is not short."""
+of the one sequence that is not short, which is the first and the last one in turns; a cap that is no whole number."""
 
 
 @once_a_cell
@@ -217,11 +248,9 @@ def _beside(cell: Cell, sizes: dict[str, tuple[Any, ...]]) -> list[Case]:
         return []
     pools = {axis: offered(axis, some) or (cell.allowed(axis)[0],) for axis, some in pools.items()}
     pools |= {"num_seqs": num_seqs, "longest": longest, "family": _SHOWING[:2]}
-    if "kv_scales" in cell.axes:
-        pools["kv_scales"] = tuple(cell.allowed("kv_scales")[:2])
     made = []
     for seed, row in enumerate(covering(pools)):
-        lens = (row["longest"], *(_SHORT * row["num_seqs"])[: row["num_seqs"] - 1])
+        lens = (row["longest"], *(_SHORT * row["num_seqs"])[: row["num_seqs"] - 1])[:: -1 if seed % 2 else 1]
         values = _sizes(cell, 0) | {axis: n for axis, n in row.items() if axis in (*cell.axes, "family")}
         told = query_tokens(cell, lens, values.pop("q_lens", 1), _several_of_two())
         values |= {"kv_lens": lens} | told
@@ -259,7 +288,19 @@ def _one_large(cell: Cell, axis: str, value: int) -> dict[str, Any] | None:
             return None
     if "dead" in cell.axes and cell.takes(dead=("finite",)):
         shape["dead"] = "finite"  # whatever else is read shows, and is told from zeros
+    if axis == "num_seqs" and "num_splits" in cell.axes:
+        shape |= _of_unequal_work(cell, shape["kv_lens"])
     return shape
+
+
+def _of_unequal_work(cell: Cell, lens: tuple[int, ...]) -> dict[str, Any]:
+    """Axes of a Case of many sequences with which a scheduler has something to do: splits, sinks that one of them has,
+    and every third sequence with two query tokens."""
+    turns = cycle((1, 0, 0))
+    several = cell.takes(q_lens=(2,))
+    told = query_tokens(cell, lens, 2, lambda some: some[0] if next(turns) else some[-1]) if several else {}
+    sinks = [one for one in cell.allowed("sinks") if one != DEFAULTS["sinks"]]
+    return {"num_splits": cell.allowed("num_splits")[-1]} | told | ({"sinks": sinks[0]} if sinks else {})
 
 
 SHOWN = {"window": (3,), "soft_cap": (2.0,), "sinks": ("drawn",), "alibi_slopes": ("drawn",), "q_lens": (3, 2)}
@@ -554,10 +595,11 @@ def _of_length(cell: Cell, longest: int, dims: Mapping[str, int]) -> list[Case]:
 
 
 def _of_many_pages(cell: Cell, case: Case) -> tuple[Case, ...]:
-    """A long context of more pages than a row of a table is likely to have room for, where pages are small enough."""
+    """A long context of more pages than a row of a table is likely to have room for, where pages are small enough: in
+    the last sequence, behind one of half as many, whose tiles and splits are others."""
     size = cell.allowed("page_size")[0]
-    lens = ((MANY_PAGES + 1) * size + 1, case.kv_lens[1])
-    fits = not cell.row.contiguous and lens[0] <= LONG and cell.takes(kv_lens=lens)
+    lens = (MANY_PAGES // 2 * size + 1, case.kv_lens[1], (MANY_PAGES + 1) * size + 1)
+    fits = not cell.row.contiguous and lens[-1] <= LONG and cell.takes(kv_lens=lens)
     return (replace(case, page_size=size, kv_lens=lens),) if fits else ()
 
 

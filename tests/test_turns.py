@@ -263,7 +263,9 @@ def test_time_is_shared_out_by_what_cells_try():
     assert [searcher.tries_of(law) for law in two] == [6, 6 + 4]  # each of 8 cells
     assert searcher.tries_of(replace(two[1], drawn=False)) == 6  # what is pinned alone is large
     wrong = replace(SOME_LAW, name="raises", pinned=lambda cell: 1 // 0)
-    assert searcher.tries_of(wrong) == 1  # it is booked when the law is tried
+    assert searcher.tries_of(wrong) == 1  # it is raised when the law is tried
+    with pytest.raises(ZeroDivisionError):
+        searcher.run(wrong)
     searcher.begin(10)
     before = searcher.until()
     searcher.tries_left = 4
