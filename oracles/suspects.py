@@ -75,14 +75,16 @@ def suspect(
 def _overflow(
     inputs: PagedInputs, cache: Mapping[str, Array], reading: DecodeReading, got: Array, wrong: list[tuple[int, int]]
 ) -> str | None:
-    """That exp of raw scores overflows, where rows of a sequence that have such a score are no numbers; others are."""
+    """That exp of raw scores overflows, where rows of a sequence that have such a score hold no number, since what is
+    divided by infinity is none in any dim; others hold numbers alone."""
     rows = np.flatnonzero(reading.seq_of == reading.seq_of[wrong[0][0]]).tolist() if wrong else []
     others = [(row, head) for row in rows for head in range(got.shape[1]) if (row, head) not in wrong]
     top = 0.0
     for row, head in (*wrong, *others[:MOST_ROWS]):
         with np.errstate(all="ignore"):
             of_row = _moves(inputs, cache, reading, row, head).top
-        if (of_row > OVERFLOWS) == bool(np.isfinite(got[row, head]).all()):
+        numbers = np.isfinite(got[row, head])
+        if numbers.any() if of_row > OVERFLOWS else not numbers.all():
             return None
         top = max(top, of_row)
     overflows = top > OVERFLOWS

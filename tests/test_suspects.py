@@ -86,6 +86,8 @@ def test_of_rows_that_are_no_numbers_it_is_told_whether_exp_of_a_score_overflows
     got = np.full_like(want.want, np.nan, dtype=np.float32)
     said = suspect(x, cache, right, want, got)
     assert (said or "").startswith("scores meet exp as they are: one of ") == overflows
+    got[..., 0] = want.want[..., 0]
+    assert "exp" not in (suspect(x, cache, right, want, got) or "")  # what is divided by infinity is no number anywhere
     got = np.zeros_like(got)
     assert "exp" not in (suspect(x, cache, right, want, got) or "")  # rows of numbers have overflown nowhere
 
