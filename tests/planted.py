@@ -96,7 +96,7 @@ PLANTED: dict[str, Planted] = {
 
 OTHER: dict[str, str] = {
     "gaps_between_dims_are_multiplied_by_zero": "in the gaps between elements of a strided cache against numbers there",
-    "pages_in_order_of_their_numbers": "out with pages renumbered against before",
+    "pages_in_order_of_their_numbers": "pages renumbered against before",
     "neighbours_are_multiplied_by_zero": "of sequence 0 with nan in all others against before",
     "splits_follow_the_size_of_the_batch": "alone against the whole batch",
     "plan_of_shorter_sequences_is_kept": "after a call with shorter sequences against before",
