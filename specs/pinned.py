@@ -234,10 +234,12 @@ def sizes_beside(cell: Cell) -> tuple[Case, ...]:
     """
     if cell.static or cell.row.contiguous:
         return ()
-    return tuple(case for sizes in BESIDE for case in _beside(cell, sizes))
+    return tuple(case for sizes in BESIDE for case in beside(cell, sizes))
 
 
-def _beside(cell: Cell, sizes: dict[str, tuple[Any, ...]]) -> list[Case]:
+def beside(cell: Cell, sizes: dict[str, tuple[Any, ...]]) -> list[Case]:
+    """Those of one row."""
+
     def offered(axis: str, some: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(n for n in some if cell.takes(**{axis: (n,)}) and cell.admits(axis, n))
 
@@ -250,10 +252,11 @@ def _beside(cell: Cell, sizes: dict[str, tuple[Any, ...]]) -> list[Case]:
     pools |= {"num_seqs": num_seqs, "longest": longest, "family": _SHOWING[:2]}
     made = []
     for seed, row in enumerate(covering(pools)):
-        lens = (row["longest"], *(_SHORT * row["num_seqs"])[: row["num_seqs"] - 1])[:: -1 if seed % 2 else 1]
+        lens = (row["longest"], *(_SHORT * row["num_seqs"])[: row["num_seqs"] - 1])
         values = _sizes(cell, 0) | {axis: n for axis, n in row.items() if axis in (*cell.axes, "family")}
         told = query_tokens(cell, lens, values.pop("q_lens", 1), _several_of_two())
-        values |= {"kv_lens": lens} | told
+        order = -1 if seed % 2 else 1
+        values |= {axis: numbers[::order] for axis, numbers in ({"kv_lens": lens} | told).items()}
         made.append(pinned(cell, **(values | without_room(values) | {"seed": seed})))
     return made
 

@@ -29,6 +29,7 @@ from kvconform.specs.features import FEATURES, OFF, alone, covering, possible
 from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import (
     BESIDE,
+    beside,
     branches,
     evicted,
     evicted_pages,
@@ -90,15 +91,18 @@ def test_any_two_offered_features_are_on_together_in_a_pinned_case(reference):
     assert all(any({one, other} <= some for some in on) for one, other in combinations(FEATURES, 2))
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["few query tokens", "many"])
-def test_usual_sizes_meet_each_other_and_each_feature_in_a_pinned_case(reference, many):
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("row", BESIDE, ids=["long", "many query tokens", "wide heads", "many heads"])
+def test_usual_sizes_meet_each_other_and_each_feature_in_a_pinned_case(reference, row, dtype):
     """A kernel that is taken for long sequences, or wide groups, alone may lack a feature."""
-    cell = cell_of(reference)
-    assert set(sizes_beside(cell)) <= set(all_laws()[BOUND].pinned(cell))
-    made = [case for case in sizes_beside(cell) if (max(case.q_lens, default=1) > 2) == many]
-    assert all(sum(n > 1 for n in case.q_lens) == (2 if case.q_lens else 0) for case in made if many)
+    cell = cell_of(reference, dtype={dtype})
+    made = beside(cell, row)
+    assert set(made) <= {*sizes_beside(cell)} <= set(all_laws()[BOUND].pinned(cell))
+    assert all(sum(n > 1 for n in case.q_lens) == 2 for case in made if case.q_lens)
     shown = {"sinks": ("drawn",), "soft_cap": (2.0,), "alibi_slopes": ("drawn",)}
-    sizes = BESIDE[many] | shown | ({"tree_mask": ("drawn",)} if many else {})
+    trees = max(row["q_lens"]) >= FEATURES["tree_mask"].beside["q_lens"]
+    sizes = shown | row | ({"tree_mask": ("drawn",)} if trees else {})
+    sizes |= {"kv_scales": tuple(one for one in row["kv_scales"] if cell.takes(kv_scales=(one,)))}
 
     def has(case, axis, value):
         told = {"longest": max(case.kv_lens), "num_seqs": len(case.kv_lens), "q_lens": max(case.q_lens, default=1)}
@@ -109,6 +113,11 @@ def test_usual_sizes_meet_each_other_and_each_feature_in_a_pinned_case(reference
 
     each = [(axis, value) for axis, some in sizes.items() for value in some]
     assert [pair for pair in combinations(each, 2) if pair[0][0] != pair[1][0] and not meet(*pair)] == []
+
+
+def test_a_long_sequence_stands_before_short_ones_and_behind_them(reference):
+    made = [case for case in sizes_beside(cell_of(reference)) if max(case.kv_lens) > 512]
+    assert {case.kv_lens.index(max(case.kv_lens)) for case in made} == {0, 1}
 
 
 def test_the_laws_that_rest_on_pinned_cases_of_features_have_them(reference):
