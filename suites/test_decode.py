@@ -105,13 +105,13 @@ def does_not_see_page_numbers(subject, case):
     """Raise Violation unless other page numbers change no bit, of later pages alone or of all."""
     x = inputs(case)
     before = attention(subject, x, cached(x, "zero"))
-    for first, said in ((False, "with later pages renumbered against before"), (True, RENUMBERED)):
+    for first, said in (
+        (False, "with later pages renumbered against before"),
+        (True, "with pages renumbered against before"),
+    ):
         other = x.with_pages_renamed(first)
         if first or any((new != old).any() for new, old in zip(other.tables, x.tables, strict=True)):
             require_repeated(subject, x, attention(subject, other, cached(other, "zero")), before, said)
-
-
-RENUMBERED = "with pages renumbered against before"
 
 
 @law("paged_decode", pinned=of_many, wants=lambda conventions: conventions["deterministic"])
