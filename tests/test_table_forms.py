@@ -218,3 +218,12 @@ def test_evicted_pages_are_drawn_and_pinned_where_declared_and_nowhere_else():
 )
 def test_a_scale_is_left_out_exactly_where_that_means_the_same(means, scale, head_dim, given):
     assert inputs(replace(ONE, sm_scale=scale, head_dim=head_dim)).scale_told(means) == given
+
+
+def test_pages_are_renamed_behind_the_first_of_each_row_alone():
+    shape = {"page_size": 2, "kv_lens": (7, 6), "spare_pages": 2}
+    x = inputs(Case(op="paged_decode", layout="nhd", dtype="float32", **shape))
+    table, renamed = x.tables[0], x.with_pages_renamed(first=False).tables[0]
+    assert (renamed[:, 0] == table[:, 0]).all()
+    assert (renamed[:, 1:] != table[:, 1:]).any()
+    assert (x.with_pages_renamed().tables[0][:, 0] != table[:, 0]).any()
