@@ -25,6 +25,7 @@ class Effort:
     attention         what else holds of operations that attend, of examples and num_seqs
     whole_cells       of a law with more cells than these, so many at least are tried, and each tries a part of as much
                       as these would; None: every cell tries all
+    pinned_cells      of such a law, cells in which each pinned case is tried that all of them have
     each_family       cases of each family of contents that a law sees at least, over all of its cells
     longer            whether laws are tried where each of their cases takes long (`Law.longer`)
     shrink_calls      calls spent on making a counterexample small
@@ -39,6 +40,7 @@ class Effort:
     num_seqs: tuple[int, ...] = NUM_SEQS
     attention: Mapping[str, Any] = field(default_factory=dict, hash=False)
     whole_cells: int | None = None
+    pinned_cells: int = 4
     each_family: int = 3
     longer: bool = True
 
@@ -56,7 +58,13 @@ Of attention alone: what else takes sequences costs as much for each of them, or
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
-        examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0, whole_cells=8, longer=False
+        examples=6,
+        static_examples=2,
+        geometries=1,
+        shrink_calls=150,
+        seconds=45.0,
+        whole_cells=8,
+        longer=False,
     ),
     "default": Effort(
         examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0, attention=BATCHES

@@ -173,7 +173,7 @@ def footer(run: Run) -> str:
         line += f", {examples / busy:.0f} examples/s{each}, {inside / busy:.0%} of the time inside the implementation"
     seen = [c.resolution for c in cells if c.resolution is not None]
     if seen:
-        line += f"; sees a key's weight change by {min(seen):.1g} to {max(seen):.1g}"
+        line += f"; {_resolutions(seen)}"
     if run.attested:
         line += f"; {attested(run.attested)}"
     if run.time:
@@ -184,6 +184,18 @@ def footer(run: Run) -> str:
     line += f"; {left} {'cells are' if left > 1 else 'cell is'} left to longer runs" if left else ""
     cut = sum(c.message.startswith("cut short") for c in cells)
     return line + (f"; {cut} cells cut short by the time limit" if cut else "")
+
+
+def _resolutions(seen: Sequence[float]) -> str:
+    """How much a key's weight has to change to be seen: in the cell that sees most, and in that which sees least.
+
+    No weight changes by 1, so that a cell of such a figure, whose few cases are dominated by one key each, sees none.
+    """
+    some = [one for one in seen if one < 1]
+    if not some:
+        return "sees no key's weight change"
+    line, blind = f"sees a key's weight change by {min(some):.1g} to {max(some):.1g}", len(seen) - len(some)
+    return line + (f"; {blind} {'cells see' if blind > 1 else 'cell sees'} none" if blind else "")
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:

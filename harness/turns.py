@@ -3,8 +3,8 @@
 Kernels are generic in layout and dtype, so that what one cell has shown, others need not show again in a short run. No
 pair is left out: a law meets each layout and each dtype, and each layout meets each dtype in the laws that are tried in
 every cell (`Law.every_cell`); another seed takes other cells. No cell that is tried is without a case, and over all of
-them nothing is left out: each pinned case that they all have is tried in `whole_cells` of them, and as many cases are
-drawn, of each family no fewer than a law owes, as so many cells would have drawn.
+them nothing is left out: each pinned case that they all have is tried in `pinned_cells` of them, and as many cases are
+drawn, of each family no fewer than a law owes, as `whole_cells` would have drawn.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Turn:
     def pinned(self, cases: tuple[_T, ...]) -> tuple[_T, ...]:
         """Its part of the pinned cases, which are shuffled, since those that show the same stand side by side."""
         mixed = cases if self.whole else tuple(cases[place] for place in _shuffled(len(cases)))
-        return self._part(mixed, self._tries(len(cases)))
+        return self._part(mixed, self._tries(len(cases), self.effort.pinned_cells))
 
     def families(self, families: tuple[str, ...]) -> Mapping[str, int]:
         """Family -> cases of it that this cell owes; none where it draws as chance will.
@@ -131,9 +131,9 @@ class Turn:
         each = 1 + -(-self.effort.each_family // self.of)  # the first is the simplest
         return {} if self.static or enough else dict.fromkeys(families, each)
 
-    def _tries(self, cases: int) -> int:
-        """Of so many cases, how many tries all cells have together: one each at least."""
-        whole = self.of if self.effort.whole_cells is None else min(self.of, self.effort.whole_cells)
+    def _tries(self, cases: int, most: int | None = None) -> int:
+        """Of so many cases, each in `most` cells, how many tries all cells have together: one each at least."""
+        whole = min((n for n in (most, self.effort.whole_cells) if n is not None and not self.whole), default=self.of)
         return self._rounded(max(self.of, whole * cases)) if cases else 0
 
     def _rounded(self, tries: int) -> int:

@@ -135,10 +135,12 @@ def once_a_cell(what: Callable[Concatenate[Cell, _P], _T]) -> Callable[Concatena
 
     @wraps(what)
     def asked(cell: Cell, /, *about: _P.args, **named: _P.kwargs) -> _T:
-        key = (what, *about, *named.items())
-        if key not in cell._memo:
-            cell._memo[key] = what(cell, *about, **named)
-        found: _T = cell._memo[key]
+        key = (what, *about, *named.items()) if named else (what, *about)
+        found: _T
+        try:
+            found = cell._memo[key]
+        except KeyError:
+            found = cell._memo[key] = what(cell, *about, **named)
         return found
 
     return asked
@@ -204,7 +206,7 @@ class Cell:
 
     def takes(self, **values: tuple[Any, ...]) -> bool:
         """Whether the offer allows each of some values of each axis."""
-        return all(all_hold(self.predicates(axis), value) for axis, some in values.items() for value in some)
+        return all(_all_hold_for_each(self.predicates(axis), some) for axis, some in values.items())
 
     def taken(self, axis: str, values: Iterable[Any]) -> Iterator[Any]:
         """Those of many values of an axis that the offer allows, in their order; sought where few are named."""
@@ -440,6 +442,10 @@ def _with_members(pool: list[Any], predicates: list[Any]) -> list[Any]:
 
 def all_hold(predicates: list[Any], value: Any) -> bool:
     return all(holds(predicate, value) for predicate in predicates)
+
+
+def _all_hold_for_each(predicates: list[Any], values: tuple[Any, ...]) -> bool:
+    return not predicates or all(all_hold(predicates, value) for value in dict.fromkeys(values))
 
 
 def cells(

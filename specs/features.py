@@ -13,10 +13,11 @@ decide for themselves about each is a convention (specs/conventions.py).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import combinations, product
+from itertools import chain, combinations, product
 from typing import Any
 
 
@@ -126,9 +127,11 @@ def _covering(pools: tuple[tuple[str, tuple[Any, ...]], ...]) -> tuple[dict[str,
     left -= set(_pairs(simplest))
     while left:
         row: dict[str, Any] = {}
-        for name in sorted(names, key=lambda n: (not _asks(n), -sum(n in dict(pair) for pair in left))):
+        later = Counter(chain.from_iterable(left))
+        pairs = Counter(name for pair in left for name in dict(pair))
+        for name in sorted(names, key=lambda n: (not _asks(n), -pairs[n])):
             fits = [v for v in dict(pools)[name] if possible(row | {name: v})]
-            row[name] = max(fits, key=lambda v: _newly(left, row | {name: v}, name))
+            row[name] = max(fits, key=lambda v: (_newly(left, row, (name, v)), later[name, v]))
         left -= set(_pairs(row))
         rows.append({name: row[name] for name in names})
     return tuple(rows)
@@ -139,11 +142,9 @@ def _asks(name: str) -> bool:
     return name in FEATURES and bool(FEATURES[name].beside)
 
 
-def _newly(left: set[frozenset[Any]], row: Mapping[str, Any], name: str) -> tuple[int, int]:
-    """Pairs not yet covered that a choice covers now, and those that it may cover later."""
-    chosen = (name, row[name])
-    now = sum(chosen in pair and pair <= set(row.items()) for pair in left)
-    return now, sum(chosen in pair for pair in left)
+def _newly(left: set[frozenset[Any]], row: Mapping[str, Any], chosen: tuple[str, Any]) -> int:
+    """Pairs not yet covered that a choice beside those of a row covers."""
+    return sum(frozenset(pair) in left for pair in ((chosen,), *((chosen, one) for one in row.items())))
 
 
 def _pairs(row: Mapping[str, Any]) -> Iterator[frozenset[Any]]:

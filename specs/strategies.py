@@ -194,7 +194,8 @@ def query_tokens(
     if not cell.one_q_len:
         others = [(1, n) if appends else (1,) for n in kv_lens]
         some = [(min(most, max(n, 1)), *more) for n, more in zip(kv_lens, others, strict=True)]
-        return {"q_lens": tuple(one_of(_taken(cell, dict.fromkeys(pool))) for pool in some)}
+        taken = {pool: _taken(cell, dict.fromkeys(pool)) for pool in set(some)}
+        return {"q_lens": tuple(one_of(taken[pool]) for pool in some)}
     needed = most if appends or cell.conventions["empty_rows"] == "undefined" else 0
     return {"q_lens": (most,) * len(kv_lens)} if min(kv_lens, default=0) >= needed else {}
 

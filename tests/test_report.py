@@ -102,6 +102,26 @@ def test_progress_counts_the_cells_that_are_tried():
     assert "kernel: 2 cells ..." in console.export_text()
 
 
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ((1e-9, 0.004), "sees a key's weight change by 1e-09 to 0.004;"),
+        ((1e-9, 0.004, 3e10), "sees a key's weight change by 1e-09 to 0.004; 1 cell sees none;"),
+        ((2.0, 1e-9, 3e10), "sees a key's weight change by 1e-09 to 1e-09; 2 cells see none;"),
+        ((3e10,), "sees no key's weight change;"),
+        ((), ""),
+    ],
+)
+def test_the_footer_says_of_a_figure_that_no_weight_reaches_that_nothing_is_seen(seen, said):
+    run = run_of(*[CONFORMS] * max(1, len(seen)))
+    for cell, figure in zip(run.cells.values(), seen, strict=False):
+        cell.resolution = figure
+    run.attested = {"device": "cpu"}
+    text = report.footer(run)
+    assert said in text
+    assert bool(seen) == ("weight" in text)
+
+
 def test_the_footer_gives_speed_and_the_share_inside_the_implementation():
     text = report.footer(run_of(CONFORMS, CONFORMS))
     assert "6 examples in 2.0 s, 3 examples/s, 50% of the time inside the implementation" in text

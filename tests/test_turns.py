@@ -52,7 +52,7 @@ def test_together_they_try_each_pinned_case_and_each_family_as_often_as_a_few_wh
     some = turns(num, static=static)
     pinned_cases = Counter(case for turn in some for case in turn.pinned(PINNED))
     assert set(pinned_cases) == set(PINNED)
-    assert min(pinned_cases.values()) >= min(num, FEW)
+    assert min(pinned_cases.values()) >= (num if num <= FEW else QUICK.pinned_cells)
     owed = Counter()
     for turn in some:
         owed.update(turn.families(FAMILIES))
@@ -72,9 +72,9 @@ def test_where_no_other_law_is_tried_each_cell_tries_as_many_as_any_other(num):
 
 
 def test_a_cell_tries_no_pinned_cases_that_stand_side_by_side_alone():
-    places = [sorted(PINNED.index(case) for case in turn.pinned(PINNED)) for turn in turns(100)]
+    places = [sorted(PINNED.index(case) for case in turn.pinned(PINNED)) for turn in turns(50)]
     assert {len(some) for some in places} == {2, 3}
-    assert sum(some[-1] - some[0] >= len(some) for some in places) > 80
+    assert sum(some[-1] - some[0] >= len(some) for some in places) > 40
 
 
 @pytest.mark.parametrize("num", [1, 9, 123])
@@ -291,7 +291,9 @@ def test_a_cell_tries_what_it_is_booked_for_and_says_that_it_takes_turns():
     assert len(cells) > FEW
     assert {cell.outcome for cell in cells} == {CONFORMS}
     assert [cell.examples for cell in cells] == [cell.planned for cell in cells]
-    assert {cell.planned for cell in cells} == {2 + 3}  # of 22 cells, in 8 of which all 4 and 6 would be tried
+    assert {cell.planned for cell in cells} == {
+        1 + 3
+    }  # of 22: 4 cases in 4 of them, 6 in 8, one each at least
     assert {cell.whole for cell in cells} == {4 + 6}
     run = Run("some", cells={cell.key: cell for cell in cells})
     assert f"; {len(cells)} cells take turns, each with a part of the cases" in footer(run)
