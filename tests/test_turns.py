@@ -291,9 +291,7 @@ def test_a_cell_tries_what_it_is_booked_for_and_says_that_it_takes_turns():
     assert len(cells) > FEW
     assert {cell.outcome for cell in cells} == {CONFORMS}
     assert [cell.examples for cell in cells] == [cell.planned for cell in cells]
-    assert {cell.planned for cell in cells} == {
-        1 + 3
-    }  # of 22: 4 cases in 4 of them, 6 in 8, one each at least
+    assert {cell.planned for cell in cells} == {1 + 3}  # of 22: 4 cases in 4 of them, 6 in 8, one each at least
     assert {cell.whole for cell in cells} == {4 + 6}
     run = Run("some", cells={cell.key: cell for cell in cells})
     assert f"; {len(cells)} cells take turns, each with a part of the cases" in footer(run)
