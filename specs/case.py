@@ -74,7 +74,8 @@ class Case:
     stray_slots         what every third row of slot_mapping is: none; below: under -1; beyond: past the cache's end;
                         twice: the slot of the first row
     page_ids            which pages hold tokens: any, or high: those with the highest numbers
-    shared_pages        leading pages that all sequences have in common
+    shared_pages        leading pages that sequences have in common
+    shared_by           which: all; or turns: every other one with the first, and those between with the second
     page_moves          which pages copy_pages copies: apart: no page is source and target; swap: pairs, both ways
     pool                how the cache is allocated: dense, or sparse: 2**31 elements and more, of which few pages exist
     num_parts           partial results that merge_states merges
@@ -131,6 +132,7 @@ class Case:
     stray_slots: str = "none"
     page_ids: str = "any"
     shared_pages: int = 0
+    shared_by: str = "all"
     page_moves: str = "apart"
     pool: str = "dense"
     strides: str = "contiguous"

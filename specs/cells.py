@@ -58,6 +58,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "stray_slots": ("none", "below", "beyond", "twice"),
     "page_ids": ("any", "high"),
     "shared_pages": (0, 1, 2),
+    "shared_by": ("all", "turns"),
     "page_moves": ("apart", "swap"),
     "pool": ("dense", "sparse"),
     **{name: row.pool for name, row in FEATURES.items()},
@@ -83,6 +84,7 @@ CONTIGUOUS: dict[str, tuple[Any, ...]] = {
     "table_padding": ("valid",),
     "evicted_pages": ("kept",),
     "shared_pages": (0,),
+    "shared_by": ("all",),
     "poison": ("all", "tails", "gaps", "evicted"),
 }
 """Values that replace those of POOL in a contiguous layout, where a sequence's page is all it has."""

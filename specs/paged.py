@@ -98,12 +98,18 @@ class PagedInputs:
         return seq, np.arange(len(seq)) - np.repeat(np.cumsum(lens) - lens, lens)
 
     @cached_property
+    def mates(self) -> Array:
+        """int64 [num_seqs] the sequence whose leading pages each one has: the first, or the first two in turns."""
+        seq = np.arange(len(self.case.kv_lens))
+        return seq % 2 if self.case.shared_by == "turns" else seq * 0
+
+    @cached_property
     def num_shared(self) -> list[int]:
-        """Leading pages each sequence has in common with the first one: whole pages of both, full before the call."""
+        """Leading pages each sequence has in common with its mate: whole pages of both, full before the call."""
         case = self.case
         new = (case.q_lens or (1,) * len(case.kv_lens)) if case.operation.appends else (0,) * len(case.kv_lens)
         whole = [(n - q_len) // case.page_size for n, q_len in zip(case.kv_lens, new, strict=True)]
-        return [min(case.shared_pages, n, whole[0]) for n in whole]
+        return [min(case.shared_pages, n, whole[mate]) for n, mate in zip(whole, self.mates, strict=True)]
 
     @cached_property
     def tables(self) -> tuple[Array, ...]:
@@ -123,9 +129,10 @@ class PagedInputs:
             if case.table_padding == "null" and self.null_page is not None:
                 table[:] = self.null_page
             for seq, pages in enumerate(self.pages_of):
-                shared = self.num_shared[seq] if seq else 0
+                mate = self.mates[seq]
+                shared = self.num_shared[seq] if seq != mate else 0
                 table[seq, shared:pages] = order[start + shared : start + pages]
-                table[seq, :shared] = table[0, :shared]
+                table[seq, :shared] = table[mate, :shared]
                 start += pages
             tables.append(table)
         return tuple(tables * 2)[:2]
@@ -283,7 +290,7 @@ class PagedInputs:
 
     def _tokens(self, part: Part) -> Array:
         seq, position = self.owners
-        seq = np.where(position // self.case.page_size < np.array(self.num_shared, np.int64)[seq], 0, seq)
+        seq = np.where(position // self.case.page_size < np.array(self.num_shared, np.int64)[seq], self.mates[seq], seq)
         surplus = np.full(self.num_rows - self.num_tokens, _SURPLUS)
         at = [np.concatenate([a, surplus]) for a in (seq, position)]
         at[1] = at[1] // self.row.step(part, "slot", self.sizes, self.case.dtype)  # tokens of a group share its scale

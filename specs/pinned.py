@@ -478,6 +478,21 @@ def table_forms(cell: Cell) -> tuple[Case, ...]:
     return tuple(pinned(cell, table_form=form, family=_every_bit(cell), **shape) for form in forms)
 
 
+def two_prefixes(cell: Cell) -> tuple[Case, ...]:
+    """One Case of five sequences of which every other one has its first pages in common with the first one, and those
+    between with the second: what the first and the last have in common is not what all have.
+
+    None where shapes are compiled.
+    """
+    size = cell.allowed("page_size")[-1]
+    lens = (2 * size + 3, 2 * size + 1, 3 * size, 2 * size + 2, 2 * size + 5)
+    shared = {"shared_pages": 2, "shared_by": "turns"}
+    if cell.static or cell.row.contiguous or not cell.takes(kv_lens=lens, **{axis: (n,) for axis, n in shared.items()}):
+        return ()
+    sizes = _sizes(cell, 0) | {"page_size": size, "num_splits": cell.allowed("num_splits")[-1]}
+    return (pinned(cell, family=_every_bit(cell), kv_lens=lens, **(sizes | shared)),)
+
+
 def equal_scores(cell: Cell) -> tuple[Case, ...]:
     """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
     shapes = cell.geometries() if cell.static else [_sizes(cell, 0) | {"page_size": cell.allowed("page_size")[-1]}]

@@ -21,6 +21,7 @@ from kvconform.specs.pinned import (
     schedule,
     sizes_beside,
     table_forms,
+    two_prefixes,
     wide_windows,
 )
 from kvconform.suites.calls import (
@@ -37,7 +38,11 @@ from kvconform.suites.law import law
 
 def _pinned(cell):
     features = (*schedule(cell), *branches(cell), *far_below(cell))
-    return (*equal_scores(cell), *features, *_of_evicted(cell), *table_forms(cell), *_of_sizes(cell))
+    return (*equal_scores(cell), *features, *_of_evicted(cell), *_of_tables(cell), *_of_sizes(cell))
+
+
+def _of_tables(cell):
+    return (*table_forms(cell), *two_prefixes(cell))
 
 
 def _of_sizes(cell):

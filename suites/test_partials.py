@@ -58,7 +58,7 @@ def _require_whole(subject, x, cache, profile, merged, when):
     "paged_decode",
     needs=NEEDS,
     families=FAMILIES,
-    only={**alone("soft_cap", "q_lens"), "shared_pages": (1, 2), "table_padding": tuple(BEYOND)},
+    only={**alone("soft_cap", "q_lens"), "shared_pages": (1, 2), "shared_by": ("all",), "table_padding": tuple(BEYOND)},
     rows=lambda row: not row.contiguous,
     wants=_is_defined,
     cells=_shares,

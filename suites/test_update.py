@@ -25,6 +25,7 @@ from kvconform.specs.pinned import (
     schedule,
     sizes_beside,
     table_forms,
+    two_prefixes,
     wide_windows,
 )
 from kvconform.suites import test_relations as relations
@@ -68,7 +69,7 @@ def test_update_writes_exactly_the_newest_tokens(subject, case):
 
 def _pinned(cell):
     sizes = (*large(cell), *many_rows(cell), *wide_windows(cell), *sizes_beside(cell))
-    return (*mixtures(cell), *schedule(cell), *table_forms(cell), *sizes)
+    return (*mixtures(cell), *schedule(cell), *table_forms(cell), *two_prefixes(cell), *sizes)
 
 
 @law("append_decode", pinned=_pinned, every_cell=True)

@@ -235,6 +235,22 @@ def test_sequences_share_whole_leading_pages_and_what_is_in_them():
     assert not np.array_equal(rows[4], rows[9])
 
 
+def test_sequences_take_turns_in_which_of_two_prefixes_they_have():
+    case = replace(ONE, op="gather", page_size=2, kv_lens=(5, 4, 5, 7, 1), shared_pages=2, shared_by="turns")
+    x = inputs(case)
+    assert x.num_shared == [2, 2, 2, 2, 0]
+    table = x.block_table[:, :2].tolist()
+    assert table[0] == table[2]
+    assert table[1] == table[3]
+    assert not {*table[0]} & {*table[1]}
+    assert not {*table[0], *table[1]} & {x.block_table[4, 0]}
+    rows = np.split(x.tokens["k"], np.cumsum(case.kv_lens)[:-1])
+    assert np.array_equal(rows[0][:4], rows[2][:4])
+    assert np.array_equal(rows[1][:4], rows[3][:4])
+    assert not np.array_equal(rows[0][:4], rows[1][:4])
+    assert not np.array_equal(rows[0][4:], rows[2][4:])
+
+
 def test_pages_are_moved_apart_or_swapped():
     apart = inputs(replace(ONE, op="copy_pages", kv_lens=(9, 6), page_size=2)).page_mapping
     assert not set(apart[:, 0]) & set(apart[:, 1])

@@ -197,6 +197,14 @@ def test_shared_pages_hold_the_same_tokens_for_all_sequences(family):
         assert np.array_equal(first[:4], third[:4])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pages_that_sequences_share_in_turns_hold_the_same_tokens_for_those(family):
+    x = of_family(family, kv_lens=(11, 9, 9, 10), shared_pages=2, shared_by="turns")
+    for name in ("k", "v"):
+        rows = rows_of(x, name)
+        assert all(np.array_equal(rows[seq][:8], rows[seq + 2][:8]) for seq in (0, 1))
+
+
 @pytest.mark.parametrize(
     ("dtype", "orders", "least"),
     [
