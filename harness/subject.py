@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +63,7 @@ class Subject:
         self._in_place: Mapping[str, str] = getattr(adapter, "IN_PLACE", {})
         self._workspace: Mapping[str, Any] = getattr(adapter, "WORKSPACE", {})
         self._worn: dict[tuple[Any, ...], _Placed] = {}
+        self._overwritten: dict[tuple[Any, ...], _Placed] | None = None
 
     def begin(self) -> None:
         """A case is to be judged: nothing is left of the one before."""
@@ -155,6 +157,16 @@ class Subject:
             if name != WORKSPACE:
                 self._is_the_result(op, name, one, got[name])
         return lse.in_own_form(got, self.conventions)
+
+    @contextmanager
+    def overwriting(self) -> Iterator[None]:
+        """Arguments of calls lie where those of the call before did, by name, shape and dtype, and are written over
+        them; where handles cannot be written to, as ever, in memory of their own."""
+        self._overwritten = {}
+        try:
+            yield
+        finally:
+            self._overwritten = None
 
     def make(self, case: Case, op: str, **arguments: Any) -> Made:
         """An object of the adapter's own, made of copies of host arrays."""
@@ -251,7 +263,25 @@ class Subject:
         """A copy of a host array on the device, in the storage that the Case asks for; other values as they are."""
         if not isinstance(value, np.ndarray):
             return _Placed(value)
-        return self._put(*wrap(np.asarray(value, order="C"), strides, name, gaps))
+        storage, slices = wrap(np.asarray(value, order="C"), strides, name, gaps)
+        if self._overwritten is None:
+            return self._put(storage, slices)
+        key = (name, strides, value.shape, value.dtype)
+        before = self._overwritten.get(key)
+        placed = before and self._put_over(before, storage)
+        self._overwritten[key] = placed or self._put(storage, slices)
+        return self._overwritten[key]
+
+    def _put_over(self, before: _Placed, storage: Array) -> _Placed | None:
+        """Some storage written over that of an argument of the same shape; None where handles take no assignment."""
+        handle = before.handle if before.storage is None else before.storage
+        try:
+            handle[...] = self.to_device(np.array(storage, order="C"))
+        except Violation:
+            raise
+        except BaseException:  # whatever a handle says that is none of an array's, or of one that never changes
+            return None
+        return replace(before, contents=None if before.storage is None else storage)
 
     def _put(self, storage: Array, slices: tuple[slice, ...]) -> _Placed:
         """A copy of some storage on the device, and the view of it that is passed."""

@@ -7,7 +7,7 @@ takes the `subject` fixture, and its row is in `LAWS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -52,6 +52,10 @@ class Subject(Protocol):
 
     def make(self, case: Case, op: str, **arguments: Any) -> Made:
         """An object of the implementation's own, on host arrays."""
+        ...
+
+    def overwriting(self) -> AbstractContextManager[None]:
+        """Arguments of the calls inside lie in the same memory one after another, where the implementation's can."""
         ...
 
     def saw(self, weights: list[float]) -> None:

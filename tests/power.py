@@ -114,6 +114,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "table_is_gathered_beyond_its_sequence": ((BOUND,), None),
     "pages_in_order_of_their_numbers": ((PAGES, UPDATE_PAGES), None),
     "pages_are_planned_by_the_first_of_each_row": ((PAGES,), None),
+    "table_is_planned_for_the_memory_that_it_lies_in": ((PAGES,), None),
     "common_prefix_is_that_of_the_first_and_last_row": ((BOUND,), None),
     "pages_are_gathered_as_if_full": ((GATHER,), None),
     "tile_is_a_run_of_neighbouring_pages": ((PAGES, UPDATE_PAGES), None),

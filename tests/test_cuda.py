@@ -302,6 +302,30 @@ def test_a_view_is_what_numpy_takes(slices: str, dtype: str) -> None:
     np.testing.assert_array_equal(bits(cuda.to_host(handle)), bits(array))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_written_over_an_array_shows_in_its_views(dtype: str) -> None:
+    before, after = random_bits((5, 4, 10), dtype), random_bits((5, 4, 10), dtype)[::-1]
+    handle = cuda.to_device(before)
+    view, address = handle[SLICES["inside"]], handle.address
+    handle[...] = cuda.to_device(after)
+    assert handle.address == address
+    np.testing.assert_array_equal(bits(cuda.to_host(handle)), bits(np.ascontiguousarray(after)))
+    np.testing.assert_array_equal(bits(cuda.to_host(view)), bits(np.ascontiguousarray(after[SLICES["inside"]])))
+
+
+def test_what_is_written_over_a_part_or_by_another_shape_or_type_is_refused() -> None:
+    handle = cuda.to_device(np.arange(6).reshape(2, 3))
+    for target, other in ((handle, np.arange(6)), (handle, np.zeros((2, 3), np.float32)), (handle, np.ones(4))):
+        with pytest.raises(IndexError, match="all is written"):
+            target[...] = cuda.to_device(other)
+    with pytest.raises(IndexError, match="all is written"):
+        handle[(slice(0, 1),)] = cuda.to_device(np.arange(3).reshape(1, 3))
+    view = handle[(slice(None), slice(0, 2))]
+    with pytest.raises(IndexError, match="all is written"):  # it has gaps, which are another's
+        view[...] = cuda.to_device(np.zeros((2, 2), int))
+    np.testing.assert_array_equal(cuda.to_host(handle), np.arange(6).reshape(2, 3))
+
+
 def test_a_view_that_goes_backward_is_refused() -> None:
     with pytest.raises(IndexError, match="a view goes forward"):
         cuda.to_device(np.arange(4))[(slice(None, None, -1),)]

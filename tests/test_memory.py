@@ -20,7 +20,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.cells import POOL
 from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import LAYOUTS
-from kvconform.suites.calls import attend, gathering
+from kvconform.suites.calls import attend, attention, gathering
 from kvconform.tests.families import adapter_named
 from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS
 from kvconform.tests.test_power import EFFORT
@@ -308,3 +308,70 @@ def test_every_merge_is_given_lses_of_the_declared_type(dtype):
     options = Options(EFFORT, 0, laws=(MERGE_REPEATS,))
     (cell,) = Searcher(Subject(adapter, "some", "some.py"), options).run(all_laws()[MERGE_REPEATS])
     assert cell.outcome == CONFORMS, cell
+
+
+STRIDES = ("contiguous", "outer", "all")
+
+
+def renamed(case):
+    """(inputs of a Case, the same with other page numbers): the same shapes."""
+    return inputs(case), inputs(case).with_pages_renamed()
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+def test_arguments_are_written_over_those_of_the_call_before_where_a_law_asks_for_that(strides):
+    held = []
+
+    def decode(q, cache, block_table, kv_lens, **options):
+        held.append([q, *cache.values(), block_table, kv_lens])
+        return numpy_ref.paged_decode(q, cache, block_table, kv_lens, **options)
+
+    subject, case = of(decode, frozenset()), replace(ONE, strides=strides, spare_pages=1)
+    one, two = renamed(case)
+    wider, _ = renamed(replace(case, spare_columns=1))
+    with subject.overwriting():
+        first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
+        tables = [held[0][-2].copy(), held[1][-2].copy()]
+        attention(subject, wider, paged.filled(wider, "zero"))
+    attention(subject, two, paged.filled(two, "zero"))
+    assert all(np.shares_memory(a, b) for a, b in zip(held[0], held[1], strict=True))
+    assert [np.shares_memory(a, b) for a, b in zip(held[1], held[2], strict=True)] == [True, True, True, False, True]
+    assert not any(np.shares_memory(a, b) for a, b in zip(held[2], held[3], strict=True))
+    assert np.array_equal(tables[1], two.block_table)  # both views are of what the second call was given
+    assert np.array_equal(first["out"], second["out"])
+
+
+@pytest.mark.parametrize("strides", STRIDES[1:])
+def test_what_writes_beside_an_argument_that_was_written_over_is_seen(strides):
+    calls = []
+
+    def decode(q, *arguments, **options):
+        calls.append(q)
+        if len(calls) > 1:
+            q.base.reshape(-1)[-1] += 1
+        return numpy_ref.paged_decode(q, *arguments, **options)
+
+    subject, case = of(decode, frozenset()), replace(ONE, strides=strides)
+    one, two = renamed(case)
+    with subject.overwriting():
+        attention(subject, one, paged.filled(one, "zero"))
+        with pytest.raises(Violation, match="wrote beside its argument q"):
+            attention(subject, two, paged.filled(two, "zero"))
+
+
+def test_handles_that_take_no_assignment_are_made_anew():
+    held = []
+
+    def decode(q, cache, block_table, kv_lens, **options):
+        held.append(block_table)
+        cache = {name: one[0] for name, one in cache.items()}
+        return numpy_ref.paged_decode(q[0], cache, block_table[0], kv_lens[0], **options)
+
+    handles = {"to_device": lambda array: (array,), "to_host": lambda one: one[0] if isinstance(one, tuple) else one}
+    subject = of(decode, frozenset(), **handles)
+    one, two = renamed(ONE)
+    with subject.overwriting():
+        first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
+    assert np.array_equal(held[0][0], one.block_table)
+    assert np.array_equal(held[1][0], two.block_table)
+    assert np.array_equal(first["out"], second["out"])

@@ -9,6 +9,7 @@ import weakref
 from copy import copy
 from functools import cache
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,7 +101,7 @@ class DeviceArray:
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.shape, self.dtype = shape, dtype
-        self.strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        self.strides = self.strides_of(shape)
         self._storage = _Storage(math.prod(shape) * dtype.itemsize)
         self.address = self._storage.address
 
@@ -125,11 +126,23 @@ class DeviceArray:
         view.address += first * self.dtype.itemsize
         return view
 
+    def __setitem__(self, whole: EllipsisType, other: DeviceArray) -> None:
+        """Write another array of the same shape and dtype over this one, which has no gaps."""
+        gapless = DeviceArray.strides_of(self.shape)
+        if whole is not ... or (self.shape, self.dtype, gapless) != (other.shape, other.dtype, self.strides):
+            raise IndexError(f"of {self.dtype}{list(self.shape)} all is written, by as much, or nothing")
+        current().upload(self.address, other.numpy())
+
+    @staticmethod
+    def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Elements from one index of each axis to the next, of an array without gaps."""
+        return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
     def part(self, first: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         """Contiguous bytes of this array, from the one numbered `first` on, as an array of its own."""
         view = copy(self)
         view.shape, view.dtype = shape, dtype
-        view.strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        view.strides = self.strides_of(shape)
         view.address += first
         return view
 
