@@ -23,8 +23,8 @@ class Effort:
     geometries        shapes that such a cell is drawn from, because each is compiled
     num_seqs          sequences that a drawn call of any other cell has
     attention         what else holds of operations that attend, of examples and num_seqs
-    whole_cells       of a law with more cells than these, so many at least are tried, and each tries a part of as much
-                      as these would; None: every cell tries all
+    whole_cells       of a law with more cells than these, so many at least are tried, and each draws a part of as many
+                      cases as these would; None: every cell tries all
     pinned_cells      of such a law, cells in which each pinned case is tried that all of them have
     each_family       cases of each family of contents that a law sees at least, over all of its cells
     longer            whether laws are tried where each of their cases takes long (`Law.longer`)

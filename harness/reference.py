@@ -74,9 +74,10 @@ _OF_PROFILES = (
 def _profiles() -> Iterable[tuple[str, ...]]:
     for name, effort in EFFORTS.items():
         attention, few = effort.of("paged_decode"), effort.whole_cells
+        turns = f"of more than {few}, as many drawn cases as of so many, each pinned case in {effort.pinned_cells}"
         drawn = effort.examples, attention.examples, effort.static_examples
         batches = (", ".join(map(str, one.num_seqs)) for one in (effort, attention))
-        cells = f"those of a short run; of more than {few}, as many cases as so many would try" if few else "all"
+        cells = f"those of a short run; {turns}" if few else "all"
         yield f"`{name}`", *map(str, drawn), *batches, cells, f"{effort.seconds:g}"
 
 

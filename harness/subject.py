@@ -268,18 +268,21 @@ class Subject:
             return self._put(storage, slices)
         key = (name, strides, value.shape, value.dtype)
         before = self._overwritten.get(key)
-        placed = before and self._put_over(before, storage)
+        placed = before and self._put_over(before, storage, value)
         self._overwritten[key] = placed or self._put(storage, slices)
         return self._overwritten[key]
 
-    def _put_over(self, before: _Placed, storage: Array) -> _Placed | None:
-        """Some storage written over that of an argument of the same shape; None where handles take no assignment."""
+    def _put_over(self, before: _Placed, storage: Array, value: Array) -> _Placed | None:
+        """Some storage written over that of an argument of the same shape; None where handles take no assignment, or
+        one that does not reach what is passed."""
         handle = before.handle if before.storage is None else before.storage
         try:
             handle[...] = self.to_device(np.array(storage, order="C"))
         except Violation:
             raise
-        except BaseException:  # whatever a handle says that is none of an array's, or of one that never changes
+        except Exception:  # whatever a handle says that is none of an array's, or of one that never changes
+            return None
+        if not _same_bytes(self.to_host("an argument that was written over", before.handle), value):
             return None
         return replace(before, contents=None if before.storage is None else storage)
 

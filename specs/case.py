@@ -75,7 +75,7 @@ class Case:
                         twice: the slot of the first row
     page_ids            which pages hold tokens: any, or high: those with the highest numbers
     shared_pages        leading pages that sequences have in common
-    shared_by           which: all; or turns: every other one with the first, and those between with the second
+    shared_by           which: all; or alternate: every other one with the first, and those between with the second
     page_moves          which pages copy_pages copies: apart: no page is source and target; swap: pairs, both ways
     pool                how the cache is allocated: dense, or sparse: 2**31 elements and more, of which few pages exist
     num_parts           partial results that merge_states merges

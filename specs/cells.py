@@ -58,7 +58,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "stray_slots": ("none", "below", "beyond", "twice"),
     "page_ids": ("any", "high"),
     "shared_pages": (0, 1, 2),
-    "shared_by": ("all", "turns"),
+    "shared_by": ("all", "alternate"),
     "page_moves": ("apart", "swap"),
     "pool": ("dense", "sparse"),
     **{name: row.pool for name, row in FEATURES.items()},
@@ -139,9 +139,9 @@ def once_a_cell(what: Callable[Concatenate[Cell, _P], _T]) -> Callable[Concatena
     def asked(cell: Cell, /, *about: _P.args, **named: _P.kwargs) -> _T:
         key = (what, *about, *named.items()) if named else (what, *about)
         found: _T
-        try:
+        if key in cell._memo:
             found = cell._memo[key]
-        except KeyError:
+        else:
             found = cell._memo[key] = what(cell, *about, **named)
         return found
 

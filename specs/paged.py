@@ -99,9 +99,9 @@ class PagedInputs:
 
     @cached_property
     def mates(self) -> Array:
-        """int64 [num_seqs] the sequence whose leading pages each one has: the first, or the first two in turns."""
+        """int64 [num_seqs] the sequence whose leading pages each one has: the first, or the first two, alternating."""
         seq = np.arange(len(self.case.kv_lens))
-        return seq % 2 if self.case.shared_by == "turns" else seq * 0
+        return seq % 2 if self.case.shared_by == "alternate" else seq * 0
 
     @cached_property
     def num_shared(self) -> list[int]:

@@ -482,15 +482,15 @@ def two_prefixes(cell: Cell) -> tuple[Case, ...]:
     """One Case of five sequences of which every other one has its first pages in common with the first one, and those
     between with the second: what the first and the last have in common is not what all have.
 
-    None where shapes are compiled.
+    None where shapes are compiled, where a page is all that a sequence has, or where no such sharing is offered.
     """
-    size = cell.allowed("page_size")[-1]
+    size, shared = cell.allowed("page_size")[-1], {"shared_pages": cell.allowed("shared_pages")[-1]}
     lens = (2 * size + 3, 2 * size + 1, 3 * size, 2 * size + 2, 2 * size + 5)
-    shared = {"shared_pages": 2, "shared_by": "turns"}
-    if cell.static or cell.row.contiguous or not cell.takes(kv_lens=lens, **{axis: (n,) for axis, n in shared.items()}):
+    offered = shared["shared_pages"] and cell.takes(kv_lens=lens, shared_by=("alternate",))
+    if cell.static or cell.row.contiguous or not offered:
         return ()
     sizes = _sizes(cell, 0) | {"page_size": size, "num_splits": cell.allowed("num_splits")[-1]}
-    return (pinned(cell, family=_every_bit(cell), kv_lens=lens, **(sizes | shared)),)
+    return (pinned(cell, family=_every_bit(cell), kv_lens=lens, shared_by="alternate", **(sizes | shared)),)
 
 
 def equal_scores(cell: Cell) -> tuple[Case, ...]:

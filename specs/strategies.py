@@ -158,6 +158,9 @@ class _Drawn:
             values.pop("evicted_pages", None)
             if values.get("window") and values.get("poison") == "evicted":
                 values.pop("poison")
+        alternate = len(values.get("kv_lens", ())) > 2 and values.get("shared_pages")
+        if not alternate and cell.takes(shared_by=(DEFAULTS["shared_by"],)):
+            values.pop("shared_by", None)
         if "history" in seen:
             values["history"] = tuple(step for step in history() if step)
         family, seed = one_of(self.families), sum(one_of(_QUARTER) << 4 * i for i in range(4))

@@ -49,6 +49,9 @@ Bounds = Callable[[], Mapping[str, Interval]]
 LEFT_OVER = "bits"
 """Unaddressed bytes hold random bit patterns: any change of any of them shows."""
 
+WHERE_OTHERS_LAY = ", in memory that held the arguments of the call before,"
+"""Said of a call inside `Subject.overwriting` that is not the first one there."""
+
 
 def may_be_nan(cell: Cell) -> bool:
     """Whether what is dead may be NaN there: elsewhere laws about it say less."""

@@ -38,7 +38,7 @@ def _takes_parts(cell):
 
 def _shares(cell):
     """Whether a prefix of any length is attended apart, and merged."""
-    return _takes_parts(cell) and cell.takes(shared_pages=(1,))
+    return _takes_parts(cell) and cell.takes(shared_pages=(1,), shared_by=("all",))
 
 
 def _columns(x, columns):

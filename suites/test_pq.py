@@ -14,7 +14,7 @@ from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import pinned
 from kvconform.specs.pq import of_side
 from kvconform.specs.row import SIDE_NAMES, SIDES, K
-from kvconform.suites.calls import BUFFERS, LEFT_OVER, passes_zeros, require_attention, require_both
+from kvconform.suites.calls import BUFFERS, LEFT_OVER, WHERE_OTHERS_LAY, passes_zeros, require_attention, require_both
 from kvconform.suites.law import law, where_compiled
 from kvconform.suites.test_relations import layouts_beside, takes_layouts
 
@@ -212,13 +212,18 @@ def test_pq_attention_ignores_what_is_dead(subject, case):
     rows=lambda row: not row.contiguous,
 )
 def test_pq_attention_does_not_see_page_numbers(subject, case):
-    """Giving every page another number, in pools and page ids alike, changes no bit of the result."""
+    """Giving every page another number, in pools and page ids alike, changes no bit of the result.
+
+    And back again, written over the arguments of the call before.
+    """
     x = inputs(case)
     renamed = x.with_pages_renamed()
+    before = _attend(subject, x, paged.filled(x.pages, "zero"))
     with subject.overwriting():
-        before = _attend(subject, x, paged.filled(x.pages, "zero"))
         after = _attend(subject, renamed, paged.filled(renamed.pages, "zero"))
-    _require_repeated(subject, x, after, before, "with pages renumbered against before")
+        _require_repeated(subject, x, after, before, "with pages renumbered against before")
+        again = _attend(subject, x, paged.filled(x.pages, "zero"))
+    _require_repeated(subject, x, again, before, f"with the first numbers again{WHERE_OTHERS_LAY} against before")
 
 
 @law("pq_decode_attention", wants=lambda conventions: conventions["deterministic"], only={"buffers": BUFFERS})

@@ -194,7 +194,10 @@ def test_update_ignores_dead_slots(subject, case):
 
 @law("append_decode", only={"dead": ("zero",), "spare_pages": (1, 3)}, rows=lambda row: not row.contiguous)
 def test_update_does_not_see_page_numbers(subject, case):
-    """Giving every page another number, in cache and block table alike, changes no bit of the result."""
+    """Giving every page another number, in cache and block table alike, changes no bit of the result.
+
+    Once in other memory, and once written over the arguments of the call before.
+    """
     does_not_see_page_numbers(subject, case)
 
 

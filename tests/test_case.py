@@ -235,8 +235,8 @@ def test_sequences_share_whole_leading_pages_and_what_is_in_them():
     assert not np.array_equal(rows[4], rows[9])
 
 
-def test_sequences_take_turns_in_which_of_two_prefixes_they_have():
-    case = replace(ONE, op="gather", page_size=2, kv_lens=(5, 4, 5, 7, 1), shared_pages=2, shared_by="turns")
+def test_sequences_alternate_between_two_prefixes():
+    case = replace(ONE, op="gather", page_size=2, kv_lens=(5, 4, 5, 7, 1), shared_pages=2, shared_by="alternate")
     x = inputs(case)
     assert x.num_shared == [2, 2, 2, 2, 0]
     table = x.block_table[:, :2].tolist()

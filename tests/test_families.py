@@ -198,8 +198,8 @@ def test_shared_pages_hold_the_same_tokens_for_all_sequences(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pages_that_sequences_share_in_turns_hold_the_same_tokens_for_those(family):
-    x = of_family(family, kv_lens=(11, 9, 9, 10), shared_pages=2, shared_by="turns")
+def test_pages_that_alternate_sequences_share_hold_the_same_tokens_for_those(family):
+    x = of_family(family, kv_lens=(11, 9, 9, 10), shared_pages=2, shared_by="alternate")
     for name in ("k", "v"):
         rows = rows_of(x, name)
         assert all(np.array_equal(rows[seq][:8], rows[seq + 2][:8]) for seq in (0, 1))

@@ -375,3 +375,34 @@ def test_handles_that_take_no_assignment_are_made_anew():
     assert np.array_equal(held[0][0], one.block_table)
     assert np.array_equal(held[1][0], two.block_table)
     assert np.array_equal(first["out"], second["out"])
+
+
+class Rebound:
+    """A handle whose views are views of memory, and whose assignment takes other memory."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __getitem__(self, at):
+        return Rebound(self.array[at])
+
+    def __setitem__(self, at, other):
+        self.array = other.array.copy()
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+def test_handles_whose_views_an_assignment_does_not_reach_are_made_anew(strides):
+    held = []
+
+    def decode(q, cache, block_table, kv_lens, **options):
+        held.append(block_table.array.copy())
+        cache = {name: one.array for name, one in cache.items()}
+        return numpy_ref.paged_decode(q.array, cache, block_table.array, kv_lens.array, **options)
+
+    handles = {"to_device": Rebound, "to_host": lambda one: one.array if isinstance(one, Rebound) else one}
+    subject = of(decode, frozenset(), **handles)
+    one, two = renamed(replace(ONE, strides=strides))
+    with subject.overwriting():
+        first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
+    assert [table.tolist() for table in held] == [one.block_table.tolist(), two.block_table.tolist()]
+    assert np.array_equal(first["out"], second["out"])

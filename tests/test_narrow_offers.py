@@ -36,7 +36,7 @@ NARROW = [
     *({"skip": {n}} for n in (0, 2)),
     *({"spare_pages": {n}} for n in (0, 1)),
     *({"shared_pages": {n}} for n in (0, 1)),
-    *({"shared_by": {name}} for name in ("all", "turns")),
+    *({"shared_by": {name}} for name in ("all", "alternate")),
     *({"stray_slots": {name}} for name in ("none", "beyond")),
     *({axis: {4}} for axis in ("group", "head_dim", "num_splits")),
 ]
