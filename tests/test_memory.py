@@ -22,7 +22,7 @@ from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.suites.calls import attend, attention, gathering
 from kvconform.tests.families import adapter_named
-from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS
+from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS, PAGES, PQ_PAGES
 from kvconform.tests.test_power import EFFORT
 
 ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0, 5), page_size=2, head_dim=6, num_splits=2)
@@ -406,3 +406,19 @@ def test_handles_whose_views_an_assignment_does_not_reach_are_made_anew(strides)
         first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
     assert [table.tolist() for table in held] == [one.block_table.tolist(), two.block_table.tolist()]
     assert np.array_equal(first["out"], second["out"])
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("table_is_planned_for_the_memory_that_it_lies_in", PAGES),
+        ("pq_page_ids_are_planned_for_the_memory_that_they_lie_in", PQ_PAGES),
+    ],
+)
+def test_what_goes_wrong_in_the_memory_of_the_call_before_alone_is_said_to(name, law):
+    found = adapter_named(name)
+    searcher = Searcher(Subject(found.load(), found.name, str(found.path)), Options(EFFORT, laws=(law,)))
+    searcher.begin(1)
+    cells = searcher.run(all_laws()[law])
+    assert {cell.outcome for cell in cells} == {VIOLATES}
+    assert all("in memory that held the arguments of the call before" in cell.message for cell in cells)

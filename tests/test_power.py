@@ -23,7 +23,7 @@ from kvconform.specs.case import Case
 from kvconform.specs.conventions import CONVENTIONS, declared
 from kvconform.suites.law import Law
 from kvconform.tests.families import adapter_named
-from kvconform.tests.power import ALONE, FAULTS, IMPLIED, MAIN, NULLS, PLACES, REPEATS, RIGHT, SMALL
+from kvconform.tests.power import ALONE, FAULTS, IMPLIED, MAIN, MISNAMED, NULLS, PLACES, REPEATS, RIGHT, SMALL
 
 WRONG, AS_RIGHT = (Path(__file__).resolve().parent / name for name in ("wrong", "right"))
 ASKED_TOGETHER = True  # each adapter is judged once in a process
@@ -140,9 +140,10 @@ def test_wrong_adapter_is_killed_by_its_laws(fault):
 def test_wrong_adapter_is_taken_for_what_it_is_and_for_nothing_else(fault):
     _, mistake = FAULTS[fault]
     named = {cell.key: cell.looks_like for cell in killed(fault) if cell.law in MAIN}
-    assert named == dict.fromkeys(named, mistake)
+    may_be = {mistake, MISNAMED.get(fault, mistake)}
+    assert set(named.values()) <= may_be
     assert named or not mistake
-    assert {cell.looks_like for cell in killed(fault)} <= {None, mistake}
+    assert {cell.looks_like for cell in killed(fault)} <= {None, *may_be}
 
 
 def test_wrong_adapter_is_diagnosed_where_it_is_wrong_about_places_and_nowhere_else(fault):

@@ -14,7 +14,16 @@ from kvconform.specs.conventions import declared
 from kvconform.specs.features import FEATURES
 from kvconform.specs.inputs import inputs
 from kvconform.specs.operations import OPERATIONS
-from kvconform.specs.pinned import HIGH_PAGES, LARGEST, bench_case, every_bit_pattern, high_pages, schedule, sparse_pool
+from kvconform.specs.pinned import (
+    HIGH_PAGES,
+    LARGEST,
+    bench_case,
+    every_bit_pattern,
+    high_pages,
+    schedule,
+    sparse_pool,
+    two_prefixes,
+)
 from kvconform.specs.strategies import TILES, _lengths, cases
 
 FREE = declared(numpy_ref.CONVENTIONS)
@@ -52,6 +61,30 @@ def test_lengths_reach_the_edges_of_their_own_window_and_splits_and_of_tiles():
     some = drawn(cell, 1500)
     assert {n - case.window for case in some if case.window for n in case.kv_lens} >= {-1, 0, 1}
     assert {n - case.num_splits for case in some if case.num_splits > 1 for n in case.kv_lens} >= {-1, 0, 1}
+
+
+def test_sequences_alternate_between_prefixes_where_two_of_them_can_have_the_same():
+    some = drawn(cell_of("paged_decode"), 1200)
+    alternate = [case for case in some if case.shared_by == "alternate"]
+    assert min(len(case.kv_lens) for case in alternate) == 3
+    assert min(case.shared_pages for case in alternate) == 1
+    assert any((inputs(case).mates == 1).sum() > 1 and max(inputs(case).num_shared[2:]) for case in alternate)
+    alone = drawn(cell_of("paged_decode", {**numpy_ref.OFFERS["paged_decode"], "shared_by": {"alternate"}}))
+    assert {case.shared_by for case in alone} == {"alternate"}  # what is not offered is not said
+
+
+def test_two_prefixes_are_pinned_as_far_as_they_are_offered():
+    offer = numpy_ref.OFFERS["paged_decode"]
+    (case,) = two_prefixes(cell_of("paged_decode"))
+    assert (case.shared_pages, case.shared_by) == (2, "alternate")
+    assert inputs(case).num_shared == [2] * 5
+    first, second, *_, last = inputs(case).block_table[:, :2].tolist()
+    assert first == last
+    assert not {*first} & {*second}
+    (fewer,) = two_prefixes(cell_of("paged_decode", {**offer, "shared_pages": {"max": 1}}))
+    assert fewer.shared_pages == 1
+    for narrow in ({"shared_pages": {0}}, {"shared_by": {"all"}}, {"kv_lens": range(9)}, STATIC):
+        assert two_prefixes(cell_of("paged_decode", {**offer, **narrow})) == ()
 
 
 def test_a_static_cell_s_lengths_reach_its_capacity_and_one_less():

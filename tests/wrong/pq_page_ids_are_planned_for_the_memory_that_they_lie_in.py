@@ -14,4 +14,4 @@ def pq_decode_attention(q, cache, k_codebooks, v_codebooks, page_ids, *others, *
     global _PLANNED
     if _PLANNED[0] is not page_ids:
         _PLANNED = page_ids, page_ids.copy()
-    return right.pq_decode_attention(q, cache, k_codebooks, v_codebooks, _PLANNED[1], *others, **options)
+    return right.pq_decode_attention(q, cache, k_codebooks, v_codebooks, _PLANNED[1], *others, num_splits=1, **options)
