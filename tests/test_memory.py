@@ -422,3 +422,13 @@ def test_what_goes_wrong_in_the_memory_of_the_call_before_alone_is_said_to(name,
     cells = searcher.run(all_laws()[law])
     assert {cell.outcome for cell in cells} == {VIOLATES}
     assert all("in memory that held the arguments of the call before" in cell.message for cell in cells)
+
+
+def test_what_lies_in_the_gaps_of_a_cache_is_written_over_too():
+    subject, gaps = of(numpy_ref.paged_decode, frozenset()), set()
+    with subject.overwriting():
+        for dead in ("nan", "inf", "finite"):
+            case = replace(ONE, strides="outer", dead=dead)
+            gaps.add(case.gaps)
+            attention(subject, inputs(case), paged.filled(inputs(case), "zero"))  # raises where it is told from a write
+    assert len(gaps) == 3
