@@ -58,13 +58,7 @@ Of attention alone: what else takes sequences costs as much for each of them, or
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
-        examples=6,
-        static_examples=2,
-        geometries=1,
-        shrink_calls=150,
-        seconds=45.0,
-        whole_cells=8,
-        longer=False,
+        examples=6, static_examples=2, geometries=1, shrink_calls=150, seconds=45.0, whole_cells=8, longer=False
     ),
     "default": Effort(
         examples=40, static_examples=12, geometries=3, shrink_calls=400, seconds=280.0, attention=BATCHES

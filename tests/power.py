@@ -832,10 +832,6 @@ IMPLIED: dict[str, str] = {
 }
 """Law -> why no fault can be left to it alone; every fault that it kills is killed by another law too."""
 
-MISNAMED = {"small_scores_are_taken_for_none": "sm_scale_is_applied_twice"}
-"""Faults that in bfloat16 alone may look like a mistake which they are not -> that: it explains each failing case, and
-no case that passes is asked whether it speaks against one."""
-
 PLACES: dict[str, str] = {
     "pages_are_in_order": "as if every sequence had pages 0, 1, 2 ...",
     "table_of_the_next_sequence": "as if each sequence had the pages of the next one",
