@@ -64,6 +64,7 @@ class Subject:
         self._workspace: Mapping[str, Any] = getattr(adapter, "WORKSPACE", {})
         self._worn: dict[tuple[Any, ...], _Placed] = {}
         self._overwritten: dict[tuple[Any, ...], _Placed] | None = None
+        self._overwrote = False
 
     def begin(self) -> None:
         """A case is to be judged: nothing is left of the one before."""
@@ -120,7 +121,7 @@ class Subject:
         arguments   by the operation's names; those it declares optional are dropped where the offer does not list them
         returns     result (append: {"cache": fields}) by name, on the host
         """
-        row = OPERATIONS[op]
+        row, self._overwrote = OPERATIONS[op], False
         if "lses" in arguments:
             arguments["lses"] = lse.convert(arguments["lses"], lse.OWN, self.conventions, numbers=False)
         hidden = {name: getattr(case, name) for name, axis in row.hidden.items() if axis in case.row.hidden}
@@ -159,12 +160,15 @@ class Subject:
         return lse.in_own_form(got, self.conventions)
 
     @contextmanager
-    def overwriting(self) -> Iterator[None]:
+    def overwriting(self) -> Iterator[Callable[[], bool]]:
         """Arguments of calls lie where those of the call before did, by name, shape and dtype, and are written over
-        them; where handles cannot be written to, as ever, in memory of their own."""
+        them; where handles cannot be written to, as ever, in memory of their own.
+
+        Gives what says whether any argument of the last call was written over another.
+        """
         self._overwritten = {}
         try:
-            yield
+            yield lambda: self._overwrote
         finally:
             self._overwritten = None
 
@@ -269,6 +273,7 @@ class Subject:
         key = (name, strides, value.shape, value.dtype)
         before = self._overwritten.get(key)
         placed = before and self._put_over(before, storage, value)
+        self._overwrote |= placed is not None
         self._overwritten[key] = placed or self._put(storage, slices)
         return self._overwritten[key]
 

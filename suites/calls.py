@@ -50,7 +50,7 @@ LEFT_OVER = "bits"
 """Unaddressed bytes hold random bit patterns: any change of any of them shows."""
 
 WHERE_OTHERS_LAY = ", in memory that held the arguments of the call before,"
-"""Said of a call inside `Subject.overwriting` that is not the first one there."""
+"""Said of a call whose arguments were written over others (`Subject.overwriting`)."""
 
 
 def may_be_nan(cell: Cell) -> bool:

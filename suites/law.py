@@ -54,8 +54,9 @@ class Subject(Protocol):
         """An object of the implementation's own, on host arrays."""
         ...
 
-    def overwriting(self) -> AbstractContextManager[None]:
-        """Arguments of the calls inside lie in the same memory one after another, where the implementation's can."""
+    def overwriting(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Arguments of the calls inside lie in the same memory one after another, where the implementation's can; it
+        gives what says whether those of the last call do."""
         ...
 
     def saw(self, weights: list[float]) -> None:

@@ -116,12 +116,12 @@ def does_not_see_page_numbers(subject, case):
     before = attention(subject, x, cached(x, "zero"))
     later, every = (x.with_pages_renamed(first) for first in (False, True))
     moved = any((new != old).any() for new, old in zip(later.tables, x.tables, strict=True))
-    with subject.overwriting():
+    with subject.overwriting() as overwrote:
         if moved:
             got = attention(subject, later, cached(later, "zero"))
             require_repeated(subject, x, got, before, "with later pages renumbered against before")
         got = attention(subject, every, cached(every, "zero"))
-        where = WHERE_OTHERS_LAY if moved else ""
+        where = WHERE_OTHERS_LAY if overwrote() else ""
         require_repeated(subject, x, got, before, f"with pages renumbered{where} against before")
 
 

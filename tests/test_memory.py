@@ -329,11 +329,15 @@ def test_arguments_are_written_over_those_of_the_call_before_where_a_law_asks_fo
     subject, case = of(decode, frozenset()), replace(ONE, strides=strides, spare_pages=1)
     one, two = renamed(case)
     wider, _ = renamed(replace(case, spare_columns=1))
-    with subject.overwriting():
-        first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
+    with subject.overwriting() as overwrote:
+        first = attention(subject, one, paged.filled(one, "zero"))
+        assert not overwrote()
+        second = attention(subject, two, paged.filled(two, "zero"))
+        assert overwrote()
         tables = [held[0][-2].copy(), held[1][-2].copy()]
         attention(subject, wider, paged.filled(wider, "zero"))
     attention(subject, two, paged.filled(two, "zero"))
+    assert not overwrote()
     assert all(np.shares_memory(a, b) for a, b in zip(held[0], held[1], strict=True))
     assert [np.shares_memory(a, b) for a, b in zip(held[1], held[2], strict=True)] == [True, True, True, False, True]
     assert not any(np.shares_memory(a, b) for a, b in zip(held[2], held[3], strict=True))
@@ -370,8 +374,9 @@ def test_handles_that_take_no_assignment_are_made_anew():
     handles = {"to_device": lambda array: (array,), "to_host": lambda one: one[0] if isinstance(one, tuple) else one}
     subject = of(decode, frozenset(), **handles)
     one, two = renamed(ONE)
-    with subject.overwriting():
+    with subject.overwriting() as overwrote:
         first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
+        assert not overwrote()  # which a message would say otherwise
     assert np.array_equal(held[0][0], one.block_table)
     assert np.array_equal(held[1][0], two.block_table)
     assert np.array_equal(first["out"], second["out"])
