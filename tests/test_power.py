@@ -138,10 +138,8 @@ def test_wrong_adapter_is_killed_by_its_laws(fault):
     assert booking.exit_code([cell.outcome for cell in booked(fault)]) == booking.BAD_EXIT
 
 
-MISNAMED = {
-    "small_scores_are_taken_for_none": "in bfloat16 it looks like sm_scale_is_applied_twice, which explains each failing case; "
-    "no case that passes is asked whether it speaks against a mistake",
-}
+_TWICE = "in bfloat16 sm_scale_is_applied_twice explains each failing case too, and no case that passes is asked"
+MISNAMED = {"small_scores_are_taken_for_none": _TWICE}
 """Faults that are called by a name that is not theirs -> why: defects of the naming that are known, and stay red."""
 
 
