@@ -34,7 +34,7 @@ from kvconform.harness.turns import Turn
 from kvconform.oracles import screen
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.mistakes import meant_by
-from kvconform.oracles.verdict import Raised, Violation, resolution
+from kvconform.oracles.verdict import Explanations, Raised, Violation, explaining, resolution
 from kvconform.specs.case import DEFAULTS, Case, without_defaults
 from kvconform.specs.cells import Cell, OfferError
 from kvconform.specs.features import FEATURES
@@ -49,6 +49,10 @@ HEAD_START = 0.4
 ENOUGH_FAILURES = 4
 """Failing cases that a mistake has to explain, where so many are found, before a cell is said to look like it: those
 that one was made smaller through are like it, and do not count."""
+
+OTHER_CONTENTS = 4
+"""Families of contents, the first ones of the table, that a counterexample is tried with before it is said to look like
+a mistake."""
 
 MOST_BARREN = {False: 150, True: 50}
 """Static -> cases drawn one after another that cannot be judged or are no evidence, behind which no further ones of the
@@ -364,15 +368,18 @@ class _Trial:
         """Keep the mistakes that explain this violation too; whoever reads elsewhere may also end in an exception."""
         if isinstance(violation, Raised):
             return
-        names = violation.explanations if self.explained is None else self.explained
-        said = {n: self._is_explained(violation, n) for n in names if n in violation.explanations}
-        self.explained = {n for n, explains in said.items() if explains is not False}
-        self.confirmed |= {n for n, explains in said.items() if explains}
+        said = self._said(violation.explanations)
+        self.explained = {name for name, explains in said.items() if explains is not False}
+        self.confirmed |= {name for name, explains in said.items() if explains}
 
-    def _is_explained(self, violation: Violation, name: str) -> bool | None:
-        """Whether a mistake explains a violation; said to be tried, since that takes time that is not the kernel's."""
-        self.searcher.journal.write("named", mistake=name)
-        return violation.explanations[name]()
+    def _said(self, explanations: Explanations) -> dict[str, bool | None]:
+        """What those mistakes say of what was seen that nothing speaks against so far; that they are tried is said
+        before, since it takes time that is not the kernel's."""
+        said = {}
+        for name in explanations.keys() if self.explained is None else self.explained & explanations.keys():
+            self.searcher.journal.write("named", mistake=name)
+            said[name] = explanations[name]()
+        return said
 
     def _try_known_witnesses(self) -> None:
         """The simplest case, and counterexamples of earlier cells, moved here: these are small already."""
@@ -474,8 +481,11 @@ class _Trial:
 
     def _name(self) -> str | None:
         """The one mistake that explains every failing case that was seen, and enough of them were."""
-        if self.searcher.options.case is None and not self._settled():
-            self._see_more_failures()
+        if self.searcher.options.case is None:
+            if not self._settled():
+                self._see_more_failures()
+            if self._likely():
+                self._see_other_contents()
         likely = self._likely()
         return likely.pop() if len(likely) == 1 else None
 
@@ -501,6 +511,24 @@ class _Trial:
         for _ in islice(self._drawn(narrows, "names"), most):
             if self._settled():
                 return
+
+    def _see_other_contents(self) -> None:
+        """Drop mistakes that do not explain what the counterexample gives with other contents, be it right or wrong.
+
+        Who reads wrongly does so whatever is there; what depends on numbers is another fault.
+        """
+        assert self.witness is not None
+        for family in self.cell.families(self.law.families)[:OTHER_CONTENTS]:
+            case = replace(self.witness, family=family)
+            if case in self.failures or not self.cell.draws(case):
+                continue
+            with suppress(OutsideDomain), explaining() as met:
+                violation = self._violation(case)
+                for explanations in met:
+                    refuted = {name for name, explains in self._said(explanations).items() if explains is False}
+                    self.explained = (self.explained or set()) - refuted
+                if violation is not None and not self._is_expected(case):
+                    self._narrow(violation)
 
     def _check_expectations(self) -> None:
         """The witness of each expectation must still violate."""

@@ -7,7 +7,9 @@ Violation when the same outputs meet what a kernel with that mistake would have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -163,19 +165,21 @@ class Choice:
 
 Expected = Mapping[str, Exact | Interval | Choice]
 
+Explanations = Mapping[str, Callable[[], bool | None]]
+"""Mistake -> whether it accounts for what was seen; None where that cannot be said; evaluated only when asked."""
+
 
 @dataclass(eq=False)
 class Violation(AssertionError):
     """An implementation broke a law.
 
     message        for people
-    explanations   mistake -> whether it accounts for what was seen; None where that cannot be said; evaluated only when
-                   asked
-    hint           the single key that accounts for what was seen, where there is one; likewise
+    explanations   of what was seen
+    hint           the single key that accounts for what was seen, where there is one; evaluated only when asked
     """
 
     message: str
-    explanations: Mapping[str, Callable[[], bool | None]] = field(default_factory=dict)
+    explanations: Explanations = field(default_factory=dict)
     hint: Callable[[], str | None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -187,6 +191,20 @@ class Violation(AssertionError):
 
 class Raised(Violation):
     """A call that ended in an exception of the implementation's own."""
+
+
+_MET: ContextVar[list[Explanations] | None] = ContextVar("met", default=None)
+
+
+@contextmanager
+def explaining() -> Iterator[list[Explanations]]:
+    """Gives what would explain outputs that are required inside and met: a mistake may give the same there."""
+    met: list[Explanations] = []
+    token = _MET.set(met)
+    try:
+        yield met
+    finally:
+        _MET.reset(token)
 
 
 def require(
@@ -201,16 +219,22 @@ def require(
 
     got        output name -> array; shapes and dtypes were checked when the call returned
     expected   output name -> Exact or Interval
-    mistakes   gives named wrong readings -> what each would have given; asked only when something is unmet
+    mistakes   gives named wrong readings -> what each would have given; asked only when something is unmet, or what is
+               met is to be explained
     when       what the outputs belong to, put behind their name
     hint       names the key that accounts for the outputs, where one does
     """
     unmet = {name: bad for name, want in expected.items() if (bad := want.unmet(got[name])).any()}
+    met = _MET.get()
+    if not unmet and met is None:
+        return
+    tries = {n: partial(_explains, got, unmet.keys(), oracle) for n, oracle in mistakes().items()}
     for name, bad in unmet.items():
         said = expected[name].describe(got[name], bad)
         text = f"{name}{when and ' ' + when}: {int(bad.sum())} of {bad.size} elements {said}"
-        tries = {n: partial(_explains, got, unmet.keys(), oracle) for n, oracle in mistakes().items()}
         raise Violation(text, tries, partial(hint, got))
+    if met is not None:
+        met.append(tries)
 
 
 def require_any(got: Mapping[str, Array], allowed: Sequence[Expected], what: str) -> None:

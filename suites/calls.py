@@ -398,9 +398,14 @@ def _explanations(
     with suppress(Violation):  # of a scale that is given nothing is wrong: None means something else
         got, want = attend(subject, x.case, cache, sm_scale=x.sm_scale), decode.required(x, cache, profile, right)
         require(got, {name: want[name] for name in got})
-        named = {name: oracle for name, oracle in named.items() if not name.startswith("sm_scale_")}
+        named |= {name: _refuted for name in named if name.startswith("sm_scale_")}
         named |= mistakes.of_default_scale(x, cache, profile, right)
     return named
+
+
+def _refuted() -> Expected:
+    """Of a mistake that another call shows not to be made."""
+    raise Violation("a scale that is given is taken as it should be")
 
 
 def exp_of_0(

@@ -19,7 +19,7 @@ from kvconform.harness.search import MOST_BARREN, Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.oracles.bound import OutsideDomain
-from kvconform.oracles.verdict import Violation
+from kvconform.oracles.verdict import Exact, Violation, explaining, require
 from kvconform.specs.case import Case
 from kvconform.specs.cells import NUM_SEQS
 from kvconform.specs.strategies import simplest
@@ -317,3 +317,46 @@ def test_the_simplest_batch_is_the_smallest_that_is_offered_whatever_the_profile
 def test_what_moves_tokens_is_drawn_in_small_batches_whatever_the_profile():
     assert _sequences_of("append_writes_exactly_its_slots", "default") == set(NUM_SEQS)
     assert EFFORTS["default"].of("pq_decode_attention").num_seqs == NUM_SEQS
+
+
+def test_outputs_that_are_met_speak_against_who_would_have_given_others():
+    got, said = {"out": np.arange(3)}, {}
+    for name, other in (("alike", 0), ("apart", 1)):
+        said[name] = lambda other=other: {"out": Exact(np.arange(3) + other, str)}
+    with explaining() as met:
+        require(got, {"out": Exact(np.arange(3), str)}, lambda: said)
+    assert [{name: explains() for name, explains in one.items()} for one in met] == [{"alike": True, "apart": False}]
+    require(got, {"out": Exact(np.arange(3), str)}, lambda: pytest.fail("nobody asked what explains it"))
+
+
+TWICE = """
+import numpy as np
+from kvconform.impls import numpy_ref as right
+
+NAME = "twice"
+BACKEND = "numpy"
+OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "head_dim": {16}, "num_splits": {1}}}
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
+
+
+def paged_decode(q, cache, block_table, kv_lens, *, sm_scale=None, **given):
+    scale = 16**-0.5 if sm_scale is None else sm_scale
+    return right.paged_decode(q, cache, block_table, kv_lens, sm_scale=scale * (scale if WHERE else 1), **given)
+"""
+"""An adapter that applies sm_scale twice under a condition."""
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [("len(kv_lens) == 3", "sm_scale_is_applied_twice"), ("np.abs(q.astype(float)).max(initial=0) < 1", None)],
+)
+def test_a_mistake_may_depend_on_a_shape_and_not_on_numbers(tmp_path, where, name):
+    """What it explains where it is made, it explains with other numbers there, too."""
+    (tmp_path / "twice.py").write_text(TWICE.replace("WHERE", where))
+    found = find(str(tmp_path / "twice.py"))
+    subject = Subject(found.load(), found.name, str(found.path))
+    law = all_laws()["decode_is_within_the_bound"]
+    searcher = Searcher(subject, Options(replace(EFFORTS["quick"], seconds=600.0), laws=(law.name,)))
+    searcher.begin(1)
+    (cell,) = searcher.run(law)
+    assert (cell.outcome, cell.looks_like) == (VIOLATES, name)
