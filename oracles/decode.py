@@ -125,40 +125,45 @@ class DecodeReading(Reading):
         keyless = (lens_of(self) == 0)[self.seq_of] & (not self.sink_of_empty)
         return np.asarray(keyless | (self.sinks is None) | (not self.lse_sinks))
 
-    def _keys(self, seq: int) -> tuple[Array, Array]:
-        """Positions [keys] that are read of one sequence, and that of each query row, [rows, 1]."""
-        num_keys = int(self.lens[seq])
-        return np.arange(self.first, max(self.first, num_keys)), num_keys - 1 - self.newer[self.seq_of == seq][:, None]
+    def _at(self, seqs: Any) -> tuple[Array, Array, Array, Array]:
+        """Query rows; positions of keys, [longest]; of each row its own position, and where its keys end, [rows, 1].
 
-    def seen(self, seq: int) -> Array:
-        """bool [rows, keys]: keys of one sequence that are not masked."""
-        key, own = self._keys(seq)
-        oldest = (self.lens[seq] - 1 if self.one_window else own) - self.window
-        seen = ((key <= own) | (not self.causal)) & ((key > oldest) | (self.window == 0))
-        return np.asarray(seen if self.tree is None else seen & self._in_tree(seq, key))
+        seqs   numbers of sequences, or one
+        """
+        rows = np.flatnonzero(np.isin(self.seq_of, seqs))
+        ends = self.lens[self.seq_of[rows]][:, None].astype(np.int64)
+        longest = lens_of(self)[np.atleast_1d(seqs)].max(initial=0)
+        return rows, self.first + np.arange(longest), ends - 1 - self.newer[rows][:, None], ends
 
-    def _in_tree(self, seq: int, key: Array) -> Array:
-        """bool [rows, keys]: keys of one sequence that its tree lets through."""
+    def seen(self, seqs: Any) -> Array:
+        """bool [rows, longest]: keys of some sequences that are there, and not masked."""
+        rows, key, own, ends = self._at(seqs)
+        oldest = (ends - 1 if self.one_window else own) - self.window
+        seen = (key < ends) & ((key <= own) | (not self.causal)) & ((key > oldest) | (self.window == 0))
+        return np.asarray(seen if self.tree is None else seen & self._in_tree(rows, key, ends))
+
+    def _in_tree(self, rows: Array, key: Array, ends: Array) -> Array:
+        """bool [rows, longest]: keys that the trees of their sequences let through."""
         assert self.tree is not None
-        rows = self.tree[self.seq_of == seq]
-        column = key - (self.lens[seq] - len(rows) if self.tree_from == "first_query" else 0)
-        there = (column >= 0) & (column < len(rows))  # columns behind those are of no token of this sequence
-        return np.where(there, rows[:, np.where(there, column, 0)], not self.tree_alone)
+        q_lens = np.bincount(self.seq_of)[self.seq_of[rows]][:, None]
+        column = key - (ends - q_lens if self.tree_from == "first_query" else np.zeros_like(ends))
+        there = (column >= 0) & (column < q_lens)  # columns behind those are of no token of this sequence
+        return np.where(there, self.tree[rows[:, None], np.where(there, column, 0)], not self.tree_alone)
 
-    def slant(self, seq: int) -> Array:
-        """[rows, num_q_heads or 1, keys] what ALiBi adds to the scores of one sequence."""
-        key, own = self._keys(seq)
+    def slant(self, seqs: Any) -> Array:
+        """[rows, num_q_heads or 1, longest] what ALiBi adds to the scores of some sequences."""
+        rows, key, own, ends = self._at(seqs)
         if self.slopes is None:
-            return np.zeros((len(own), 1, len(key)))
-        origins = {"query": own, "last_key": self.lens[seq] - 1, "first_key": 0}
-        origins |= {"first_query": own[:1], "query_index": own - own[:1]}
-        origin = origins[self.origin]
-        distance = np.broadcast_to(key - origin, (len(own), len(key)))
-        return np.asarray(self.slopes.astype(np.float64)[:, None] * distance[:, None])
+            return np.zeros((len(rows), 1, len(key)))
+        _, starts, of = np.unique(self.seq_of[rows], return_index=True, return_inverse=True)
+        first = own[starts][of]
+        origins = {"query": own, "last_key": ends - 1, "first_key": 0 * own}
+        origins |= {"first_query": first, "query_index": own - first}
+        return np.asarray(self.slopes.astype(np.float64)[:, None] * (key - origins[self.origin])[:, None])
 
-    def bias(self, seq: int) -> Array:
-        """[rows, num_q_heads or 1, keys] what is added to scores, -inf where a key is masked."""
-        return np.where(self.seen(seq)[:, None], self.slant(seq), -np.inf)
+    def bias(self, seqs: Any) -> Array:
+        """[rows, num_q_heads or 1, longest] what is added to scores, -inf where a key is masked, or not there."""
+        return np.where(self.seen(seqs)[:, None], self.slant(seqs), -np.inf)
 
     def bent(self, score: Array) -> Array:
         """Scaled scores under the soft cap."""
@@ -268,7 +273,7 @@ def _attended(
     given: dict[str, Any] = {"k_roundings": k.roundings, "v_roundings": v.roundings}
     shared = {"k": k.values, "v": v.values, "k_magnitude": k.size, "v_magnitude": v.size}
     given |= {name: one[:, :, None] for name, one in shared.items() if one is not None}
-    bias = by_group(biases(reading, seqs))
+    bias = by_group(reading.bias(seqs))
     scored: dict[str, Any] = {"sm_scale": reading.sm_scale, "bias": bias, "soft_cap": reading.soft_cap}
     bounded = partial(attention_bound, by_group(inputs.q[rows]), profile=profile, **given, **scored)
     sink = None if reading.sinks is None else by_group(np.asarray(reading.sinks), 0)
@@ -316,17 +321,6 @@ def batch(kv: KV, reading: DecodeReading, seqs: Array) -> KV:
         return Numbers(of_rows(one.values), None if one.size is None else of_rows(one.size), one.roundings)
 
     return batched(kv[0]), batched(kv[1])
-
-
-def biases(reading: DecodeReading, seqs: Array) -> Array:
-    """What is added to the scores of some sequences, [num_q_rows, num_q_heads or 1, longest]."""
-    lens = lens_of(reading)[seqs]
-    num_heads = 1 if reading.slopes is None else len(reading.head_of)
-    seq_of = reading.seq_of[np.isin(reading.seq_of, seqs)]
-    bias = np.full((len(seq_of), num_heads, lens.max(initial=0)), -np.inf)
-    for seq, n in zip(seqs, lens, strict=True):
-        bias[seq_of == seq, :, :n] = reading.bias(seq)
-    return bias
 
 
 def _padded(rows: Array, there: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvconform.oracles.decode import KV, DecodeReading, batch, biases, lens_of, of_like_lengths
+from kvconform.oracles.decode import KV, DecodeReading, batch, lens_of, of_like_lengths
 from kvconform.oracles.verdict import Expected, Interval
 from kvconform.specs.case import DEFAULTS, Case
 from kvconform.specs.data import Array
@@ -24,6 +24,9 @@ WITHOUT: dict[str, Mapping[str, Any]] = {
     "tree_mask": {"tree": None},
 }
 """Feature -> what turns it off in a reading."""
+
+OF_SCORES = {"soft_cap", "sinks"}
+"""Features that no bias depends on."""
 
 
 def features_on(case: Case) -> tuple[str, ...]:
@@ -54,11 +57,13 @@ def shown(inputs: PagedInputs, kv: KV, reading: DecodeReading, want: Mapping[str
     readings, found = {feature: without(feature, reading) for feature in on}, set[str]()
     for seqs in of_like_lengths(reading, inputs.case.num_q_heads * kv[1].values.shape[-1]):
         rows = np.isin(reading.seq_of, seqs)
-        q, (k, v) = inputs.q[rows], (one.values for one in batch(kv, reading, seqs))
+        k, v = (one.values for one in batch(kv, reading, seqs))
         of_rows = {name: _of_rows(one, rows) for name, one in want.items()}
-        for feature in [one for one in on if one not in found]:
-            with np.errstate(all="ignore"):
-                got = _exact(q, k, v, readings[feature], seqs)
+        with np.errstate(all="ignore"):
+            score, bias, finite = _scores(inputs.q[rows], k, reading), reading.bias(seqs), bool(np.isfinite(v).all())
+            for feature in [one for one in on if one not in found]:
+                other = bias if feature in OF_SCORES else readings[feature].bias(seqs)
+                got = _exact(score, other, v, readings[feature], rows, finite=finite)
                 if any(one.unmet(got[name].astype(np.float32)).any() for name, one in of_rows.items()):
                     found.add(feature)
     return tuple(feature for feature in on if feature in found)
@@ -69,32 +74,39 @@ def _of_rows(one: Interval, rows: Array) -> Interval:
     return replace(one, want=one.want[rows], error=one.error[rows])
 
 
-def _exact(q: Array, k: Array, v: Array, reading: DecodeReading, seqs: Array) -> dict[str, Array]:
-    """out and lse of some sequences, without a bound; NaN where a key that is read makes them so.
+def _exact(
+    score: Array, bias: Array, v: Array, reading: DecodeReading, rows: Array, *, finite: bool
+) -> dict[str, Array]:
+    """out and lse of some query rows, without a bound; NaN where a key that is read makes them so.
 
-    k, v   [num_q_rows, heads, longest, dim], where as many neighbouring q heads share each
+    score    as `_scores` gives them;  bias: that of the reading
+    v        [num_q_rows, heads, longest, dim], where as many neighbouring q heads share each
+    rows     which query rows these are;  finite: whether all of v is
     """
-    bias, rows = biases(reading, seqs), np.isin(reading.seq_of, seqs)
-    weight, of_sink, top = _weights(q, k, bias, reading)
+    weight, of_sink, top = _weights(score, bias, reading)
     total = weight.sum(-1)
-    values = np.where((bias != -np.inf)[:, :1, :, None], v, 0.0)  # what is masked is so for every head
+    # what is masked is so for every head, and weighs 0
+    values = v if finite else np.where((bias != -np.inf)[:, :1, :, None], v, 0.0)
     out = _summed(weight, values) / (total + of_sink)[..., None]
     lse = top + np.log(total + np.where(reading.without_sink[rows][:, None], 0.0, of_sink))
     return {"out": np.where((total + of_sink == 0)[..., None], 0.0, out), "lse": lse / reading.lse_unit}
 
 
-def _weights(q: Array, k: Array, bias: Array, reading: DecodeReading) -> tuple[Array, Array, Array]:
-    """e^(score - top) of keys [rows, q_heads, keys] and of the sink [rows, q_heads], and top, the greatest score.
-
-    k   [..., heads, keys, dim];  bias [rows, q_heads or 1, keys]
-    """
-    live = bias != -np.inf
+def _scores(q: Array, k: Array, reading: DecodeReading) -> Array:
+    """Scaled scores [rows, q_heads, keys] under neither cap nor bias; k [..., heads, keys, dim]."""
     (rows, q_heads, dim), heads = q.shape, k.shape[-3]
     grouped = q.astype(np.float64).reshape(rows, heads, q_heads // heads, dim)
-    score = np.matmul(grouped, k.swapaxes(-2, -1)).reshape(rows, q_heads, k.shape[-2])
-    score = reading.bent(reading.sm_scale * score)
-    score = np.where(live, score + np.where(live, bias, 0.0), -np.inf)
-    sink = np.full(q.shape[1], -np.inf) if reading.sinks is None else reading.sinks.astype(np.float64)
+    return np.asarray(reading.sm_scale * np.matmul(grouped, k.swapaxes(-2, -1)).reshape(rows, q_heads, k.shape[-2]))
+
+
+def _weights(score: Array, bias: Array, reading: DecodeReading) -> tuple[Array, Array, Array]:
+    """e^(score - top) of keys [rows, q_heads, keys] and of the sink [rows, q_heads], and top, the greatest score.
+
+    bias   [rows, q_heads or 1, keys]
+    """
+    live = bias != -np.inf
+    score = np.where(live, reading.bent(score) + np.where(live, bias, 0.0), -np.inf)
+    sink = np.full(score.shape[1], -np.inf) if reading.sinks is None else reading.sinks.astype(np.float64)
     top = np.maximum(score.max(-1, initial=-np.inf), sink)
     top = np.where(np.isneginf(top), 0.0, top)  # nothing is attended to
     return np.exp(score - top[..., None]), np.exp(sink - top), top
@@ -134,7 +146,7 @@ def _without_each_page(
     k, v   [heads, keys, dim]
     """
     bias, n = reading.bias(seq), k.shape[1]
-    weight, of_sink, top = _weights(q, k, bias, reading)
+    weight, of_sink, top = _weights(_scores(q, k, reading), bias, reading)
     pages, beyond = -(-n // size), -n % size
     values = np.where((bias != -np.inf)[:, :1, :, None], v, 0.0)
     values = np.pad(values, ((0, 0), (0, 0), (0, beyond), (0, 0))).reshape(*values.shape[:2], pages, size, -1)
