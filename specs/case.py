@@ -49,9 +49,9 @@ class Case:
     head_dim_v          width of a head of V where the layout lets it differ; 0: that of K, head_dim
     spare_pages         pages that no sequence owns
     spare_columns       columns of the block table beyond the longest sequence
-    table_padding       what the block table holds beyond a sequence's pages: valid: any page, another sequence's among
-                        them; null: the first page that none owns, where there is one; minus_one; huge: numbers far past
-                        the pool
+    table_padding       what the block table holds beyond a sequence's pages: valid: by turns a live page of another
+                        sequence, where there is one, and any page; null: the first page that none owns, where there is
+                        one; minus_one; huge: numbers far past the pool
     table_form          how reads are told the pages: a page table's row (specs/tables.py)
     evicted_pages       what the block table holds at pages of which a window keeps every query token from every slot:
                         kept: the pages; null: the first page that none owns, where there is one; minus_one

@@ -121,21 +121,32 @@ class PagedInputs:
         order = self._order(num_pages)
         tables, start = [], 0
         for side in SIDES if case.row.pairs_pages else SIDES[:1]:
-            beyond = {"minus_one": -1, "huge": FAR_PAGE}.get(case.table_padding, 0)
-            table = np.full((len(case.kv_lens), width), beyond, case.index_dtype)
-            if case.table_padding in ("valid", "null"):
-                padding = data.hashes(case.seed, "padding" + " v" * side, *data.grid(*table.shape))
-                table[:] = padding % np.uint64(num_pages)
-            if case.table_padding == "null" and self.null_page is not None:
-                table[:] = self.null_page
+            table = np.zeros((len(case.kv_lens), width), case.index_dtype)
             for seq, pages in enumerate(self.pages_of):
                 mate = self.mates[seq]
                 shared = self.num_shared[seq] if seq != mate else 0
                 table[seq, shared:pages] = order[start + shared : start + pages]
                 table[seq, :shared] = table[mate, :shared]
                 start += pages
+            live = np.arange(width) < np.array(self.pages_of)[:, None]
+            np.copyto(table, self._padding(table, live, side), where=~live, casting="unsafe")
             tables.append(table)
         return tuple(tables * 2)[:2]
+
+    def _padding(self, table: Array, live: Array, side: int) -> Array:
+        """[num_seqs, width] or one: what a table holds beyond each sequence's pages, which are `live` there."""
+        beyond = {"minus_one": -1, "huge": FAR_PAGE, "null": self.null_page}.get(self.case.table_padding)
+        if beyond is not None:
+            return np.array(beyond)
+        drawn = data.hashes(self.case.seed, "padding" + " v" * side, *data.grid(*table.shape))
+        padding = np.asarray(drawn % np.uint64(self.sizes["page"]))
+        own = live.sum(1, keepdims=True)
+        others = own.sum() - own  # pages of other sequences, which stand behind its own ones, round and round
+        if self.case.table_padding == "valid" and others.any():
+            behind = np.cumsum(own)[:, None] + (drawn >> np.uint64(1)).astype(np.int64) % np.maximum(others, 1)
+            in_turn = (np.arange(table.shape[1]) - own) % 2 == 0
+            np.copyto(padding, table[live][behind % own.sum()], where=in_turn & (others > 0), casting="unsafe")
+        return padding
 
     @cached_property
     def null_page(self) -> int | None:

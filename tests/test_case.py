@@ -57,7 +57,7 @@ def test_a_case_that_cannot_be_read_says_why(change, text):
 
 
 DRAWN = {
-    "3956337e663340a1": Case(
+    "4c3a723319ca1e24": Case(
         op="paged_decode",
         layout="nhd",
         dtype="float32",
@@ -71,7 +71,7 @@ DRAWN = {
         kv_lens=(11, 6),
         spare_pages=1,
     ),
-    "ad9b9f787c56a7c5": Case(
+    "0562e9281be5c2cd": Case(
         op="append",
         layout="packed",
         dtype="bfloat16",
@@ -82,7 +82,7 @@ DRAWN = {
         kv_lens=(3, 0, 9),
         skip=2,
     ),
-    "7222e9dd31edb6fe": Case(
+    "7da57941393b9649": Case(
         op="append_decode",
         layout="split_x",
         dtype="float16",
@@ -104,7 +104,7 @@ DRAWN = {
         num_seqs=2,
         group=2,
     ),
-    "84feaa6594fab21d": Case(
+    "a4ba3769f8c8637c": Case(
         op="pq_decode_attention",
         layout="pq_columns",
         dtype="uint8",

@@ -227,3 +227,26 @@ def test_pages_are_renamed_behind_the_first_of_each_row_alone():
     assert (renamed[:, 0] == table[:, 0]).all()
     assert (renamed[:, 1:] != table[:, 1:]).any()
     assert (x.with_pages_renamed().tables[0][:, 0] != table[:, 0]).any()
+
+
+@pytest.mark.parametrize("layout", ["nhd", "trtllm_blocks"])
+def test_tails_of_valid_pages_are_by_turns_a_live_page_of_another_sequence(layout):
+    """Who reads a page too many finds keys there that look like any others."""
+    lens, seen = (8, 0, 5, 1), set()
+    for seed in range(20):
+        x = inputs(replace(ONE, layout=layout, kv_lens=lens, seed=seed, spare_columns=3, spare_pages=4))
+        for table in x.tables:
+            live = [set(row[:pages].tolist()) for row, pages in zip(table, x.pages_of, strict=True)]
+            for seq, pages in enumerate(x.pages_of):
+                others = set().union(*(some for other, some in enumerate(live) if other != seq))
+                tail = table[seq, pages:].tolist()
+                assert set(tail[::2]) <= others
+                seen |= {page in others for page in tail[1::2]}
+    assert seen == {True, False}  # the others are any pages
+
+
+def test_tails_of_valid_pages_are_any_page_where_no_other_sequence_has_one():
+    x = inputs(replace(ONE, kv_lens=(0, 9, 0), spare_columns=2, spare_pages=4))
+    assert set(x.tables[0][[0, 2]].ravel()) <= set(range(x.sizes["page"]))
+    alone = inputs(replace(ONE, kv_lens=(9,), spare_columns=50, spare_pages=4))
+    assert set(alone.tables[0][0, alone.pages_of[0] :].tolist()) == set(range(alone.sizes["page"]))
