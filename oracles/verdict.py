@@ -270,7 +270,7 @@ def require_same(got: Array, want: Array, what: str, locate: Locate, *, numbers:
 def require_near(one: Array, two: Array, bound: Interval, other: Interval, what: str) -> None:
     """Raise Violation unless two results are at most as far apart as the sum of their own bounds, both rounded.
 
-    bound, other   what each of them is held to; of their centres nothing is used
+    bound, other   what each of them is held to; their centres have no say in it, and tell which of the two is wrong
     NaN in both is no difference: whether it may be there says the bound of either.
     """
     gap, reach, far = _apart(one, two, bound, other)
@@ -283,8 +283,19 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
         first, second = (float(x[index]) for x in (one, two))
         raise Violation(
             f"{what}: {int(far.sum())} of {far.size} elements farther apart than both bounds allow, worst at "
-            f"{bound.locate(index)}: {first:.9g} and {second:.9g}{allowed}"
+            f"{bound.locate(index)}: {first:.9g} and {second:.9g}{allowed}{_blamed((one, two), (bound, other), index)}"
         )
+
+
+def _blamed(pair: tuple[Array, Array], bounds: tuple[Interval, Interval], index: tuple[int, ...]) -> str:
+    """Which of two results that are too far apart is not where it should be, in words; nothing where both are held to
+    other numbers, as where one is of V times a factor."""
+    wants, errors = ([getattr(one, name)[index] for one in bounds] for name in ("want", "error"))
+    if abs(wants[0] - wants[1]) > sum(errors):
+        return ""
+    outside = tuple(bool(one.unmet(got)[index]) for got, one in zip(pair, bounds, strict=True))
+    who = {(True, False): "the former", (False, True): "the latter", (True, True): "each"}.get(outside)
+    return f"; {who} is outside its own bound" if who else ""
 
 
 def is_near(one: Array, two: Array, bound: Interval) -> bool:

@@ -356,7 +356,7 @@ def require_agreement(
         require_attention(subject, one, second, first, said)
         return
     of_one, of_other = (partial(bounds_of, subject, x, cache) for x, cache in zip((one, other), caches, strict=True))
-    require_both(subject, one, first, second, said, (of_one, of_other))
+    require_both(subject, other, second, first, said, (of_other, of_one))
 
 
 def require_selected(

@@ -45,6 +45,22 @@ def test_of_two_results_that_are_too_far_apart_the_worst_element_is_told():
         require_near(np.zeros(3), np.array([1.0, 4.0, 3.0]), bound, bound, "out both ways")
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "centre", "blamed"),
+    [
+        (0.0, 3.0, 0.0, "; the latter is outside its own bound"),
+        (3.0, 0.0, 0.0, "; the former is outside its own bound"),
+        (-3.0, 3.0, 0.0, "; each is outside its own bound"),
+        (0.0, 3.0, 4.0, ""),  # of results that are to be different no one is to blame
+    ],
+)
+def test_of_two_results_that_are_too_far_apart_it_is_told_which_is_wrong(one, two, centre, blamed):
+    bound, other = (Interval(np.array([at]), np.ones(1), "float32", by_axes("seq")) for at in (0.0, centre))
+    with pytest.raises(Violation) as told:
+        require_near(np.array([one]), np.array([two]), bound, other, "out both ways")
+    assert re.sub(r".* allowed [^;]+", "", str(told.value)) == blamed
+
+
 SUBJECT = SimpleNamespace(conventions=declared({}), saw_nothing=lambda: None)
 
 
@@ -69,7 +85,11 @@ def test_a_bound_is_worked_out_where_bits_differ_and_the_second_where_the_first_
 
     got, want = ({"out": np.full((1, 1, 1), value, np.float32)} for value in (1.0, 1.0 + apart))
     bounds = partial(bound, "first", 1.0), partial(bound, "second", 3.0)
-    with pytest.raises(Violation, match=r"worst at seq 0, .*, allowed 4$") if apart > 4 else nullcontext():
+    with (
+        pytest.raises(Violation, match=r", allowed 4; the latter is outside its own bound$")
+        if apart > 4
+        else nullcontext()
+    ):
         require_both(SUBJECT, x, got, want, "of one call against another", bounds)
     assert worked_out == asked
 
@@ -77,7 +97,9 @@ def test_a_bound_is_worked_out_where_bits_differ_and_the_second_where_the_first_
 def test_nan_in_both_of_two_results_is_no_difference_and_in_one_is_the_worst():
     bound = Interval(np.zeros(3), np.ones(3), "float32", by_axes("seq"))
     require_near(np.array([np.nan, 0, 0]), np.array([np.nan, 1, 0]), bound, bound, "out both ways")
-    with pytest.raises(Violation, match=r"1 of 3 elements .* worst at seq 2: 0 and nan$"):
+    with pytest.raises(
+        Violation, match=r"1 of 3 elements .* worst at seq 2: 0 and nan; the latter is outside its own bound$"
+    ):
         require_near(np.array([np.nan, 0, 0]), np.array([np.nan, 1, np.nan]), bound, bound, "out both ways")
 
 

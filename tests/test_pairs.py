@@ -1,5 +1,6 @@
 """Laws of pairs that cannot be bitwise: held to both bounds, which tell rounding from a fault."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -345,3 +346,24 @@ def test_pages_of_another_size_hold_as_many_tokens_where_their_number_is_compile
     searcher = Searcher(subject, Options(EFFORTS["quick"], case=case))
     searcher.begin(1)
     assert [(cell.outcome, cell.examples) for cell in searcher.run(check)] == [(CONFORMS, 1)]
+
+
+def test_of_two_layouts_that_disagree_it_is_told_which_is_wrong():
+    """The law compares two layouts, and is red in both: the message does not accuse the right one."""
+
+    def without_the_newest_key_in_hnd(q, cache, block_table, kv_lens, **kwargs):
+        lens = kv_lens - (kv_lens > 1) if cache["k"].shape[2] == 4 else kv_lens
+        return numpy_ref.paged_decode(q, cache, block_table, lens, **kwargs)
+
+    offers = {OP: {"layout": {"nhd", "hnd"}, "dtype": {"float32"}, "page_size": {4}, "num_kv_heads": {2}}}
+    told = {"OFFERS": offers, "CONVENTIONS": UNDECLARED, "ARITHMETIC": numpy_ref.ARITHMETIC}
+    adapter = SimpleNamespace(**told, **{OP: without_the_newest_key_in_hnd})
+    searcher = Searcher(Subject(adapter, "other", "other.py"), Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    said = {cell.layout: cell.message for cell in searcher.run(all_laws()["decode_agrees_across_layouts"])}
+    assert re.match(
+        r"out in hnd against without: .* apart than both bounds .*; the former is outside its own", said["nhd"]
+    )
+    assert re.match(
+        r"out in nhd against without: .* apart than both bounds .*; the latter is outside its own", said["hnd"]
+    )
