@@ -1,6 +1,7 @@
 """Laws of attention that need no oracle: two calls whose results are tied to each other, bit for bit or within both of
 their bounds."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from kvconform.specs.pinned import contexts_beyond_16_bits, high_pages, long_con
 from kvconform.specs.row import SIDE_NAMES, SIDES
 from kvconform.specs.storage import STRIDES
 from kvconform.suites.calls import (
+    WHERE_OTHERS_LAY,
     appending,
     attend,
     attention,
@@ -68,6 +70,15 @@ def gentle(subject, case):
 
 def _chosen(case, what, count):
     return int(data.hashes(case.seed, what)) % count
+
+
+def in_one_memory(subject, case):
+    """In every other case the arguments of a call lie where those of the call before did: who keeps what lay there is
+    seen in these, who keeps where it lay in the others. It gives what says whether those of the last call do.
+
+    Not where the seed is the simplest: what is seen there takes no memory.
+    """
+    return nullcontext(lambda: False) if _chosen(case, "own memory", 2) else subject.overwriting()
 
 
 def _is(name):
@@ -250,12 +261,16 @@ def forgets_the_calls_before(subject, case):
     short = partial(attention, subject, other, cached(other, case.dead), q=-other.q, **x.told(kv_lens=lens))
     long = partial(attention, subject, x, cached(x, case.dead))
     if subject.conventions["deterministic"] and _chosen(case, "between", 2):  # of a short one no bound is known
-        calls, said = (short, long, short), "after a call with longer sequences against before"
+        call, between, said = short, long, "longer"
         x = variations.with_lens(x, lens)
     else:
-        calls, said = (long, short, long), "after a call with shorter sequences against before"
-    first, _, got = (call() for call in calls)
-    require_repeated(subject, x, got, first, said)
+        call, between, said = long, short, "shorter"
+    first = call()
+    with in_one_memory(subject, case) as overwrote:
+        between()
+        got = call()
+        where = WHERE_OTHERS_LAY if overwrote() else ""
+    require_repeated(subject, x, got, first, f"after a call with {said} sequences{where} against before")
 
 
 CHANGED = ("sm_scale", "num_splits", "window", "soft_cap", "sinks", "alibi_slopes", "tree_mask")

@@ -325,6 +325,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     # calls before
     "plan_of_shorter_sequences_is_kept": ((FORGETS, UPDATE_FORGETS), None),
     "plan_of_longer_sequences_is_kept": ((FORGETS,), None),
+    "lengths_are_planned_for_the_memory_that_they_lie_in": ((FORGETS,), None),
     "sm_scale_is_planned_for_a_shape": ((CHANGED,), None),
     "soft_cap_is_planned_for_a_shape": ((CHANGED,), "soft_cap_is_ignored"),
     "captured_graph_keeps_its_sm_scale": ((CHANGED, UPDATE_CHANGED), None),

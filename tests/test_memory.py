@@ -1,5 +1,6 @@
 """Memory that operations are given to write into: who is given it, what it holds, and what every call is held to."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from kvconform.specs.cells import POOL
 from kvconform.specs.inputs import inputs
 from kvconform.specs.layouts import LAYOUTS
 from kvconform.suites.calls import attend, attention, gathering
+from kvconform.suites.test_relations import in_one_memory
 from kvconform.tests.families import adapter_named
 from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS, PAGES, PQ_PAGES
 from kvconform.tests.test_power import EFFORT
@@ -437,3 +439,14 @@ def test_what_lies_in_the_gaps_of_a_cache_is_written_over_too():
             gaps.add(case.gaps)
             attention(subject, inputs(case), paged.filled(inputs(case), "zero"))  # raises where it is told from a write
     assert len(gaps) == 3
+
+
+def test_calls_have_memory_of_their_own_where_the_seed_is_the_simplest_and_with_half_of_the_others():
+    """What is seen there, and is made smaller to, does not take the memory of another call."""
+    over = []
+    subject = SimpleNamespace(overwriting=lambda: nullcontext(over.append(True)))
+    case = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3,))
+    for seed in range(40):
+        with in_one_memory(subject, replace(case, seed=seed)):
+            assert seed or not over
+    assert 10 < len(over) < 30
