@@ -51,8 +51,8 @@ ENOUGH_FAILURES = 4
 that one was made smaller through are like it, and do not count."""
 
 OTHER_CONTENTS = 4
-"""Families of contents, the first ones of the table, that a counterexample is tried with before it is said to look like
-a mistake."""
+"""Families of contents, the first ones of a law, with which its counterexample is tried before it is said to look
+like a mistake."""
 
 MOST_BARREN = {False: 150, True: 50}
 """Static -> cases drawn one after another that cannot be judged or are no evidence, behind which no further ones of the
@@ -481,11 +481,10 @@ class _Trial:
 
     def _name(self) -> str | None:
         """The one mistake that explains every failing case that was seen, and enough of them were."""
-        if self.searcher.options.case is None:
-            if not self._settled():
-                self._see_more_failures()
-            if self._likely():
-                self._see_other_contents()
+        if self.searcher.options.case is None and not self._settled():
+            self._see_more_failures()
+        if self._likely():
+            self._see_other_contents()
         likely = self._likely()
         return likely.pop() if len(likely) == 1 else None
 

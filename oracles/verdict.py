@@ -291,10 +291,11 @@ def _blamed(pair: tuple[Array, Array], bounds: tuple[Interval, Interval], index:
     """Which of two results that are too far apart is not where it should be, in words; nothing where both are held to
     other numbers, as where one is of V times a factor."""
     wants, errors = ([getattr(one, name)[index] for one in bounds] for name in ("want", "error"))
-    if abs(wants[0] - wants[1]) > sum(errors):
-        return ""
-    outside = tuple(bool(one.unmet(got)[index]) for got, one in zip(pair, bounds, strict=True))
-    who = {(True, False): "the former", (False, True): "the latter", (True, True): "each"}.get(outside)
+    with np.errstate(invalid="ignore"):  # of two that are the same infinity
+        if abs(wants[0] - wants[1]) > sum(errors):
+            return ""
+    former, latter = (bool(one.unmet(got)[index]) for got, one in zip(pair, bounds, strict=True))
+    who = {(True, False): "the former", (False, True): "the latter", (True, True): "each"}.get((former, latter))
     return f"; {who} is outside its own bound" if who else ""
 
 

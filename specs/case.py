@@ -14,7 +14,8 @@ from kvconform.specs.layouts import LAYOUTS, Layout
 from kvconform.specs.operations import OPERATIONS, Operation
 
 SCHEMA = 1
-"""Number of the JSON form of a Case. It changes whenever an old Case would mean other arrays."""
+"""Number of the JSON form of a Case: its fields, and what they mean. That other arrays are drawn for it than once is
+told by its digest (`kvconform replay` says so)."""
 
 
 class CaseError(ValueError):

@@ -51,11 +51,13 @@ def test_of_two_results_that_are_too_far_apart_the_worst_element_is_told():
         (0.0, 3.0, 0.0, "; the latter is outside its own bound"),
         (3.0, 0.0, 0.0, "; the former is outside its own bound"),
         (-3.0, 3.0, 0.0, "; each is outside its own bound"),
+        (-np.inf, 3.0, -np.inf, "; the latter is outside its own bound"),
         (0.0, 3.0, 4.0, ""),  # of results that are to be different no one is to blame
     ],
 )
 def test_of_two_results_that_are_too_far_apart_it_is_told_which_is_wrong(one, two, centre, blamed):
-    bound, other = (Interval(np.array([at]), np.ones(1), "float32", by_axes("seq")) for at in (0.0, centre))
+    first = centre if np.isinf(centre) else 0.0
+    bound, other = (Interval(np.array([at]), np.ones(1), "float32", by_axes("seq")) for at in (first, centre))
     with pytest.raises(Violation) as told:
         require_near(np.array([one]), np.array([two]), bound, other, "out both ways")
     assert re.sub(r".* allowed [^;]+", "", str(told.value)) == blamed

@@ -346,17 +346,36 @@ def paged_decode(q, cache, block_table, kv_lens, *, sm_scale=None, **given):
 """An adapter that applies sm_scale twice under a condition."""
 
 
+def looks_like(tmp_path, source, case=None):
+    (tmp_path / "twice.py").write_text(source)
+    found = find(str(tmp_path / "twice.py"))
+    subject = Subject(found.load(), found.name, str(found.path))
+    law = all_laws()["decode_is_within_the_bound"]
+    searcher = Searcher(subject, Options(replace(EFFORTS["quick"], seconds=600.0), laws=(law.name,), case=case))
+    searcher.begin(1)
+    (cell,) = searcher.run(law)
+    assert cell.outcome == VIOLATES
+    return cell.looks_like, Case.from_json(cell.counterexample)
+
+
 @pytest.mark.parametrize(
     ("where", "name"),
     [("len(kv_lens) == 3", "sm_scale_is_applied_twice"), ("np.abs(q.astype(float)).max(initial=0) < 1", None)],
 )
 def test_a_mistake_may_depend_on_a_shape_and_not_on_numbers(tmp_path, where, name):
-    """What it explains where it is made, it explains with other numbers there, too."""
-    (tmp_path / "twice.py").write_text(TWICE.replace("WHERE", where))
-    found = find(str(tmp_path / "twice.py"))
-    subject = Subject(found.load(), found.name, str(found.path))
-    law = all_laws()["decode_is_within_the_bound"]
-    searcher = Searcher(subject, Options(replace(EFFORTS["quick"], seconds=600.0), laws=(law.name,)))
-    searcher.begin(1)
-    (cell,) = searcher.run(law)
-    assert (cell.outcome, cell.looks_like) == (VIOLATES, name)
+    """What it explains where it is made, it explains with other numbers there, too, and so says a replay."""
+    source = TWICE.replace("WHERE", where)
+    said, witness = looks_like(tmp_path, source)
+    assert said == name == looks_like(tmp_path, source, witness)[0]
+
+
+def test_a_mistake_may_be_hidden_by_other_contents(tmp_path):
+    """Where all weight is on one key, or q is 0, no scale shows: that speaks for nobody, and against nobody."""
+    source = TWICE.replace("16", "2").replace("WHERE", "True")
+    assert looks_like(tmp_path, source)[0] == "sm_scale_is_applied_twice"
+
+
+def test_who_returns_no_lse_is_called_by_name(tmp_path):
+    source = TWICE.replace('"num_splits": {1}', '"returns": {"out"}, "num_splits": {1}').replace("WHERE", "True")
+    source = source.replace("else 1), **given)", "else 1), **given)[0]")
+    assert looks_like(tmp_path, source)[0] == "sm_scale_is_applied_twice"
