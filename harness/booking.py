@@ -52,7 +52,7 @@ class Booked:
     witness_conforms whether it is red because the witness of an expectation conforms
     findings         the expectations whose witness belongs to this cell and still violates: reason, link, when, said
                      (the violation's message), witness, replay
-    looks_like       the one mistake that explains every violating case
+    looks_like       the one mistake that explains every violating case, and the counterexample with other contents
     meant            what to declare where that is no mistake
     suspect          the one key whose omission, repetition or intrusion explains the counterexample
     diagnosis        what is used instead of the claimed layout, told from probes

@@ -237,7 +237,10 @@ def run(
 def replay(
     case: str, impl: str, law: str | None, expect: str | None, json_file: Path | None, stall: float, debug: bool
 ) -> int:
-    """Judge one case again: CASE is a JSON file, or the JSON itself as a report prints it."""
+    """Judge one case again: CASE is a JSON file, or the JSON itself as a report prints it.
+
+    Where a mistake explains it, the case is called with other contents, too, before that is named.
+    """
     data = _read(case)
     law = law or data.get("law")
     if law is not None and law not in all_laws():

@@ -51,8 +51,8 @@ ENOUGH_FAILURES = 4
 that one was made smaller through are like it, and do not count."""
 
 OTHER_CONTENTS = 4
-"""Families of contents, the first ones of a law, with which its counterexample is tried before it is said to look
-like a mistake."""
+"""Families of contents, the first ones of a law, of which those that its counterexample was not tried with are tried
+before it is said to look like a mistake."""
 
 MOST_BARREN = {False: 150, True: 50}
 """Static -> cases drawn one after another that cannot be judged or are no evidence, behind which no further ones of the
@@ -189,8 +189,8 @@ class _Trial:
             if not self.failures:
                 raise
         self._draw_again()
+        booked.resolution = resolution(self.subject.weights)  # of what was searched, not of what led to a name
         self._decide()
-        booked.resolution = resolution(self.subject.weights)
         booked.seconds = time.perf_counter() - start
         booked.inside_seconds = self.subject.inside - inside
         if self.witness is not None and self.searcher.options.explains:
@@ -480,7 +480,10 @@ class _Trial:
             self.subject = here
 
     def _name(self) -> str | None:
-        """The one mistake that explains every failing case that was seen, and enough of them were."""
+        """The one mistake that explains every failing case that was seen, and the counterexample with other contents.
+
+        A run looks for enough of them; a replay sees one.
+        """
         if self.searcher.options.case is None and not self._settled():
             self._see_more_failures()
         if self._likely():

@@ -2,7 +2,8 @@
 
 A mistake is the right reading with one thing changed. The table has three uses: it names failures ("looks like"), it
 says which faults the suite must be able to tell apart, and its claims are the "what goes wrong" page of the
-documentation. A mistake is named only when it explains every failing example of a cell and no other one does.
+documentation. A mistake is named only when it explains every failing example of a cell, and what the counterexample
+gives with other contents, and no other one does.
 """
 
 from __future__ import annotations
@@ -665,7 +666,7 @@ MISTAKES: dict[str, Mistake] = {
     "exp_of_0_is_not_1": Mistake(
         "the exponential errs at 0 too, and every rescale of a finished sum with it",
         ("paged_decode",),
-        (),  # it is measured, where all keys score the same: suites/test_decode.py
+        (),  # it is measured, where all keys score the same: suites/calls.py
     ),
     "partials_are_added": Mistake(
         "outputs of splits are added without weights", ("paged_decode",), _joined(_added), _is_split

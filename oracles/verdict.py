@@ -2,7 +2,8 @@
 
 An output is expected either bit for bit (`Exact`) or inside the interval that the error bound gives (`Interval`).
 What a check saw travels with the Violation, so that named mistakes can be tried on it later: a mistake explains a
-Violation when the same outputs meet what a kernel with that mistake would have produced from the same bytes.
+Violation when the same outputs meet what a kernel with that mistake would have produced from the same bytes. Of what
+is met the same can be asked (`explaining`).
 """
 
 from __future__ import annotations
@@ -289,7 +290,7 @@ def require_near(one: Array, two: Array, bound: Interval, other: Interval, what:
 
 def _blamed(pair: tuple[Array, Array], bounds: tuple[Interval, Interval], index: tuple[int, ...]) -> str:
     """Which of two results that are too far apart is not where it should be, in words; nothing where both are held to
-    other numbers, as where one is of V times a factor."""
+    other numbers, as where one is of V times a factor, or where neither is outside its own bound."""
     wants, errors = ([getattr(one, name)[index] for one in bounds] for name in ("want", "error"))
     with np.errstate(invalid="ignore"):  # of two that are the same infinity
         if abs(wants[0] - wants[1]) > sum(errors):

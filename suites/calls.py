@@ -232,7 +232,7 @@ def require_result(
         require(
             got,
             judged,
-            lambda: {name: partial(_of, got, oracle) for name, oracle in explained(profile, right).items()},
+            lambda: of_returned(got, explained(profile, right)),
             hint=lambda seen: suspect(x, cache, right, out, seen["out"]),
         )
     if said := out.doubt(got["out"]):
@@ -245,9 +245,15 @@ def require_result(
         subject.saw_nothing()
 
 
-def _of(got: Mapping[str, Array], oracle: Callable[[], Expected]) -> Expected:
-    """What is expected of those results that are returned: not everybody returns lse."""
-    return {name: one for name, one in oracle().items() if name in got}
+def of_returned(
+    got: Mapping[str, Array], named: Mapping[str, Callable[[], Expected]]
+) -> Mapping[str, Callable[[], Expected]]:
+    """Mistakes with what they say of those results that are returned: not everybody returns lse."""
+
+    def said(oracle: Callable[[], Expected]) -> Expected:
+        return {name: one for name, one in oracle().items() if name in got}
+
+    return {name: partial(said, oracle) for name, oracle in named.items()}
 
 
 def bounds_of(subject: Subject, x: PagedInputs, cache: Mapping[str, Array], **parts: Any) -> dict[str, Interval]:

@@ -21,7 +21,7 @@ NEEDS = ("paged_decode:lse", "merge_states")
 FAMILIES = ("plain", "sharp", "offset", "stairs_up")
 """Contents of several weights, and of parts that outweigh others."""
 BEYOND = {"valid": 0, "minus_one": -1, "huge": FAR_PAGE}
-"""What a table holds behind the columns that are left of it, by `table_padding`."""
+"""What a table holds behind the columns that are left of it, by `table_padding`; valid: page 0, whoever's it is."""
 
 
 def _is_defined(conventions):

@@ -14,7 +14,15 @@ from kvconform.specs.inputs import inputs
 from kvconform.specs.pinned import pinned
 from kvconform.specs.pq import of_side
 from kvconform.specs.row import SIDE_NAMES, SIDES, K
-from kvconform.suites.calls import BUFFERS, LEFT_OVER, WHERE_OTHERS_LAY, passes_zeros, require_attention, require_both
+from kvconform.suites.calls import (
+    BUFFERS,
+    LEFT_OVER,
+    WHERE_OTHERS_LAY,
+    of_returned,
+    passes_zeros,
+    require_attention,
+    require_both,
+)
 from kvconform.suites.law import law, where_compiled
 from kvconform.suites.test_relations import layouts_beside, takes_layouts
 
@@ -184,7 +192,7 @@ def test_pq_attention_is_within_the_bound(subject, case):
     got = _attend(subject, x, cache)
     want, explained = _expected(subject, x, cache)
     judged = {name: want[name] for name in got}
-    require(got, judged, explained)
+    require(got, judged, lambda: of_returned(got, explained()))
     if passes_zeros(judged):
         subject.saw_nothing()
 

@@ -250,7 +250,10 @@ def test_decode_does_not_depend_on_its_splits(subject, case):
 
 @law("paged_decode", only=APART | alone("window", "soft_cap"))
 def test_decode_forgets_the_calls_before(subject, case):
-    """Neither a call with other contents and shorter sequences nor one with longer ones changes a bit of the next."""
+    """Neither a call with other contents and shorter sequences nor one with longer ones changes a bit of the next.
+
+    In every other case that is written over the arguments of the one before it.
+    """
     forgets_the_calls_before(subject, case)
 
 

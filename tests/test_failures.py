@@ -52,7 +52,7 @@ def test_of_two_results_that_are_too_far_apart_the_worst_element_is_told():
         (3.0, 0.0, 0.0, "; the former is outside its own bound"),
         (-3.0, 3.0, 0.0, "; each is outside its own bound"),
         (-np.inf, 3.0, -np.inf, "; the latter is outside its own bound"),
-        (0.0, 3.0, 4.0, ""),  # of results that are to be different no one is to blame
+        (0.0, 8.0, 4.0, ""),  # of results that are to be different no one is to blame
     ],
 )
 def test_of_two_results_that_are_too_far_apart_it_is_told_which_is_wrong(one, two, centre, blamed):

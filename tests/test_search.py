@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kvconform.harness import search
 from kvconform.harness.adapters import find
 from kvconform.harness.booking import CONFORMS, NOT_OFFERED, VIOLATES, paste
 from kvconform.harness.cli import all_laws
@@ -20,10 +21,12 @@ from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.oracles.bound import OutsideDomain
 from kvconform.oracles.verdict import Exact, Violation, explaining, require
+from kvconform.specs import data
 from kvconform.specs.case import Case
 from kvconform.specs.cells import NUM_SEQS
 from kvconform.specs.strategies import simplest
 from kvconform.suites.law import Law
+from kvconform.tests.families import adapter_named
 
 DECODE = "decode_is_within_the_bound"
 
@@ -362,15 +365,19 @@ def looks_like(tmp_path, source, case=None):
     ("where", "name"),
     [("len(kv_lens) == 3", "sm_scale_is_applied_twice"), ("np.abs(q.astype(float)).max(initial=0) < 1", None)],
 )
-def test_a_mistake_may_depend_on_a_shape_and_not_on_numbers(tmp_path, where, name):
+def test_a_mistake_may_depend_on_a_shape_and_not_on_numbers(tmp_path, monkeypatch, where, name):
     """What it explains where it is made, it explains with other numbers there, too, and so says a replay."""
     source = TWICE.replace("WHERE", where)
     said, witness = looks_like(tmp_path, source)
     assert said == name == looks_like(tmp_path, source, witness)[0]
+    monkeypatch.setattr(search, "OTHER_CONTENTS", 0)
+    assert looks_like(tmp_path, source)[0] == "sm_scale_is_applied_twice"  # no failing case speaks against it
 
 
-def test_a_mistake_may_be_hidden_by_other_contents(tmp_path):
-    """Where all weight is on one key, or q is 0, no scale shows: that speaks for nobody, and against nobody."""
+def test_a_mistake_may_be_hidden_by_other_contents(tmp_path, monkeypatch):
+    """Where q is 0 no scale shows: that speaks for nobody, and against nobody."""
+    families = all_laws()["decode_is_within_the_bound"].families or (*data.ARITHMETIC_FAMILIES,)
+    monkeypatch.setattr(search, "OTHER_CONTENTS", 1 + families.index(data.FLAT))
     source = TWICE.replace("16", "2").replace("WHERE", "True")
     assert looks_like(tmp_path, source)[0] == "sm_scale_is_applied_twice"
 
@@ -379,3 +386,26 @@ def test_who_returns_no_lse_is_called_by_name(tmp_path):
     source = TWICE.replace('"num_splits": {1}', '"returns": {"out"}, "num_splits": {1}').replace("WHERE", "True")
     source = source.replace("else 1), **given)", "else 1), **given)[0]")
     assert looks_like(tmp_path, source)[0] == "sm_scale_is_applied_twice"
+
+
+def test_who_returns_no_lse_of_codes_is_called_by_name():
+    wrong = adapter_named("pq_sm_scale_is_applied_twice").load()
+    (op, offer) = next(iter(wrong.OFFERS.items()))
+    out_alone = {**vars(wrong), "OFFERS": {op: offer | {"returns": {"out"}}}}
+    out_alone[op] = lambda *arrays, **options: getattr(wrong, op)(*arrays, **options)[0]
+    searcher = Searcher(Subject(SimpleNamespace(**out_alone), "out_alone", "out_alone.py"), Options(EFFORTS["quick"]))
+    searcher.begin(1)
+    said = {(cell.outcome, cell.looks_like) for cell in searcher.run(all_laws()["pq_attention_is_within_the_bound"])}
+    assert said == {(VIOLATES, "sm_scale_counts_twice")}
+
+
+def test_the_resolution_of_a_cell_is_of_its_own_cases(tmp_path, monkeypatch):
+    """What is called to tell mistakes apart changes no figure of a red cell."""
+    source, resolutions = TWICE.replace("WHERE", "len(kv_lens) == 3"), []
+    for contents in (0, 4):
+        monkeypatch.setattr(search, "OTHER_CONTENTS", contents)
+        (tmp_path / "twice.py").write_text(source)
+        (cell,) = violations(find(str(tmp_path / "twice.py")), DECODE)
+        resolutions.append((cell.resolution, cell.examples, cell.idle))
+    assert resolutions[0] == resolutions[1]
+    assert resolutions[0][0] is not None
