@@ -401,8 +401,8 @@ def test_who_returns_no_lse_of_codes_is_called_by_name():
 
 def test_the_resolution_of_a_cell_is_of_its_own_cases(tmp_path, monkeypatch):
     """What is called to tell mistakes apart changes no figure of a red cell."""
-    source, resolutions = TWICE.replace("WHERE", "len(kv_lens) == 3"), []
-    for contents in (0, 4):
+    source, resolutions = TWICE.replace("WHERE", "max(kv_lens, default=0) > 4"), []
+    for contents in (0, 99):
         monkeypatch.setattr(search, "OTHER_CONTENTS", contents)
         (tmp_path / "twice.py").write_text(source)
         (cell,) = violations(find(str(tmp_path / "twice.py")), DECODE)
