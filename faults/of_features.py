@@ -488,6 +488,22 @@ def _rows_and_heads_swapped(given: dict[str, Any], memory: dict[str, Any]) -> di
     return given | {"q": np.concatenate(made)}
 
 
+def _one_row_at_least(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    q_lens = np.asarray(given["q_lens"])
+    return _rows_are_of(given, np.repeat(np.arange(len(q_lens)), np.maximum(q_lens, 1))[: q_lens.sum()])
+
+
+def _first_that_begins(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    q_lens = np.asarray(given["q_lens"])
+    starts = np.cumsum(q_lens) - q_lens
+    return _rows_are_of(given, np.repeat(np.searchsorted(starts, starts), q_lens))
+
+
+def _rows_are_of(given: dict[str, Any], seq_of: Any) -> dict[str, Any]:
+    q_lens = np.asarray(given["q_lens"])
+    return given | {"q_lens": np.bincount(seq_of, minlength=len(q_lens)).astype(q_lens.dtype)}
+
+
 def _without_new_tokens(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
     lens = np.asarray(given["kv_lens"])
     return given | {"kv_lens": np.maximum(lens - np.asarray(given["q_lens"]) + 1, 0).astype(lens.dtype)}
@@ -532,6 +548,8 @@ Q_LENS = (
     _reads("rows_are_read_backwards", _rows_backwards),
     _reads("first_row_of_a_sequence_for_all", _first_row_for_all),
     _reads("rows_and_heads_are_swapped", _rows_and_heads_swapped),
+    _reads("sequences_without_query_tokens_have_one", _one_row_at_least, needs={"q_lens": 0}),
+    _reads("rows_go_to_sequences_without_query_tokens", _first_that_begins, needs={"q_lens": 0}),
     _reads("kv_lens_are_taken_without_the_new_tokens", _without_new_tokens),
     Fault(
         name="lse_is_that_of_the_first_row",

@@ -34,7 +34,7 @@ _ATTENTION = {
     "soft_cap": {"min": 0},
     "sinks": {"none", "drawn", "dominant"},
     "alibi_slopes": {"none", "drawn"},
-    "q_lens": {"min": 1},
+    "q_lens": {"min": 0},
     "tree_mask": {"none", "drawn"},
     **_ANY,
 }
@@ -282,12 +282,15 @@ def paged_decode(
     lse = np.empty(q.shape[:2], np.float32) if lse is None else lse
     q_ends = np.cumsum(np.ones(len(kv_lens), int) if q_lens is None else q_lens)
     slopes = None if alibi_slopes is None else alibi_slopes.reshape(num_kv_heads, -1)
-    oldest = None if window is None else np.maximum(kv_lens - np.diff(q_ends, prepend=0) + 1 - window, 0)
+    num_queries = np.maximum(np.diff(q_ends, prepend=0), 1)  # whoever has none reads nothing, wherever it begins
+    oldest = None if window is None else np.maximum(kv_lens - num_queries + 1 - window, 0)
     places = [slots_of(table, kv_lens, page_size, oldest) for table in tables]
     for seq, place in enumerate(zip(*places, strict=True)):
+        rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
+        if rows.start == rows.stop:
+            continue
         k, v = keys_and_values(views, place, layout, (k_scale, v_scale))
         n = len(k)
-        rows = slice(q_ends[seq - 1] if seq else 0, q_ends[seq])
         of_rows = q[rows].astype(np.float32)
         grouped = _by_kv_head(of_rows, num_kv_heads)
         tree = None if tree_mask is None else tree_mask[rows, : len(of_rows)]

@@ -47,7 +47,7 @@ _ATTENTION = {
     "soft_cap": {"min": 0},
     "sinks": {"none", "drawn", "dominant"},
     "alibi_slopes": {"none", "drawn"},
-    "q_lens": {"min": 1},
+    "q_lens": {"min": 0},
     "tree_mask": {"none", "drawn"},
     **_INDEXED,
 }

@@ -42,7 +42,7 @@ def _place(inputs: PagedInputs, reading: DecodeReading, row: int, seq: int) -> l
     """Where a query token stands, for people; without a key it has no position, and its number says which it is."""
     position = int(reading.lens[seq]) - 1 - int(reading.newer[row])
     if not 0 <= position < reading.lens[seq]:
-        alone = len(reading.seq_of) == len(reading.lens)
+        alone = np.array_equal(reading.seq_of, np.arange(len(reading.lens)))
         return [] if alone else [f"query token {row - int(np.argmax(reading.seq_of == seq))}"]
     if inputs.row.contiguous:
         return [f"position {position}"]

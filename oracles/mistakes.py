@@ -176,6 +176,38 @@ def _top_left(inputs: PagedInputs, right: Any) -> Any:
     return replace(right, newer=right.lens[right.seq_of] - 1 - _token_of(inputs, right))
 
 
+def _some_wait(inputs: PagedInputs) -> bool:
+    """Whether a sequence has no query token."""
+    return 0 in inputs.case.q_lens
+
+
+def _of_sequences(whose: Callable[[Array], Array]) -> Change:
+    """whose: query tokens of each sequence -> the sequence of each row."""
+
+    def changed(inputs: PagedInputs, right: Any) -> Any:
+        seq_of = whose(np.array(inputs.case.q_lens))
+        ends = np.cumsum(np.bincount(seq_of, minlength=len(inputs.case.q_lens)))
+        return replace(right, seq_of=seq_of, newer=ends[seq_of] - 1 - np.arange(len(seq_of)))
+
+    return changed
+
+
+def _one_at_least(q_lens: Array) -> Array:
+    return np.repeat(np.arange(len(q_lens)), np.maximum(q_lens, 1))[: q_lens.sum()]
+
+
+def _first_that_begins(q_lens: Array) -> Array:
+    starts = np.cumsum(q_lens) - q_lens
+    return np.repeat(np.searchsorted(starts, starts), q_lens)
+
+
+def _behind_the_first_that_begins(inputs: PagedInputs, right: Any) -> Any:
+    """Such a row stands behind all keys of a sequence that has no query tokens."""
+    changed = _of_sequences(_first_that_begins)(inputs, right)
+    others = changed.seq_of != right.seq_of
+    return replace(changed, newer=np.where(others, -1 - _token_of(inputs, right), right.newer))
+
+
 def _tree(change: Callable[[PagedInputs, Any], Array]) -> Change:
     return lambda inputs, right: replace(right, tree=change(inputs, right))
 
@@ -601,6 +633,18 @@ MISTAKES: dict[str, Mistake] = {
         (_causal("top_left"), _top_left),
         applies=_on("q_lens"),
         meant=("causal", "top_left"),
+    ),
+    "sequences_without_query_tokens_have_one": Mistake(
+        "a sequence without query tokens is given one: the rows behind it belong to the sequence before theirs",
+        ("paged_decode",),
+        (_of_sequences(_one_at_least),),
+        applies=_some_wait,
+    ),
+    "rows_go_to_sequences_without_query_tokens": Mistake(
+        "a row belongs to the first sequence that begins there, though that one has no query tokens",
+        ("paged_decode",),
+        (_of_sequences(_first_that_begins), _behind_the_first_that_begins),
+        applies=_some_wait,
     ),
     "query_token_misses_itself": Mistake(
         "a query token sees only what is older than itself",

@@ -70,7 +70,7 @@ class Case:
                         each: tensor, head, page (and head), token (and head); none
     window, soft_cap    keys that a query sees at most, its own among them, and what scores are bent to; 0: neither
     sinks, alibi_slopes none, or drawn: float32 numbers of q heads, by hash; dominant: sinks that outweigh most keys
-    q_lens              query tokens of each sequence, its newest; (): one each
+    q_lens              query tokens of each sequence, its newest, of which some have none, but not all; (): one each
     tree_mask           none: each sees all older ones; or drawn: they are nodes of a tree, by hash, and see ancestors
     stray_slots         what every third row of slot_mapping is: none; below: under -1; beyond: past the cache's end;
                         twice: the slot of the first row
@@ -156,6 +156,12 @@ class Case:
         return self.q_dtype or self.dtype
 
     @property
+    def counts_new_tokens(self) -> bool:
+        """Whether kv_lens count the tokens that an operation appends; of one that appends none, always."""
+        new = self.q_lens or (1,) * len(self.kv_lens)
+        return not self.operation.appends or all(q_len <= n for q_len, n in zip(new, self.kv_lens, strict=True))
+
+    @property
     def num_q_rows(self) -> int:
         """Query tokens of all sequences."""
         return sum(self.q_lens) if self.q_lens else len(self.kv_lens)
@@ -197,9 +203,13 @@ class Case:
         longest = max(case.kv_lens, default=0)
         if case.q_lens and len(case.q_lens) != len(case.kv_lens):
             raise CaseError(f"a case of {len(case.kv_lens)} kv_lens and {len(case.q_lens)} q_lens")
-        rows = case.q_lens or (1,) * len(case.kv_lens)
-        if case.operation.appends and any(q_len > n for q_len, n in zip(rows, case.kv_lens, strict=True)):
-            raise CaseError(f"a case of kv_lens {case.kv_lens}, in which q_lens {rows} of new tokens are to be counted")
+        if case.q_lens and (min(case.q_lens) < 0 or not any(case.q_lens)):
+            raise CaseError(
+                f"a case of q_lens {case.q_lens}, in which no sequence has a query token, or one less than 0"
+            )
+        if not case.counts_new_tokens:
+            told = case.q_lens or (1,) * len(case.kv_lens)
+            raise CaseError(f"a case of kv_lens {case.kv_lens}, in which q_lens {told} of new tokens are to be counted")
         if case.row.contiguous and longest > case.page_size:
             raise CaseError(f"a case of {longest} tokens on {case.layout}, where a sequence has {case.page_size} slots")
         return case

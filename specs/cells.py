@@ -248,6 +248,8 @@ class Cell:
             pool = [v for v in pool if v in forms_of(self.row)]
         if axis == "num_centroids":
             pool = [v for v in pool if v <= 1 << width(self.dtype)]
+        if axis == "q_lens":  # the most that a sequence has; none is for some of a batch (strategies.query_tokens)
+            pool = [v for v in pool if v]
         if axis == "q_lens" and self.one_q_len:
             least = FEATURES["tree_mask"].beside[axis] if self.takes(tree_mask=("drawn",)) else 2
             pool = [*pool[:1], *[n for n in pool[1:] if n >= least][:1]]  # each is a shape to compile
@@ -349,6 +351,7 @@ class Cell:
             all(self.admits(axis, getattr(case, axis)) for axis in SIZE_OF)
             and case.table_form in forms_of(self.row)
             and self.has_room_for(case)
+            and case.counts_new_tokens
             and all(
                 all_hold(self.predicates(axis), value)
                 for axis in OPERATIONS[self.op].case_axes

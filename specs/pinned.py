@@ -493,6 +493,25 @@ def two_prefixes(cell: Cell) -> tuple[Case, ...]:
     return (pinned(cell, family=_every_bit(cell), kv_lens=lens, shared_by="alternate", **(sizes | shared)),)
 
 
+def waiting(cell: Cell) -> tuple[Case, ...]:
+    """One Case of a batch in which some sequences have no query token: one that waits, and room that nobody has taken,
+    between others and at the end.
+
+    Source: vLLM pads query_start_loc with its last entry, and seq_lens with 0, for batches of captured sizes.
+    """
+    if cell.one_q_len or not cell.takes(q_lens=(0, 1, 2)):
+        return ()
+    size = cell.allowed("page_size")[-1]
+    wish = ((2 * size + 1, 1), (size, 0), (0, 0), (3, 2), (0, 0))
+    room = size if cell.row.contiguous else 2 * size + 1
+    lens = [(n if cell.takes(kv_lens=(n,)) else 1, q_len) for n, q_len in ((min(n, room), q) for n, q in wish)]
+    if any(not cell.takes(kv_lens=(n,)) or n < q_len for n, q_len in lens):
+        return ()
+    sizes = _sizes(cell, 0) | {"page_size": size, "num_splits": cell.allowed("num_splits")[-1]}
+    kv_lens, q_lens = zip(*lens, strict=True)
+    return (pinned(cell, family=_every_bit(cell), kv_lens=kv_lens, q_lens=q_lens, **sizes),)
+
+
 def equal_scores(cell: Cell) -> tuple[Case, ...]:
     """One unsplit Case of paged decode in which all keys score 0: a key alone, and as many as there is room for."""
     shapes = cell.geometries() if cell.static else [_sizes(cell, 0) | {"page_size": cell.allowed("page_size")[-1]}]

@@ -188,17 +188,19 @@ def query_tokens(
 ) -> dict[str, tuple[int, ...]]:
     """So many query tokens a sequence; fewer where it has fewer keys, but of a compiled shape the same in each.
 
-    one_of   picks one of several, simplest first: a sequence may also have but one of them (decode), or, where the
-             tokens are new, nothing else (prefill)
+    one_of   picks one of several, simplest first: a sequence may also have but one of them (decode), where the tokens
+             are new nothing else (prefill), or none: one that waits, or room in a batch that nobody has taken. Some
+             sequence has one.
     """
     if most == FEATURES["q_lens"].off:
         return {}
     appends = OPERATIONS[cell.op].appends
     if not cell.one_q_len:
-        others = [(1, n) if appends else (1,) for n in kv_lens]
+        others = [(1, n, 0) if appends else (1, 0) for n in kv_lens]
         some = [(min(most, max(n, 1)), *more) for n, more in zip(kv_lens, others, strict=True)]
         taken = {pool: _taken(cell, dict.fromkeys(pool)) for pool in set(some)}
-        return {"q_lens": tuple(one_of(taken[pool]) for pool in some)}
+        q_lens = tuple(one_of(taken[pool]) for pool in some)
+        return {"q_lens": q_lens if any(q_lens) else (some[0][0], *q_lens[1:])}
     needed = most if appends or cell.conventions["empty_rows"] == "undefined" else 0
     return {"q_lens": (most,) * len(kv_lens)} if min(kv_lens, default=0) >= needed else {}
 

@@ -22,6 +22,7 @@ from kvconform.specs.pinned import (
     sizes_beside,
     table_forms,
     two_prefixes,
+    waiting,
     wide_windows,
 )
 from kvconform.suites.calls import (
@@ -38,7 +39,7 @@ from kvconform.suites.law import law
 
 
 def _pinned(cell):
-    features = (*schedule(cell), *branches(cell), *far_below(cell))
+    features = (*schedule(cell), *branches(cell), *far_below(cell), *waiting(cell))
     return (*equal_scores(cell), *features, *_of_evicted(cell), *_of_tables(cell), *_of_sizes(cell))
 
 

@@ -26,6 +26,7 @@ from kvconform.specs.pinned import (
     sizes_beside,
     table_forms,
     two_prefixes,
+    waiting,
     wide_windows,
 )
 from kvconform.suites import test_relations as relations
@@ -55,7 +56,11 @@ def _update(subject, x, cache, *, buffers=None, **changed):
     return {name: got[name] for name in LOCATE if name in got}, got["cache"]
 
 
-@law("append_decode", pinned=lambda cell: (*mixtures(cell), *large(cell), *high_pages(cell)), every_cell=True)
+def _pinned_writes(cell):
+    return (*mixtures(cell), *waiting(cell), *large(cell), *high_pages(cell))
+
+
+@law("append_decode", pinned=_pinned_writes, every_cell=True)
 def test_update_writes_exactly_the_newest_tokens(subject, case):
     """The newest tokens lie in the slots that the block table gives them; every other byte is what it was."""
     x = inputs(case)
@@ -69,7 +74,7 @@ def test_update_writes_exactly_the_newest_tokens(subject, case):
 
 def _pinned(cell):
     sizes = (*large(cell), *many_rows(cell), *wide_windows(cell), *sizes_beside(cell))
-    return (*mixtures(cell), *schedule(cell), *table_forms(cell), *two_prefixes(cell), *sizes)
+    return (*mixtures(cell), *waiting(cell), *schedule(cell), *table_forms(cell), *two_prefixes(cell), *sizes)
 
 
 @law("append_decode", pinned=_pinned, every_cell=True)

@@ -190,6 +190,12 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "dims_in_chunks_of_16": ((BOUND,), None),
     # new tokens
     "query_tokens_stand_at_the_first_keys_unsaid": ((BOUND,), "causality_is_top_left"),
+    "a_sequence_without_query_tokens_has_one": ((BOUND, UPDATED), "sequences_without_query_tokens_have_one"),
+    "a_row_is_of_the_first_sequence_that_begins_there": (
+        (BOUND, UPDATED),
+        "rows_go_to_sequences_without_query_tokens",
+    ),
+    "room_in_the_batch_is_zeroed_where_it_begins": ((BOUND, UPDATED), None),
     "update_clears_the_rest_of_the_page": ((UPDATE,), None),
     "update_writes_its_pages_back_in_bfloat16": ((UPDATE,), None),
     "update_writes_behind_kv_lens": ((UPDATE,), "newest_tokens_go_behind_kv_lens"),

@@ -191,6 +191,14 @@ def test_a_case_of_other_q_lens_than_sequences_is_refused():
         Case.from_json(data | {"q_lens": [1]})
 
 
+@pytest.mark.parametrize("q_lens", [[0, 0], [-1, 2]])
+def test_a_case_without_a_query_token_is_refused(q_lens):
+    data = replace(PLAIN, kv_lens=(3, 3), q_lens=(0, 2)).to_json()
+    assert Case.from_json(data).num_q_rows == 2
+    with pytest.raises(CaseError, match="in which no sequence has a query token, or one less than 0"):
+        Case.from_json(data | {"q_lens": q_lens})
+
+
 def test_features_are_off_alone_or_not():
     none = dict.fromkeys(("sinks", "alibi_slopes", "tree_mask"), ("none",))
     assert {"window": (0,), "soft_cap": (0.0,), "q_lens": (1,), **none} == OFF

@@ -23,6 +23,7 @@ from kvconform.specs.pinned import (
     schedule,
     sparse_pool,
     two_prefixes,
+    waiting,
 )
 from kvconform.specs.strategies import TILES, _lengths, cases
 
@@ -262,6 +263,39 @@ def test_one_sequence_may_have_one_query_token_beside_another_that_has_several()
     beside = [case for case in drawn(cell) if 1 in case.q_lens and max(case.q_lens) > 1]
     decoded = [(case, n) for case in beside for n, q_len in zip(case.kv_lens, case.q_lens, strict=True) if q_len == 1]
     assert any(n >= max(case.q_lens) for case, n in decoded)
+
+
+@pytest.mark.parametrize("op", ["paged_decode", "append_decode"])
+def test_some_sequences_of_a_batch_have_no_query_token_where_that_is_offered(op):
+    """Requests that wait, and what pads a batch of a captured size; but never all of them: that is no call."""
+    offer = {"layout": {"nhd"}, "dtype": {"float32"}, "q_lens": {"min": 0}}
+    some = [case.q_lens for case in drawn(cell_of(op, offer)) if case.q_lens]
+    assert all(any(q_lens) for q_lens in some)
+    for place in (slice(1), slice(1, -1), slice(-1, None)):
+        assert any(0 in q_lens[place] for q_lens in some), place
+    beside = [case.q_lens for case in drawn(cell_of(op, offer | {"q_lens": {"min": 1}})) if case.q_lens]
+    assert beside
+    assert not any(0 in q_lens for q_lens in beside)
+
+
+@pytest.mark.parametrize("op", ["paged_decode", "append_decode"])
+def test_a_pinned_batch_has_room_that_nobody_has_taken(op):
+    for cell in cells(op, numpy_ref.OFFERS[op], FREE):
+        (case,) = waiting(cell)
+        whose = list(zip(case.kv_lens, case.q_lens, strict=True))
+        assert cell.takes_case(case)
+        assert whose[-1] == (0, 0) in whose[1:-1]
+        assert any(n and not q_len for n, q_len in whose)
+
+
+def test_no_batch_has_room_where_every_sequence_has_a_query_token():
+    offer = {"layout": {"nhd"}, "dtype": {"float32"}}
+    assert not waiting(cell_of("paged_decode", offer))
+    assert not waiting(cell_of("paged_decode", offer | {"q_lens": {"min": 1}}))
+    assert not waiting(cell_of("paged_decode", STATIC | {"q_lens": {"min": 0}}))
+    (case,) = waiting(cell_of("paged_decode", offer | {"q_lens": {"min": 0}, "kv_lens": {"min": 1}}))
+    assert min(case.kv_lens) > 0
+    assert 0 in case.q_lens
 
 
 def test_no_page_is_high_in_a_contiguous_cache_or_where_few_pages_are_offered():
