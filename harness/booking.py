@@ -162,6 +162,7 @@ class Run:
     exit             what the supervisor itself has to say: 0, 2 (adapter), 3 (blocked)
     message          why
     time             what its time went on -> share, largest first, where that was asked for
+    apart            why nothing was written over the arguments of a call before (`Subject.apart`); or nothing
     """
 
     name: str
@@ -176,6 +177,7 @@ class Run:
     seconds: float = 0.0
     processes: int = 1
     time: dict[str, float] = field(default_factory=dict)
+    apart: str = ""
 
     @property
     def code(self) -> int:

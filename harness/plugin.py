@@ -221,7 +221,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     seen = state.sampler.stop() if state.sampler else Counter[str]()
     state.time = where_time_goes.shares(seen)
     for searcher in state.searchers.values():
-        searcher.journal.write("done", seen=seen)
+        searcher.journal.write("done", seen=seen, apart=searcher.subject.apart)
     ours = booking.exit_code([b.outcome for b in state.booked])
     others = exitstatus == 1 and ours == booking.OK_EXIT
     session.exitstatus = booking.BAD_EXIT if others else booking.worst([ours, 1 if exitstatus == 1 else 0])

@@ -178,6 +178,8 @@ def footer(run: Run) -> str:
         line += f"; {attested(run.attested)}"
     if run.time:
         line += f"; {time_line(run.time)}"
+    if run.apart:
+        line += f"; no call's arguments are assigned to those of the one before ({run.apart})"
     turns = sum(c.planned < c.whole for c in cells)
     line += f"; {turns} cells take turns, each with a part of the cases" if turns else ""
     left = sum(c.outcome == LEFT for c in run.cells.values())
@@ -234,6 +236,7 @@ def write_json(path: Path, runs: Sequence[Run], code: int) -> None:
             "message": run.message,
             "seconds": round(run.seconds, 3),
             "time": run.time,
+            "apart": run.apart,
         }
         for run in runs
     ]

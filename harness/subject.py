@@ -45,6 +45,7 @@ class Subject:
     idle          whether the case in hand is no evidence
     doubt         why the case in hand, which passed, is to be drawn again with other seeds; nothing: it is not
     shown         features that the case in hand shows
+    apart         why arguments lay in memory of their own though a law asked for that of the call before; or nothing
     """
 
     def __init__(self, adapter: Any, name: str, file: str, ref: str = "") -> None:
@@ -65,6 +66,7 @@ class Subject:
         self._worn: dict[tuple[Any, ...], _Placed] = {}
         self._overwritten: dict[tuple[Any, ...], _Placed] | None = None
         self._overwrote = False
+        self.apart = ""
 
     def begin(self) -> None:
         """A case is to be judged: nothing is left of the one before."""
@@ -285,9 +287,11 @@ class Subject:
             handle[...] = self.to_device(np.array(storage, order="C"))
         except Violation:
             raise
-        except Exception:  # whatever a handle says that is none of an array's, or of one that never changes
+        except Exception as e:  # whatever a handle says that is none of an array's, or of one that never changes
+            self.apart = self.apart or f"a handle of {type(handle).__name__} takes none: {type(e).__name__}"
             return None
         if not _same_bytes(self.to_host("an argument that was written over", before.handle), value):
+            self.apart = self.apart or f"what a handle of {type(handle).__name__} takes does not reach its views"
             return None
         return replace(before, contents=None if before.storage is None else storage)
 

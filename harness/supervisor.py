@@ -417,6 +417,7 @@ class _Share:
             watch.done = True
             with self.book.lock:
                 self.book.seen.update(row["seen"])
+                self.book.run.apart = self.book.run.apart or row["apart"]
 
     def _tell(self, watch: _Watch) -> None:
         watch.told = True

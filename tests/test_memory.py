@@ -24,7 +24,8 @@ from kvconform.specs.layouts import LAYOUTS
 from kvconform.suites.calls import attend, attention, gathering
 from kvconform.suites.test_relations import in_one_memory
 from kvconform.tests.families import adapter_named
-from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS, PAGES, PQ_PAGES
+from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS, PAGES, PQ_PAGES, REPEATS
+from kvconform.tests.test_exit_codes import kvconform
 from kvconform.tests.test_power import EFFORT
 
 ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0, 5), page_size=2, head_dim=6, num_splits=2)
@@ -343,6 +344,7 @@ def test_arguments_are_written_over_those_of_the_call_before_where_a_law_asks_fo
     assert all(np.shares_memory(a, b) for a, b in zip(held[0], held[1], strict=True))
     assert [np.shares_memory(a, b) for a, b in zip(held[1], held[2], strict=True)] == [True, True, True, False, True]
     assert not any(np.shares_memory(a, b) for a, b in zip(held[2], held[3], strict=True))
+    assert not subject.apart
     assert np.array_equal(tables[1], two.block_table)  # both views are of what the second call was given
     assert np.array_equal(first["out"], second["out"])
 
@@ -379,9 +381,42 @@ def test_handles_that_take_no_assignment_are_made_anew():
     with subject.overwriting() as overwrote:
         first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
         assert not overwrote()  # which a message would say otherwise
+    assert subject.apart == "a handle of tuple takes none: TypeError"
     assert np.array_equal(held[0][0], one.block_table)
     assert np.array_equal(held[1][0], two.block_table)
     assert np.array_equal(first["out"], second["out"])
+
+
+UNASSIGNED = """
+from kvconform.impls import numpy_ref as right
+
+NAME, BACKEND = "unassigned", "numpy"
+OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}}}
+CONVENTIONS, ARITHMETIC = right.CONVENTIONS, right.ARITHMETIC
+
+
+def to_device(array):
+    return (array,)
+
+
+def to_host(handle):
+    return handle[0] if isinstance(handle, tuple) else handle
+
+
+def paged_decode(q, cache, block_table, kv_lens, **options):
+    cache = {name: one[0] for name, one in cache.items()}
+    return right.paged_decode(q[0], cache, block_table[0], kv_lens[0], **options)
+"""
+
+
+@pytest.mark.parametrize("law", [PAGES, REPEATS])
+def test_a_run_says_that_no_argument_could_be_written_over_where_a_law_asked_for_that(tmp_path, law):
+    (tmp_path / "unassigned.py").write_text(UNASSIGNED)
+    done = kvconform(tmp_path, "run", "--impl", "unassigned.py", "--law", law)
+    said = "a handle of tuple takes none: TypeError" if law == PAGES else ""
+    assert done.code == 0
+    assert done.report["impls"][0]["apart"] == said
+    assert ("no call's arguments are assigned to those of the one before" in done.text) == bool(said)
 
 
 class Rebound:
@@ -411,6 +446,8 @@ def test_handles_whose_views_an_assignment_does_not_reach_are_made_anew(strides)
     one, two = renamed(replace(ONE, strides=strides))
     with subject.overwriting():
         first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
+    of_views = "what a handle of Rebound takes does not reach its views"
+    assert subject.apart == ("" if strides == "contiguous" else of_views)
     assert [table.tolist() for table in held] == [one.block_table.tolist(), two.block_table.tolist()]
     assert np.array_equal(first["out"], second["out"])
 

@@ -122,6 +122,14 @@ def test_the_footer_says_of_a_figure_that_no_weight_reaches_that_nothing_is_seen
     assert bool(seen) == ("weight" in text)
 
 
+def test_the_footer_says_that_no_argument_could_be_written_over():
+    run = run_of(CONFORMS)
+    assert "assigned" not in report.footer(run)
+    run.apart = "a handle of ArrayImpl takes none: TypeError"
+    said = "; no call's arguments are assigned to those of the one before (a handle of ArrayImpl takes none: TypeError)"
+    assert said in report.footer(run)
+
+
 def test_the_footer_gives_speed_and_the_share_inside_the_implementation():
     text = report.footer(run_of(CONFORMS, CONFORMS))
     assert "6 examples in 2.0 s, 3 examples/s, 50% of the time inside the implementation" in text
