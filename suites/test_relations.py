@@ -288,13 +288,18 @@ def others_of(cell):
 
 
 def _others_in(case, cell):
-    """Those of them that a Case can have, and its numbers of query tokens the other way round."""
-    others, turned = others_of(cell), case.q_lens[::-1]
+    """Those of them that a Case can have, and its numbers of query tokens dealt to other sequences."""
+    others = others_of(cell)
     if max(case.q_lens, default=1) < FEATURES["tree_mask"].beside["q_lens"]:
         others.pop("tree_mask", None)
-    if all(q_len <= max(n, 1) for q_len, n in zip(turned, case.kv_lens, strict=False)) and turned != case.q_lens:
-        others["q_lens"] = [case.q_lens, turned]
-    return others
+    dealt = (case.q_lens[turn:] + case.q_lens[:turn] for turn in range(1, len(case.q_lens)))
+    fits = [one for one in dealt if one != case.q_lens and _has_keys(case, one)]
+    return others | ({"q_lens": [case.q_lens, fits[0]]} if fits else {})
+
+
+def _has_keys(case, q_lens):
+    """Whether each sequence has a key for each of so many query tokens; one without any has one of them at most."""
+    return all(q_len <= max(n, 1) for q_len, n in zip(q_lens, case.kv_lens, strict=True))
 
 
 @law(
@@ -320,6 +325,8 @@ def follows_one_changed_argument(subject, case):
         subject.saw_nothing()
         return
     axis = sorted(others)[_chosen(case, "changed", len(others))]
+    if "q_lens" in others and _chosen(case, "query tokens", 2):  # in few cases they can change, and these are telling
+        axis = "q_lens"
     values = [value for value in others[axis] if value != getattr(case, axis)]
     changed = replace(case, **{axis: values[_chosen(case, "to", len(values))]})
     before, x = inputs(case), inputs(changed)

@@ -335,6 +335,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "sm_scale_is_planned_for_a_shape": ((CHANGED,), None),
     "soft_cap_is_planned_for_a_shape": ((CHANGED,), "soft_cap_is_ignored"),
     "captured_graph_keeps_its_sm_scale": ((CHANGED, UPDATE_CHANGED), None),
+    "query_tokens_are_planned_for_their_number": ((CHANGED, UPDATE_CHANGED), None),
     "captured_graph_keeps_its_window": ((CHANGED, UPDATE_CHANGED), None),
     "captured_graph_keeps_its_soft_cap": ((CHANGED,), None),
     "captured_graph_keeps_its_q_lens": ((CHANGED, UPDATE_CHANGED), None),

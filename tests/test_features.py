@@ -191,6 +191,25 @@ def test_a_case_of_other_q_lens_than_sequences_is_refused():
         Case.from_json(data | {"q_lens": [1]})
 
 
+class _Recorded(Subject):
+    """Remembers the query tokens of each call."""
+
+    def call(self, case, op, **arguments):
+        self.told = [*getattr(self, "told", []), arguments["q_lens"]]
+        return super().call(case, op, **arguments)
+
+
+def test_query_tokens_are_dealt_to_other_sequences_between_two_calls_of_a_law(reference):
+    """As many rows of as many sequences as in the call before: a plan may be kept for these."""
+    subject = _Recorded(reference.adapter, reference.name, reference.file)
+    searcher = Searcher(subject, Options(EFFORTS["quick"], layouts=("nhd",)))
+    searcher.begin(1)
+    searcher.run(all_laws()["decode_follows_one_changed_argument"])
+    several = [(one, two) for one, two in pairwise(subject.told) if one is not None and two is not None]
+    alike = [(one, two) for one, two in several if len(one) == len(two) and one.sum() == two.sum()]
+    assert sum(not np.array_equal(one, two) for one, two in alike) > 10  # 5 where all arguments change as often
+
+
 @pytest.mark.parametrize("q_lens", [[0, 0], [-1, 2]])
 def test_a_case_without_a_query_token_is_refused(q_lens):
     data = replace(PLAIN, kv_lens=(3, 3), q_lens=(0, 2)).to_json()
