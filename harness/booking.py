@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvconform.specs.case import DEFAULTS, Case
@@ -99,8 +99,8 @@ class Booked:
         return key_of(self.op, self.layout, self.dtype, self.law)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return asdict(self)
+        """A plain dict, whose own dicts are the cell's."""
+        return dict(vars(self))
 
 
 def paste(cell: Booked) -> str:
