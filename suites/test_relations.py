@@ -72,6 +72,12 @@ def _chosen(case, what, count):
     return int(data.hashes(case.seed, what)) % count
 
 
+def _asked(x, what):
+    """One of the sequences that have a query token."""
+    asked = np.unique(x.q_rows[0])
+    return int(asked[_chosen(x.case, what, len(asked))])
+
+
 def in_one_memory(subject, case):
     """In every other case the arguments of a call lie where those of the call before did: who keeps what lay there is
     seen in these, who keeps where it lay in the others. It gives what says whether those of the last call do.
@@ -108,7 +114,7 @@ def test_decode_does_not_see_its_neighbours(subject, case):
 def does_not_see_its_neighbours(subject, case):
     """Raise Violation unless other contents of the other sequences change no bit of one."""
     x = inputs(case)
-    seq = _chosen(case, "kept", len(case.kv_lens))
+    seq = _asked(x, "kept")
     if case.kv_lens[seq] in (0, x.num_tokens):
         subject.saw_nothing()
     if len(case.kv_lens) == 1 or gentle(subject, case):  # the same call twice is another law's
@@ -200,8 +206,7 @@ def does_not_depend_on_its_batch(subject, case):
         subject.saw_nothing()
     bounds = None if _is("batch")(subject.conventions) else partial(bounds_of_filled, subject, x)
     order = np.argsort(data.hashes(case.seed, "order", np.arange(num_seqs)), kind="stable")
-    asked = np.unique(x.q_rows[0])
-    seq = asked[_chosen(case, "alone", len(asked))]
+    seq = _asked(x, "alone")
     for seqs, said in ((order, "with the batch in another order"), (np.array([seq]), f"of sequence {seq} alone")):
         rows, some = of_sequences(x, seqs)
         got = attention(subject, x, cache, **some)

@@ -18,6 +18,7 @@ from kvconform.harness.plan import Options
 from kvconform.harness.power import EFFORT
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
+from kvconform.impls import numpy_ref
 from kvconform.oracles import keys, paged
 from kvconform.oracles.decode import DecodeReading, attended, expected, rounding
 from kvconform.oracles.verdict import Violation
@@ -189,6 +190,22 @@ def test_a_case_of_other_q_lens_than_sequences_is_refused():
     assert Case.from_json(data).q_lens == (1, 2)
     with pytest.raises(CaseError, match="a case of 2 kv_lens and 1 q_lens"):
         Case.from_json(data | {"q_lens": [1]})
+
+
+@pytest.mark.parametrize("law", ["decode_does_not_see_its_neighbours", "decode_does_not_depend_on_its_batch"])
+@pytest.mark.parametrize("seed", range(8))
+def test_laws_that_follow_one_sequence_follow_one_that_has_query_tokens(reference, law, seed):
+    """What is never asked of shows nothing, whatever it sees."""
+
+    def paged_decode(q, cache, block_table, kv_lens, **options):
+        out, lse = numpy_ref.paged_decode(q, cache, block_table, kv_lens, **options)
+        return out + cache["v"].sum() + len(kv_lens), lse
+
+    offer = {"layout": {"nhd"}, "dtype": {"float32"}, "q_lens": {"min": 0}}
+    adapter = SimpleNamespace(OFFERS={"paged_decode": offer}, paged_decode=paged_decode)
+    case = replace(PLAIN, seed=seed, kv_lens=(3, 3, 3, 3), q_lens=(0, 0, 2, 0), dead="finite")
+    with pytest.raises(Violation, match="sequence 2"):
+        all_laws()[law].check(Subject(adapter, "leaks", "leaks.py"), case)
 
 
 class _Recorded(Subject):
