@@ -483,7 +483,7 @@ def _rows_and_heads_swapped(given: dict[str, Any], memory: dict[str, Any]) -> di
     q, made, start = np.asarray(given["q"]), [], 0
     for n in np.asarray(given["q_lens"]):
         rows = q[start : start + n]
-        made.append(rows.reshape(q.shape[1], n, -1).swapaxes(0, 1))
+        made.append(rows.reshape(q.shape[1], n, q.shape[-1]).swapaxes(0, 1))
         start += n
     return given | {"q": np.concatenate(made)}
 
@@ -504,6 +504,11 @@ def _rows_are_of(given: dict[str, Any], seq_of: Any) -> dict[str, Any]:
     return given | {"q_lens": np.bincount(seq_of, minlength=len(q_lens)).astype(q_lens.dtype)}
 
 
+def _masks_are_square(conventions: Mapping[str, Any]) -> bool:
+    """A row of a mask has a column for each query token, of whichever sequence it is."""
+    return bool(conventions["tree_mask_form"] == "tree")
+
+
 def _without_new_tokens(given: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
     lens = np.asarray(given["kv_lens"])
     return given | {"kv_lens": np.maximum(lens - np.asarray(given["q_lens"]) + 1, 0).astype(lens.dtype)}
@@ -519,6 +524,8 @@ def _zero_tail(s: Sequence, out: Floats, lse: Floats) -> tuple[Floats, Floats]:
     out[len(out) // 2 * 2 :] = 0.0 if len(out) > 1 else out[len(out) // 2 * 2 :]
     return out, lse
 
+
+_SOME_WAIT = {"q_lens": 0}
 
 Q_LENS = (
     _own("causality_is_ignored", lambda s: s.k.shape[1] - 1),
@@ -548,8 +555,10 @@ Q_LENS = (
     _reads("rows_are_read_backwards", _rows_backwards),
     _reads("first_row_of_a_sequence_for_all", _first_row_for_all),
     _reads("rows_and_heads_are_swapped", _rows_and_heads_swapped),
-    _reads("sequences_without_query_tokens_have_one", _one_row_at_least, needs={"q_lens": 0}),
-    _reads("rows_go_to_sequences_without_query_tokens", _first_that_begins, needs={"q_lens": 0}),
+    _reads("sequences_without_query_tokens_have_one", _one_row_at_least, needs=_SOME_WAIT, claims=_masks_are_square),
+    _reads(
+        "rows_go_to_sequences_without_query_tokens", _first_that_begins, needs={"q_lens": 0}, claims=_masks_are_square
+    ),
     _reads("kv_lens_are_taken_without_the_new_tokens", _without_new_tokens),
     Fault(
         name="lse_is_that_of_the_first_row",
@@ -658,10 +667,7 @@ def _masks(name: str, change: Callable[[Array, Array], Array], **row: Any) -> Fa
         mask = given.get("tree_mask")
         return given if mask is None else given | {"tree_mask": change(mask, np.asarray(given["q_lens"]))}
 
-    def claims(conventions: Mapping[str, Any]) -> bool:
-        return bool(conventions["tree_mask_form"] == "tree")
-
-    return Fault(name=name, steps=Steps(reads=reads), needs=_TREE, claims=claims, **row)
+    return Fault(name=name, steps=Steps(reads=reads), needs=_TREE, claims=_masks_are_square, **row)
 
 
 def _places(q_lens: Array) -> Array:

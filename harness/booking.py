@@ -162,7 +162,7 @@ class Run:
     exit             what the supervisor itself has to say: 0, 2 (adapter), 3 (blocked)
     message          why
     time             what its time went on -> share, largest first, where that was asked for
-    apart            why nothing was written over the arguments of a call before (`Subject.apart`); or nothing
+    apart            which argument could not be assigned to that of the call before, and why (`Subject.apart`)
     """
 
     name: str

@@ -179,7 +179,7 @@ def footer(run: Run) -> str:
     if run.time:
         line += f"; {time_line(run.time)}"
     if run.apart:
-        line += f"; no call's arguments are assigned to those of the one before ({run.apart})"
+        line += f"; not every argument can be assigned to that of the call before ({run.apart})"
     turns = sum(c.planned < c.whole for c in cells)
     line += f"; {turns} cells take turns, each with a part of the cases" if turns else ""
     left = sum(c.outcome == LEFT for c in run.cells.values())

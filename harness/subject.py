@@ -45,7 +45,7 @@ class Subject:
     idle          whether the case in hand is no evidence
     doubt         why the case in hand, which passed, is to be drawn again with other seeds; nothing: it is not
     shown         features that the case in hand shows
-    apart         why arguments lay in memory of their own though a law asked for that of the call before; or nothing
+    apart         why an argument lay in memory of its own though a law asked for that of the call before; or nothing
     """
 
     def __init__(self, adapter: Any, name: str, file: str, ref: str = "") -> None:
@@ -274,12 +274,12 @@ class Subject:
             return self._put(storage, slices)
         key = (name, strides, value.shape, value.dtype)
         before = self._overwritten.get(key)
-        placed = before and self._put_over(before, storage, value)
+        placed = before and self._put_over(before, storage, value, name)
         self._overwrote |= placed is not None
         self._overwritten[key] = placed or self._put(storage, slices)
         return self._overwritten[key]
 
-    def _put_over(self, before: _Placed, storage: Array, value: Array) -> _Placed | None:
+    def _put_over(self, before: _Placed, storage: Array, value: Array, name: str) -> _Placed | None:
         """Some storage written over that of an argument of the same shape; None where handles take no assignment, or
         one that does not reach what is passed."""
         handle = before.handle if before.storage is None else before.storage
@@ -288,10 +288,10 @@ class Subject:
         except Violation:
             raise
         except Exception as e:  # whatever a handle says that is none of an array's, or of one that never changes
-            self.apart = self.apart or f"a handle of {type(handle).__name__} takes none: {type(e).__name__}"
+            self.apart = self.apart or f"{name}: a handle of {type(handle).__name__} raises {type(e).__name__}"
             return None
         if not _same_bytes(self.to_host("an argument that was written over", before.handle), value):
-            self.apart = self.apart or f"what a handle of {type(handle).__name__} takes does not reach its views"
+            self.apart = self.apart or f"{name}: what a handle of {type(handle).__name__} takes, its views do not show"
             return None
         return replace(before, contents=None if before.storage is None else storage)
 

@@ -186,8 +186,11 @@ def _of_sequences(whose: Callable[[Array], Array]) -> Change:
 
     def changed(inputs: PagedInputs, right: Any) -> Any:
         seq_of = whose(np.array(inputs.case.q_lens))
-        ends = np.cumsum(np.bincount(seq_of, minlength=len(inputs.case.q_lens)))
-        return replace(right, seq_of=seq_of, newer=ends[seq_of] - 1 - np.arange(len(seq_of)))
+        rows, taken = np.arange(len(seq_of)), np.bincount(seq_of, minlength=len(inputs.case.q_lens))
+        ends = np.cumsum(taken)[seq_of]
+        at_first = not np.array_equal(right.newer, inputs.q_rows[1])
+        of_first = right.lens[seq_of] - 1 - (rows - ends + taken[seq_of])
+        return replace(right, seq_of=seq_of, newer=of_first if at_first else ends - 1 - rows)
 
     return changed
 

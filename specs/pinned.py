@@ -499,10 +499,10 @@ def waiting(cell: Cell) -> tuple[Case, ...]:
 
     Source: vLLM pads query_start_loc with its last entry, and seq_lens with 0, for batches of captured sizes.
     """
-    if cell.one_q_len or not cell.takes(q_lens=(0, 1, 2)):
+    if cell.one_q_len or not cell.takes(q_lens=(0, 1)):
         return ()
-    size = cell.allowed("page_size")[-1]
-    wish = ((2 * size + 1, 1), (size, 0), (0, 0), (3, 2), (0, 0))
+    size, most = cell.allowed("page_size")[-1], 2 if cell.takes(q_lens=(2,)) else 1
+    wish = ((2 * size + 1, 1), (size, 0), (0, 0), (3, most), (0, 0))
     room = size if cell.row.contiguous else 2 * size + 1
     lens = [(n if cell.takes(kv_lens=(n,)) else 1, q_len) for n, q_len in ((min(n, room), q) for n, q in wish)]
     if any(not cell.takes(kv_lens=(n,)) or n < q_len for n, q_len in lens):

@@ -298,13 +298,14 @@ def _others_in(case, cell):
     if max(case.q_lens, default=1) < FEATURES["tree_mask"].beside["q_lens"]:
         others.pop("tree_mask", None)
     dealt = (case.q_lens[turn:] + case.q_lens[:turn] for turn in range(1, len(case.q_lens)))
-    fits = [one for one in dealt if one != case.q_lens and _has_keys(case, one)]
+    fits = [one for one in dealt if one != case.q_lens and _has_keys(replace(case, q_lens=one))]
     return others | ({"q_lens": [case.q_lens, fits[0]]} if fits else {})
 
 
-def _has_keys(case, q_lens):
-    """Whether each sequence has a key for each of so many query tokens; one without any has one of them at most."""
-    return all(q_len <= max(n, 1) for q_len, n in zip(q_lens, case.kv_lens, strict=True))
+def _has_keys(case):
+    """Whether each sequence has a key for each of its query tokens; one without keys may have one that is not new."""
+    enough = all(q_len <= max(n, 1) for q_len, n in zip(case.q_lens, case.kv_lens, strict=True))
+    return enough and case.counts_new_tokens
 
 
 @law(

@@ -3,7 +3,7 @@
 import ast
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from click.testing import CliRunner
@@ -15,7 +15,7 @@ from kvconform.faults.of_caches import CACHE_FAULTS
 from kvconform.faults.of_features import FEATURE_FAULTS
 from kvconform.faults.of_tables import TABLE_FAULTS
 from kvconform.harness import power_command, power_page
-from kvconform.harness.adapters import find
+from kvconform.harness.adapters import ROOT, find
 from kvconform.harness.booking import CONFORMS, VIOLATES, paste
 from kvconform.harness.cli import commands
 from kvconform.harness.faulty import FaultySubject
@@ -24,7 +24,11 @@ from kvconform.harness.plan import Options
 from kvconform.harness.power import EFFORT, OP, Tried, made, to_kill, tried
 from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
+from kvconform.oracles import paged
+from kvconform.specs.case import Case
 from kvconform.specs.features import FEATURES
+from kvconform.specs.inputs import inputs
+from kvconform.suites.calls import attend
 
 LAWS = all_laws()
 BOUND = {"decode_is_within_the_bound": LAWS["decode_is_within_the_bound"]}
@@ -52,6 +56,27 @@ def test_the_kernel_that_faults_are_made_of_is_right(reference, seed, layout):
     results = list(tried(reference, None, LAWS if layout == LAYOUT else BOUND, seed, layout))
     assert {one.law: one.cases for one in results} == {one.law: 0 for one in results}
     assert len(results) >= (15 if layout == LAYOUT else 1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", ["has_every_other_convention", "query_tokens_stand_at_the_first_keys"])
+def test_the_kernel_that_faults_are_made_of_is_right_by_other_conventions(name, seed):
+    found = find(str(ROOT / "tests" / "right" / f"{name}.py"))
+    subject = Subject(found.load(), found.name, str(found.path))
+    for law in [BOUND, *([] if seed else [LAWS])]:
+        results = list(tried(subject, None, law, seed, LAYOUT))
+        assert {one.law: one.cases for one in results} == {one.law: 0 for one in results}
+        assert results
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FEATURE_FAULTS.items() if "q_lens" in fault.needs])
+def test_faults_of_query_tokens_can_do_without_some(reference, name):
+    """They compute something wrong, and do not raise, where a sequence of the batch has none."""
+    sizes = {"kv_lens": (5, 4, 0, 7), "q_lens": (2, 0, 0, 3), "tree_mask": "drawn", "num_splits": 2, "window": 3}
+    case = Case(op=OP, layout="nhd", dtype="float32", group=2, soft_cap=2.0, sinks="drawn", **sizes)
+    subject = FaultySubject(reference, FAULTS[name])
+    for one in (case, replace(case, tree_mask="none")):
+        assert attend(subject, one, paged.filled(inputs(one), "zero"))["out"].shape == (5, 2, 1)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.oracles import keys, paged
 from kvconform.oracles.decode import DecodeReading, attended, expected, rounding
+from kvconform.oracles.mistakes import MISTAKES
 from kvconform.oracles.verdict import Violation
 from kvconform.specs import lse, trees
 from kvconform.specs.case import Case, CaseError
@@ -206,6 +207,34 @@ def test_laws_that_follow_one_sequence_follow_one_that_has_query_tokens(referenc
     case = replace(PLAIN, seed=seed, kv_lens=(3, 3, 3, 3), q_lens=(0, 0, 2, 0), dead="finite")
     with pytest.raises(Violation, match="sequence 2"):
         all_laws()[law].check(Subject(adapter, "leaks", "leaks.py"), case)
+
+
+@pytest.mark.parametrize("op", ["paged_decode", "append_decode"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_query_token_is_dealt_to_a_sequence_that_cannot_have_it(reference, op, seed):
+    law = {
+        "paged_decode": "decode_follows_one_changed_argument",
+        "append_decode": "update_follows_one_changed_argument",
+    }
+    case = replace(PLAIN, op=op, seed=seed, kv_lens=(0, 5), q_lens=(0, 1))
+    all_laws()[law[op]].check(reference, case)
+
+
+@pytest.mark.parametrize("causal", ["bottom_right", "top_left"])
+@pytest.mark.parametrize(
+    "name", ["sequences_without_query_tokens_have_one", "rows_go_to_sequences_without_query_tokens"]
+)
+def test_rows_of_another_sequence_stand_there_as_its_own_do(name, causal):
+    x = inputs(replace(PLAIN, kv_lens=(5, 6, 9), q_lens=(0, 2, 3)))
+    right = DecodeReading.right(x, declared({"causal": causal}))
+    read = MISTAKES[name].changes[0](x, right)
+    seq_of = {"sequences_without_query_tokens_have_one": [0, 1, 1, 2, 2]}.get(name, [0, 0, 2, 2, 2])
+    own = (np.array(x.case.kv_lens)[seq_of] - 1 - read.newer).tolist()
+    first = (
+        {0: 0, 1: 0, 2: 0} if causal == "top_left" else {seq: n - seq_of.count(seq) for seq, n in enumerate((5, 6, 9))}
+    )
+    assert read.seq_of.tolist() == seq_of
+    assert own == [first[seq] + seq_of[:row].count(seq) for row, seq in enumerate(seq_of)]
 
 
 class _Recorded(Subject):

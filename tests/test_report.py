@@ -122,11 +122,11 @@ def test_the_footer_says_of_a_figure_that_no_weight_reaches_that_nothing_is_seen
     assert bool(seen) == ("weight" in text)
 
 
-def test_the_footer_says_that_no_argument_could_be_written_over():
+def test_the_footer_says_which_argument_could_not_be_written_over():
     run = run_of(CONFORMS)
     assert "assigned" not in report.footer(run)
-    run.apart = "a handle of ArrayImpl takes none: TypeError"
-    said = "; no call's arguments are assigned to those of the one before (a handle of ArrayImpl takes none: TypeError)"
+    run.apart = "q: a handle of ArrayImpl raises TypeError"
+    said = "; not every argument can be assigned to that of the call before (q: a handle of ArrayImpl raises TypeError)"
     assert said in report.footer(run)
 
 

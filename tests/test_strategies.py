@@ -293,6 +293,8 @@ def test_no_batch_has_room_where_every_sequence_has_a_query_token():
     assert not waiting(cell_of("paged_decode", offer))
     assert not waiting(cell_of("paged_decode", offer | {"q_lens": {"min": 1}}))
     assert not waiting(cell_of("paged_decode", STATIC | {"q_lens": {"min": 0}}))
+    (case,) = waiting(cell_of("paged_decode", offer | {"q_lens": {0, 1}}))
+    assert set(case.q_lens) == {0, 1}
     (case,) = waiting(cell_of("paged_decode", offer | {"q_lens": {"min": 0}, "kv_lens": {"min": 1}}))
     assert min(case.kv_lens) > 0
     assert 0 in case.q_lens

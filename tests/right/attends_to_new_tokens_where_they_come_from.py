@@ -6,7 +6,7 @@ from kvconform.impls import numpy_ref
 
 NAME = "attends_to_new_tokens_where_they_come_from"
 BACKEND = "numpy"
-_ATTENTION = {"layout": {"nhd", "trtllm_blocks"}, "dtype": {"float32", "bfloat16"}, "q_lens": {"min": 1}}
+_ATTENTION = {"layout": {"nhd", "trtllm_blocks"}, "dtype": {"float32", "bfloat16"}, "q_lens": {"min": 0}}
 OFFERS = {"append_decode": _ATTENTION, "paged_decode": _ATTENTION, "append": {"layout": {"nhd", "trtllm_blocks"}}}
 CONVENTIONS = {"dead": {"zero", "finite", "nan", "inf"}}
 ARITHMETIC = numpy_ref.ARITHMETIC
@@ -21,6 +21,8 @@ def append_decode(q, k, v, cache, block_table, kv_lens, *, layout, sm_scale, q_l
     out, lse, end = np.empty_like(q), np.empty(q.shape[:2], np.float32), 0
     for seq, (n, new) in enumerate(zip(kv_lens, lens, strict=True)):
         end += new
+        if not new:
+            continue
         of_seq, old, sides = slice(end - new, end), int(n - new), []
         for view, table, rows in zip(views, tables, (k, v), strict=True):
             page, slot = np.divmod(np.arange(old), view.shape[1])

@@ -6,7 +6,7 @@ from kvconform.impls import numpy_ref
 
 NAME = "counts_sinks_beside_keys_alone"
 BACKEND = "numpy"
-OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "q_lens": {"min": 1}}}
+OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, "q_lens": {"min": 0}}}
 OFFERS["paged_decode"] |= {"sinks": {"none", "drawn", "dominant"}, "num_splits": range(1, 8)}
 CONVENTIONS = {"empty_with_sink": "lse_of_empty"}
 ARITHMETIC = numpy_ref.ARITHMETIC

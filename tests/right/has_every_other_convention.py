@@ -14,7 +14,7 @@ _FEATURES = {
     "tree_mask": {"none", "drawn"},
 }
 OFFERS = {
-    "paged_decode": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "q_lens": {"min": 1}, **_FEATURES},
+    "paged_decode": {"layout": {"nhd"}, "dtype": {"float32", "bfloat16"}, "q_lens": {"min": 0}, **_FEATURES},
     "merge_states": {"dtype": {"float32", "bfloat16"}},
 }
 CONVENTIONS = {"lse_base": "2", "lse_axes": "heads, rows", "lse_dtype": "float16", "lse_of_empty": "inf"}

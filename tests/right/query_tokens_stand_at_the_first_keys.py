@@ -6,7 +6,7 @@ from kvconform.impls import numpy_ref
 
 NAME = "query_tokens_stand_at_the_first_keys"
 BACKEND = "numpy"
-_FEATURES = {"q_lens": {"min": 1}, "window": {"min": 0}, "alibi_slopes": {"none", "drawn"}}
+_FEATURES = {"q_lens": {"min": 0}, "window": {"min": 0}, "alibi_slopes": {"none", "drawn"}}
 OFFERS = {"paged_decode": {"layout": {"nhd"}, "dtype": {"float32"}, **_FEATURES}}
 OFFERS |= {"merge_states": {"dtype": {"float32"}}}
 CONVENTIONS = {"causal": "top_left", "dead": {"zero", "finite", "nan"}, "evicted_pages": {"kept", "minus_one"}}

@@ -10,7 +10,7 @@ _OF_READS = {"layout": {"nhd", "token_slots"}, "dtype": {"float32", "bfloat16"},
 OFFERS = {
     "append": {"layout": {"nhd", "token_slots"}, "dtype": {"float32", "bfloat16"}},
     "gather": _OF_READS,
-    "paged_decode": {**_OF_READS, "window": {"min": 0}, "q_lens": {"min": 1}},
+    "paged_decode": {**_OF_READS, "window": {"min": 0}, "q_lens": {"min": 0}},
 }
 CONVENTIONS, ARITHMETIC = numpy_ref.CONVENTIONS, numpy_ref.ARITHMETIC
 
