@@ -203,7 +203,7 @@ def attend(
     q = np.asarray(given["q"]).astype(np.float64)
     results = []
     with np.errstate(all="ignore"):
-        for seq in np.flatnonzero(q_lens):
+        for seq in np.flatnonzero(q_lens).tolist():
             k, v = (_read(x, given, reading, seq, side, steps) for side in SIDES)
             rows = q[starts[seq] : starts[seq] + q_lens[seq]]
             one = _in_tree(_sequence(case, seq, rows, k, v, given, conventions), trees[seq])
