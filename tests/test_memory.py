@@ -446,7 +446,7 @@ def test_handles_whose_views_an_assignment_does_not_reach_are_made_anew(strides)
     one, two = renamed(replace(ONE, strides=strides))
     with subject.overwriting():
         first, second = (attention(subject, x, paged.filled(x, "zero")) for x in (one, two))
-    of_views = "q: what a handle of Rebound takes, its views do not show"
+    of_views = "cache k: what a handle of Rebound takes, its views do not show"
     assert subject.apart == ("" if strides == "contiguous" else of_views)
     assert [table.tolist() for table in held] == [one.block_table.tolist(), two.block_table.tolist()]
     assert np.array_equal(first["out"], second["out"])
