@@ -20,7 +20,7 @@ from kvconform.harness.search import Searcher
 from kvconform.harness.subject import Subject
 from kvconform.impls import numpy_ref
 from kvconform.oracles import keys, paged
-from kvconform.oracles.decode import DecodeReading, attended, expected, rounding
+from kvconform.oracles.decode import DecodeReading, attended, expected, locate, rounding
 from kvconform.oracles.mistakes import MISTAKES
 from kvconform.oracles.verdict import Violation
 from kvconform.specs import lse, trees
@@ -235,6 +235,17 @@ def test_rows_of_another_sequence_stand_there_as_its_own_do(name, causal):
     )
     assert read.seq_of.tolist() == seq_of
     assert own == [first[seq] + seq_of[:row].count(seq) for row, seq in enumerate(seq_of)]
+
+
+def test_a_row_is_said_to_be_a_query_token_where_as_many_rows_as_sequences_are_not_one_each():
+    x = inputs(replace(PLAIN, kv_lens=(0, 0), q_lens=(2, 0)))
+    where = locate(x, DecodeReading.right(x, declared({})))["lse"]
+    assert [where((row, 0)).split(", ")[:2] for row in (0, 1)] == [
+        ["seq 0", "query token 0"],
+        ["seq 0", "query token 1"],
+    ]
+    of_each = inputs(replace(PLAIN, kv_lens=(0, 0)))
+    assert "query token" not in locate(of_each, DecodeReading.right(of_each, declared({})))["lse"]((1, 0))
 
 
 class _Recorded(Subject):

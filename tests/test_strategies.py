@@ -288,6 +288,19 @@ def test_a_pinned_batch_has_room_that_nobody_has_taken(op):
         assert any(n and not q_len for n, q_len in whose)
 
 
+def test_the_most_query_tokens_of_a_batch_are_never_none():
+    cell = cell_of("paged_decode", {"layout": {"nhd"}, "dtype": {"float32"}, "q_lens": {0, 1, 2}})
+    assert cell.allowed("q_lens") == [1, 2]
+
+
+def test_a_case_moved_here_counts_its_new_tokens():
+    """Query tokens may be turned off in a case that is made smaller: one each is one too many without a key."""
+    cell = cell_of("append_decode")
+    (case,) = waiting(cell)
+    assert cell.takes_case(case)
+    assert not cell.takes_case(replace(case, q_lens=()))
+
+
 def test_no_batch_has_room_where_every_sequence_has_a_query_token():
     offer = {"layout": {"nhd"}, "dtype": {"float32"}}
     assert not waiting(cell_of("paged_decode", offer))
