@@ -137,6 +137,11 @@ def paste_doubt(cell: Booked) -> str:
     return "\n".join(lines)
 
 
+def unassigned(apart: str) -> str:
+    """That laws about memory say less, and why (`Subject.apart`)."""
+    return f"not every argument can be assigned to that of the call before ({apart})"
+
+
 def attested(said: Mapping[str, Any]) -> str:
     """What an adapter attests, for people: `812 launches on NVIDIA H200, compiled, 24 compilations`."""
     if not said:

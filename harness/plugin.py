@@ -15,7 +15,17 @@ import pytest
 
 from kvconform.harness import booking, shares, where_time_goes
 from kvconform.harness.adapters import AdapterError, nearest
-from kvconform.harness.booking import BAD, DOUBTFUL, NOT_OFFERED, UNTRIED, Booked, attested, paste, paste_doubt
+from kvconform.harness.booking import (
+    BAD,
+    DOUBTFUL,
+    NOT_OFFERED,
+    UNTRIED,
+    Booked,
+    attested,
+    paste,
+    paste_doubt,
+    unassigned,
+)
 from kvconform.harness.efforts import DEFAULT_EFFORT, EFFORTS, HOW_HARD
 from kvconform.harness.expectations import FILE_NAME
 from kvconform.harness.plan import left_out, not_offered, planned
@@ -243,6 +253,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for b in rows:
             if b.doubt:
                 terminalreporter.write_line(f"{name}: {DOUBTFUL} {b.law}, which passes\n{paste_doubt(b)}")
+        if searcher.subject.apart:
+            terminalreporter.write_line(f"{name}: {unassigned(searcher.subject.apart)}")
         with suppress(AdapterError):
             terminalreporter.write_line(f"{name}: {attested(searcher.subject.attested())}")
     if state.time:

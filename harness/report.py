@@ -30,6 +30,7 @@ from kvconform.harness.booking import (
     attested,
     paste,
     paste_doubt,
+    unassigned,
     worst,
 )
 from kvconform.harness.laws import all_laws
@@ -179,7 +180,7 @@ def footer(run: Run) -> str:
     if run.time:
         line += f"; {time_line(run.time)}"
     if run.apart:
-        line += f"; not every argument can be assigned to that of the call before ({run.apart})"
+        line += f"; {unassigned(run.apart)}"
     turns = sum(c.planned < c.whole for c in cells)
     line += f"; {turns} cells take turns, each with a part of the cases" if turns else ""
     left = sum(c.outcome == LEFT for c in run.cells.values())

@@ -1,5 +1,6 @@
 """Memory that operations are given to write into: who is given it, what it holds, and what every call is held to."""
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from kvconform.suites.calls import attend, attention, gathering
 from kvconform.suites.test_relations import in_one_memory
 from kvconform.tests.families import adapter_named
 from kvconform.tests.power import BOUND, BUFFERS, DEAD, MERGE_REPEATS, PAGES, PQ_PAGES, REPEATS
-from kvconform.tests.test_exit_codes import kvconform
+from kvconform.tests.test_exit_codes import TREE, ended, kvconform
 from kvconform.tests.test_power import EFFORT
 
 ONE = Case(op="paged_decode", layout="nhd", dtype="float32", kv_lens=(3, 0, 5), page_size=2, head_dim=6, num_splits=2)
@@ -416,7 +417,10 @@ def test_a_run_says_which_argument_could_not_be_written_over_where_a_law_asked_f
     said = "q: a handle of tuple raises TypeError" if law == PAGES else ""
     assert done.code == 0
     assert done.report["impls"][0]["apart"] == said
-    assert ("not every argument can be assigned to that of the call before" in done.text) == bool(said)
+    suites = [str(TREE / "suites"), "-q", "-p", "no:cacheprovider", "--kv-impl", "unassigned.py", "--kv-law", law]
+    for one in (done, ended([sys.executable, "-m", "pytest", *suites], tmp_path)):
+        assert one.code == 0
+        assert ("not every argument can be assigned to that of the call before" in one.text) == bool(said)
 
 
 class Rebound:
